@@ -1,0 +1,120 @@
+//! Tables: as the catalog describes them, and as the replication stream announces them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Oid;
+
+/// The qualified name of a table, unquoted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RelationName {
+    pub schema: String,
+    pub table: String,
+}
+
+impl RelationName {
+    /// Quoted for SQL: `"public"."items"`, quotes inside doubled.
+    #[must_use]
+    pub fn to_sql(&self) -> String {
+        format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.table))
+    }
+}
+
+/// `schema.table`, unquoted: for messages.
+impl fmt::Display for RelationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.table)
+    }
+}
+
+/// Wraps an identifier in double quotes, doubling those inside.
+#[must_use]
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A table as `pg_class`, `pg_attribute` and `pg_index` describe it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relation {
+    pub oid: Oid,
+    pub name: RelationName,
+    /// In the order of `attnum`, without dropped columns.
+    pub columns: Vec<Column>,
+    /// `relkind = 'p'`.
+    pub partitioned: bool,
+}
+
+impl Relation {
+    /// The columns that make up the key of a row, in index order: those of the primary key, or all
+    /// columns in table order where there is none (contract 3.4).
+    #[must_use]
+    pub fn key_columns(&self) -> Vec<&Column> {
+        let mut key: Vec<&Column> = self.columns.iter().filter(|c| c.pk_position.is_some()).collect();
+        if key.is_empty() {
+            return self.columns.iter().collect();
+        }
+        key.sort_by_key(|column| column.pk_position);
+        key
+    }
+
+    #[must_use]
+    pub fn has_primary_key(&self) -> bool {
+        self.columns.iter().any(|column| column.pk_position.is_some())
+    }
+
+    #[must_use]
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}
+
+/// One column of a [`Relation`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    pub name: String,
+    pub type_oid: Oid,
+    /// Catalog name of the type, of the *element* type for an array: `int4`, `text`, `bpchar`.
+    pub type_name: String,
+    /// For an array the oid of its element type, otherwise 0.
+    pub element_oid: Oid,
+    /// `atttypmod`; -1 where the type has no modifier.
+    pub type_modifier: i32,
+    /// Declared array dimensions; 0 for a type that is no array.
+    pub dimensions: u16,
+    pub not_null: bool,
+    /// Position in the primary key, from 0, in index order.
+    pub pk_position: Option<u16>,
+    /// `attgenerated <> ''`.
+    pub generated: bool,
+    /// `pg_type.typtype` of the (element) type: `b` base, `c` composite, `d` domain, `e` enum, …
+    pub type_kind: char,
+}
+
+/// A relation as a pgoutput Relation message announces it; changes refer to it by position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WireRelation {
+    pub oid: Oid,
+    pub name: RelationName,
+    /// `relreplident`: `d` default, `n` nothing, `f` full, `i` index.
+    pub replica_identity: char,
+    pub columns: Vec<WireColumn>,
+}
+
+impl WireRelation {
+    /// Position of a column in the tuples of this relation.
+    #[must_use]
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+}
+
+/// One column of a [`WireRelation`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WireColumn {
+    pub name: String,
+    pub type_oid: Oid,
+    pub type_modifier: i32,
+    /// Part of the replica identity; all columns are where it is FULL.
+    pub in_identity: bool,
+}
