@@ -11,11 +11,27 @@ use crate::domain::{Oid, WireRelation};
 /// (contract 1.10).
 #[derive(Clone, Debug)]
 pub enum Change {
-    Insert { op: u64, relation: Arc<WireRelation>, new: Tuple },
+    Insert {
+        op: u64,
+        relation: Arc<WireRelation>,
+        new: Tuple,
+    },
     /// `old` is absent only where the table lost REPLICA IDENTITY FULL.
-    Update { op: u64, relation: Arc<WireRelation>, old: Option<Tuple>, new: Tuple },
-    Delete { op: u64, relation: Arc<WireRelation>, old: Tuple },
-    Truncate { op: u64, relations: Vec<Oid> },
+    Update {
+        op: u64,
+        relation: Arc<WireRelation>,
+        old: Option<Tuple>,
+        new: Tuple,
+    },
+    Delete {
+        op: u64,
+        relation: Arc<WireRelation>,
+        old: Tuple,
+    },
+    Truncate {
+        op: u64,
+        relations: Vec<Oid>,
+    },
 }
 
 impl Change {
@@ -166,7 +182,8 @@ mod tests {
 
     #[test]
     fn gives_back_what_was_put_in() {
-        let values = [Value::Text(b"1"), Value::Null, Value::Unchanged, Value::Text(b""), Value::Text("é".as_bytes())];
+        let values =
+            [Value::Text(b"1"), Value::Null, Value::Unchanged, Value::Text(b""), Value::Text("é".as_bytes())];
         let tuple = Tuple::from_values(&values);
         let read: Vec<Value<'_>> = (0..tuple.len()).map(|i| tuple.get(i)).collect();
         assert_eq!(read, values);

@@ -135,7 +135,10 @@ mod tests {
 
     #[test]
     fn splits_column_lists_outside_quotes() {
-        assert_eq!(parse_column_list("id,\"a,b\",C"), Ok(vec!["id".to_owned(), "a,b".to_owned(), "c".to_owned()]));
+        assert_eq!(
+            parse_column_list("id,\"a,b\",C"),
+            Ok(vec!["id".to_owned(), "a,b".to_owned(), "c".to_owned()])
+        );
         assert_eq!(parse_column_list("id, a"), Err(IdentifierError::SpecialCharacters(" a".to_owned())));
     }
 }

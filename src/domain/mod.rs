@@ -5,8 +5,8 @@
 //! [`Sid`] its dense number inside one journal.
 
 mod change;
-mod ids;
 mod identifier;
+mod ids;
 mod lsn;
 mod offset;
 mod relation;

@@ -35,7 +35,11 @@ impl FromStr for Handle {
             // Leading zeros would give one handle two spellings, hence two cache keys.
             let canonical = digits == "0" || !digits.starts_with('0');
             let digits_only = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-            if canonical && digits_only { digits.parse::<u64>().map_err(|_| HandleError) } else { Err(HandleError) }
+            if canonical && digits_only {
+                digits.parse::<u64>().map_err(|_| HandleError)
+            } else {
+                Err(HandleError)
+            }
         };
         let (hash, micros) = text.split_once('-').ok_or(HandleError)?;
         Ok(Handle { hash: decimal(hash)?, micros: decimal(micros)? })
@@ -156,7 +160,7 @@ mod tests {
     use crate::domain::{Column, Oid, RelationName};
 
     fn definition() -> ShapeDefinition {
-        let column = |name: &str, pk_position| Column {
+        let column = |name: &str, pk_position: Option<u16>| Column {
             name: name.to_owned(),
             type_oid: Oid(23),
             type_name: "int4".to_owned(),

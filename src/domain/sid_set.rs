@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::{Error as _, Visitor};
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::domain::Sid;
@@ -111,7 +111,7 @@ impl<'de> Deserialize<'de> for SidSet {
                 SidSet::decode(bytes).ok_or_else(|| E::custom("damaged set of shapes"))
             }
         }
-        deserializer.deserialize_bytes(Runs).map_err(|error| D::Error::custom(error))
+        deserializer.deserialize_bytes(Runs)
     }
 }
 
