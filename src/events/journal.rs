@@ -1,0 +1,54 @@
+//! The journal about itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::EventId;
+use crate::events::Durability;
+
+/// Facts about the journal and the views folded from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum JournalEvent {
+    /// A checkpoint holds the state after `upto`; `checksum` is CRC-32C over its bytes.
+    #[serde(rename = "s")]
+    StateSnapshot { upto: EventId, checksum: u32, bytes: u64 },
+    #[serde(rename = "z")]
+    SegmentSealed { first: EventId, last: EventId, bytes: u64 },
+    /// A live view differs from the fold. Acknowledgements stop until a restart.
+    #[serde(rename = "m")]
+    ProjectionMismatch { projection: ProjectionName },
+    /// Opening found the end of the journal torn.
+    #[serde(rename = "t")]
+    TornTail { last: EventId, dropped_bytes: u64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProjectionName {
+    #[serde(rename = "r")]
+    Registry,
+    #[serde(rename = "f")]
+    FlushTracker,
+    #[serde(rename = "s")]
+    ShapeIndex,
+}
+
+impl JournalEvent {
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        match self {
+            JournalEvent::StateSnapshot { .. }
+            | JournalEvent::SegmentSealed { .. }
+            | JournalEvent::ProjectionMismatch { .. }
+            | JournalEvent::TornTail { .. } => Durability::Durable,
+        }
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            JournalEvent::StateSnapshot { .. } => "StateSnapshot",
+            JournalEvent::SegmentSealed { .. } => "SegmentSealed",
+            JournalEvent::ProjectionMismatch { .. } => "ProjectionMismatch",
+            JournalEvent::TornTail { .. } => "JournalTornTail",
+        }
+    }
+}
