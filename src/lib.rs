@@ -4,3 +4,5 @@
 
 pub mod domain;
 pub mod events;
+pub mod projections;
+pub mod state;

@@ -13,6 +13,9 @@ pub enum ConsumerEvent {
     /// It has recovered its log: `recovered` is the last transaction in it.
     #[serde(rename = "r")]
     Ready { sid: Sid, incarnation: Incarnation, recovered: Lsn, trimmed_bytes: u64 },
+    /// It was asked to end and gets nothing more; what is routed meanwhile waits for its successor.
+    #[serde(rename = "z")]
+    Stopping { sid: Sid, incarnation: Incarnation, cause: ExitCause },
     /// It ended. Always told by its supervisor, never by itself, and whatever the way it ended.
     #[serde(rename = "x")]
     Exited {
@@ -59,6 +62,7 @@ impl ConsumerEvent {
         match self {
             ConsumerEvent::Started { sid, .. }
             | ConsumerEvent::Ready { sid, .. }
+            | ConsumerEvent::Stopping { sid, .. }
             | ConsumerEvent::Exited { sid, .. }
             | ConsumerEvent::RestartScheduled { sid, .. }
             | ConsumerEvent::StallSuspected { sid, .. } => *sid,
@@ -71,6 +75,7 @@ impl ConsumerEvent {
             ConsumerEvent::Exited { .. } => Durability::BeforeAck,
             ConsumerEvent::Started { .. }
             | ConsumerEvent::Ready { .. }
+            | ConsumerEvent::Stopping { .. }
             | ConsumerEvent::RestartScheduled { .. }
             | ConsumerEvent::StallSuspected { .. } => Durability::Lazy,
         }
@@ -81,6 +86,7 @@ impl ConsumerEvent {
         match self {
             ConsumerEvent::Started { .. } => "ConsumerStarted",
             ConsumerEvent::Ready { .. } => "ConsumerReady",
+            ConsumerEvent::Stopping { .. } => "ConsumerStopping",
             ConsumerEvent::Exited { .. } => "ConsumerExited",
             ConsumerEvent::RestartScheduled { .. } => "RestartScheduled",
             ConsumerEvent::StallSuspected { .. } => "StallSuspected",

@@ -1,0 +1,1 @@
+//! Answers about the past, for people on call and for the checkers.

@@ -1,0 +1,119 @@
+//! Finding shapes: by handle, by definition, by table.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::domain::{DefinitionHash, Handle, Oid, Sid};
+use crate::events::{Event, ProjectionName, Recorded, ShapeEvent};
+use crate::projections::Projection;
+use crate::state::{Life, State};
+
+/// The shapes that have not been invalidated.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ShapeIndex {
+    by_handle: BTreeMap<Handle, Sid>,
+    by_definition: BTreeMap<DefinitionHash, BTreeSet<Sid>>,
+    by_table: BTreeMap<Oid, BTreeSet<Sid>>,
+    /// Invalidated, and not yet gone.
+    removals: BTreeSet<Sid>,
+}
+
+impl ShapeIndex {
+    #[must_use]
+    pub fn by_handle(&self, handle: Handle) -> Option<Sid> {
+        self.by_handle.get(&handle).copied()
+    }
+
+    /// Candidates only: equality of definitions decides.
+    pub fn by_definition(&self, hash: DefinitionHash) -> impl Iterator<Item = Sid> + '_ {
+        self.by_definition.get(&hash).into_iter().flatten().copied()
+    }
+
+    pub fn by_table(&self, oid: Oid) -> impl Iterator<Item = Sid> + '_ {
+        self.by_table.get(&oid).into_iter().flatten().copied()
+    }
+
+    /// The tables that have shapes: what must be published.
+    pub fn tables(&self) -> impl Iterator<Item = Oid> + '_ {
+        self.by_table.keys().copied()
+    }
+
+    /// Shapes that are being taken apart.
+    pub fn removals(&self) -> impl Iterator<Item = Sid> + '_ {
+        self.removals.iter().copied()
+    }
+
+    /// Number of shapes that have not been invalidated.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_handle.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_handle.is_empty()
+    }
+
+    fn add(&mut self, sid: Sid, handle: Handle, definition: DefinitionHash, oid: Oid) {
+        self.by_handle.insert(handle, sid);
+        self.by_definition.entry(definition).or_default().insert(sid);
+        self.by_table.entry(oid).or_default().insert(sid);
+    }
+
+    fn remove(&mut self, sid: Sid, handle: Handle, definition: DefinitionHash, oid: Oid) {
+        self.by_handle.remove(&handle);
+        remove_from(&mut self.by_definition, &definition, sid);
+        remove_from(&mut self.by_table, &oid, sid);
+    }
+}
+
+fn remove_from<K: Ord>(map: &mut BTreeMap<K, BTreeSet<Sid>>, key: &K, sid: Sid) {
+    let emptied = map.get_mut(key).is_some_and(|sids| {
+        sids.remove(&sid);
+        sids.is_empty()
+    });
+    if emptied {
+        map.remove(key);
+    }
+}
+
+impl Projection for ShapeIndex {
+    const NAME: ProjectionName = ProjectionName::ShapeIndex;
+
+    fn apply(&mut self, state: &State, recorded: &Recorded) {
+        let Event::Shape(event) = &recorded.event else { return };
+        match event {
+            ShapeEvent::Created { sid, handle, definition, oid } => {
+                self.add(*sid, *handle, *definition, *oid)
+            }
+            ShapeEvent::Invalidated { sid, .. } => {
+                if let Some(shape) = state.shape(*sid) {
+                    self.remove(*sid, shape.handle, shape.definition, shape.oid);
+                    self.removals.insert(*sid);
+                }
+            }
+            ShapeEvent::Gone { sid } => {
+                self.removals.remove(sid);
+            }
+            ShapeEvent::Routed { .. }
+            | ShapeEvent::Unrouted { .. }
+            | ShapeEvent::PublicationReady { .. }
+            | ShapeEvent::SnapshotStarted { .. }
+            | ShapeEvent::SnapshotVisible { .. }
+            | ShapeEvent::SnapshotCompleted { .. }
+            | ShapeEvent::SnapshotFailed { .. }
+            | ShapeEvent::StepDone { .. } => {}
+        }
+    }
+
+    fn recompute(state: &State) -> ShapeIndex {
+        let mut index = ShapeIndex::default();
+        for (sid, shape) in &state.shapes {
+            if shape.life == Life::Invalidated {
+                index.removals.insert(*sid);
+            } else {
+                index.add(*sid, shape.handle, shape.definition, shape.oid);
+            }
+        }
+        index
+    }
+}
