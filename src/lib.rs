@@ -3,6 +3,7 @@
 //! See ARCHITECTURE.md for the map. The pure core is [`domain`].
 
 pub mod domain;
+pub mod engine;
 pub mod events;
 pub mod projections;
 pub mod state;

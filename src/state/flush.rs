@@ -41,6 +41,7 @@ impl State {
         {
             shape.pending.pop_front();
             shape.progressed_at = recorded.at;
+            shape.suspected = false;
             // The transaction that it kept failing on is behind it.
             if shape.retry.is_some_and(|retry| retry.seq <= seq) {
                 shape.retry = None;

@@ -37,6 +37,8 @@ impl State {
                 self.owner.epoch = *epoch;
                 self.owner.phase = OwnerPhase::Active;
                 self.owner.directory = (*device, *inode);
+                // What was announced and not reported as done is decided anew, under this epoch.
+                self.owner.open_intents.clear();
                 // The process before this one is gone, and its writers and its connection with it:
                 // one event says so for all of them.
                 self.stream.phase = StreamPhase::Disconnected;

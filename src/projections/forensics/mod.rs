@@ -1,1 +1,5 @@
-//! Answers about the past, for people on call and for the checkers.
+//! Answers about the past, for people on call and for checkers.
+
+mod invariants;
+
+pub use invariants::{Checker, Invariant, Violation};

@@ -1,0 +1,195 @@
+//! What the world tells the engine. An input may be refused; a refusal changes nothing.
+
+use crate::domain::{
+    DefinitionHash, Epoch, Generation, Handle, Incarnation, Lsn, Oid, PgSnapshot, Seq, Sid, SidSet,
+    Timestamp, Xid,
+};
+use crate::events::{
+    DestructionResult, DrainCause, ExitCause, FaultClass, FileKind, IntentId, InvalidationCause,
+    LossEvidence, PreviousEnd, ProcessInfo, SnapshotFailure, Stage, StopCause,
+};
+
+/// One message from the world.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// The file lock is held and the journal has been replayed: the first input of a process.
+    Boot(Boot),
+    OwnershipLost {
+        evidence: LossEvidence,
+    },
+    Drain {
+        cause: DrainCause,
+    },
+    StorageFault {
+        class: FaultClass,
+        stage: Stage,
+        file: FileKind,
+        sid: Option<Sid>,
+    },
+    /// Connected, advisory lock held, publication and slot there.
+    PostgresReady(PostgresReady),
+    StreamStopped {
+        generation: Generation,
+        cause: StopCause,
+    },
+    Commit(Commit),
+    /// Postgres has sent everything up to here. Comes after the commits that it covers.
+    Keepalive {
+        generation: Generation,
+        wal_end: Lsn,
+    },
+    RelationAnnounced {
+        oid: Oid,
+        schema: u64,
+        affected: SidSet,
+    },
+    CreateShape {
+        handle: Handle,
+        definition: DefinitionHash,
+        oid: Oid,
+    },
+    Invalidate {
+        sid: Sid,
+        cause: InvalidationCause,
+    },
+    PublicationReady {
+        sid: Sid,
+        oid: Oid,
+        waited_ms: u64,
+    },
+    SnapshotOpened {
+        sid: Sid,
+        attempt: u32,
+        snapshot: PgSnapshot,
+        lsn: Lsn,
+    },
+    /// Its files are synced.
+    SnapshotCompleted {
+        sid: Sid,
+        attempt: u32,
+        rows: u64,
+        bytes: u64,
+    },
+    SnapshotFailed {
+        sid: Sid,
+        attempt: u32,
+        failure: SnapshotFailure,
+    },
+    /// An aborted snapshot task has ended.
+    SnapshotStopped {
+        sid: Sid,
+    },
+    FilesTrashed {
+        sid: Sid,
+        intent: IntentId,
+        result: DestructionResult,
+    },
+    WriterReady {
+        sid: Sid,
+        incarnation: Incarnation,
+        recovered: Lsn,
+        trimmed_bytes: u64,
+    },
+    /// From the supervisor, for every incarnation, however it ended.
+    WriterExited {
+        sid: Sid,
+        incarnation: Incarnation,
+        cause: ExitCause,
+    },
+    /// A writer had nothing to do for a while.
+    WriterIdle {
+        sid: Sid,
+        incarnation: Incarnation,
+    },
+    /// The writers that the runtime really runs. Asked for when everything recorded had been
+    /// performed; `asked` is the newest event then.
+    LiveWriters {
+        asked: crate::domain::EventId,
+        live: Vec<(Sid, Incarnation)>,
+    },
+    /// The outcome of one group flush.
+    Flushed {
+        reports: Vec<FlushReport>,
+    },
+    /// Time passes.
+    Tick,
+}
+
+/// See [`Input::Boot`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Boot {
+    pub process: ProcessInfo,
+    pub epoch: Epoch,
+    pub previous_end: PreviousEnd,
+    pub device: u64,
+    pub inode: u64,
+    pub waited_ms: u64,
+    /// Bytes of a torn end that opening the journal dropped.
+    pub torn_bytes: u64,
+}
+
+/// See [`Input::PostgresReady`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct PostgresReady {
+    pub system_id: u64,
+    pub timeline: u32,
+    pub server_version: u32,
+    pub database: Oid,
+    pub backend_pid: u32,
+    pub slot: String,
+    pub confirmed: Lsn,
+    pub restart: Lsn,
+    pub slot_created: bool,
+    pub slot_lost: bool,
+    /// The publication had to be created although the slot existed.
+    pub publication_created: bool,
+}
+
+/// A committed transaction, matched against the shapes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Commit {
+    pub generation: Generation,
+    /// LSN of the commit record.
+    pub lsn: Lsn,
+    pub xid: Xid,
+    pub committed_at: Timestamp,
+    pub changes: u64,
+    pub bytes: u64,
+    /// The shapes that want something of it, before visibility and redelivery are considered.
+    pub set: SidSet,
+    /// The tables it touched, ascending.
+    pub tables: Vec<Oid>,
+    /// The tables it truncated, ascending.
+    pub truncated: Vec<Oid>,
+    /// The tables of which it updated a row without saying what the row was before.
+    pub old_row_missing: Vec<Oid>,
+}
+
+/// Everything sent to this incarnation up to `upto` is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushReport {
+    pub sid: Sid,
+    pub incarnation: Incarnation,
+    pub upto: Seq,
+}
+
+/// Why an input was not acted upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("this process does not own the data directory, or is giving it up")]
+    NotActive,
+    #[error("the event comes from a stream that has ended")]
+    StaleGeneration,
+    #[error("the report comes from a writer that has been replaced")]
+    StaleIncarnation,
+    #[error("the report comes from a snapshot attempt that has been replaced")]
+    StaleAttempt,
+    #[error("there is no such shape")]
+    UnknownShape,
+    #[error("the shape has already been invalidated")]
+    AlreadyInvalidated,
+    #[error("the handle is not newer than the newest handle")]
+    HandleNotNew,
+    #[error("the writer still owes something")]
+    Pending,
+}

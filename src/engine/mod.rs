@@ -1,0 +1,184 @@
+//! Decisions. Pure: time comes in as an argument, the world answers through [`Input`], and what is
+//! asked of it goes out as [`Effect`].
+//!
+//! A step checks its input against the state (a refusal changes nothing), records what follows, and
+//! folds each event in as it is recorded, so that the next decision of the same step sees it. The
+//! caller then persists the events and performs the effects, in that order.
+
+mod decide;
+mod effect;
+mod input;
+mod policy;
+mod recent;
+mod resume;
+mod settle;
+
+pub use effect::Effect;
+pub use input::{Boot, Commit, FlushReport, Input, PostgresReady, Refusal};
+pub use policy::Policy;
+
+use recent::RecentCommits;
+
+use crate::domain::{EventId, Lsn, Seq, Timestamp};
+use crate::events::{Durability, Event, Recorded};
+use crate::projections::Projections;
+use crate::state::State;
+
+/// The whole core: the state, its views, and the rules.
+#[derive(Debug)]
+pub struct Engine {
+    state: State,
+    projections: Projections,
+    policy: Policy,
+    scratch: Scratch,
+}
+
+/// What is known in this process only and need not survive it.
+#[derive(Debug, Default)]
+struct Scratch {
+    /// Transactions that no shape wanted and that no event covers yet: the newest, and how many.
+    nothing: Option<(Lsn, u64)>,
+    recent: RecentCommits,
+    acked_at: Timestamp,
+    /// Postgres had sent everything up to here, and all of it was processed.
+    idle_at: Lsn,
+    /// Nobody owed anything below this number when it was last told.
+    forgotten: Seq,
+    /// The newest event that started a writer.
+    writer_started: EventId,
+    /// A view was found to differ from the fold: acknowledge nothing until a restart.
+    ack_frozen: bool,
+}
+
+/// What one input led to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Step {
+    pub events: Vec<Recorded>,
+    pub effects: Vec<Effect>,
+    /// The effects, and all that are decided later, wait until this event is durable; a
+    /// [`Effect::SendStatus`] waits for the last event of its step, and holds up nothing else.
+    pub barrier: Option<EventId>,
+}
+
+impl Engine {
+    #[must_use]
+    pub fn new(policy: Policy) -> Engine {
+        Engine::from_state(State::default(), policy)
+    }
+
+    /// An engine that carries on from a state, as a checkpoint holds it.
+    #[must_use]
+    pub fn from_state(state: State, policy: Policy) -> Engine {
+        let projections = Projections::recompute(&state);
+        Engine { state, projections, policy, scratch: Scratch::default() }
+    }
+
+    /// An engine that carries on from a history.
+    #[must_use]
+    pub fn replay(history: impl IntoIterator<Item = Recorded>, policy: Policy) -> Engine {
+        let mut engine = Engine::new(policy);
+        for recorded in history {
+            engine.follow(&recorded);
+        }
+        engine
+    }
+
+    /// Folds in an event that is already in the journal.
+    pub fn follow(&mut self, recorded: &Recorded) {
+        self.state.apply(recorded);
+        self.projections.apply(&self.state, recorded);
+    }
+
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    #[must_use]
+    pub fn projections(&self) -> &Projections {
+        &self.projections
+    }
+
+    /// Takes one input.
+    ///
+    /// # Errors
+    /// A [`Refusal`] where the input may not happen in this state; nothing has changed then.
+    pub fn step(&mut self, now: Timestamp, input: Input) -> Result<Step, Refusal> {
+        // A clock that goes backwards must not make time in the journal do so.
+        let now = now.max(self.state.at);
+        let mut decision = Decision { engine: self, now, step: Step::default() };
+        decision.decide(input)?;
+        decision.settle();
+        Ok(decision.step)
+    }
+
+    /// Compares the views with a fresh fold; on a difference records it and stops acknowledging.
+    pub fn audit(&mut self, now: Timestamp) -> Step {
+        let drifted = self.projections.drifted(&self.state);
+        let now = now.max(self.state.at);
+        let mut decision = Decision { engine: self, now, step: Step::default() };
+        for projection in drifted {
+            decision.engine.scratch.ack_frozen = true;
+            decision.record(None, crate::events::JournalEvent::ProjectionMismatch { projection });
+        }
+        decision.step
+    }
+
+    /// Records a fact of the journal about itself.
+    pub fn note(&mut self, now: Timestamp, event: crate::events::JournalEvent) -> Step {
+        let now = now.max(self.state.at);
+        let mut decision = Decision { engine: self, now, step: Step::default() };
+        decision.record(None, event);
+        decision.step
+    }
+}
+
+/// A step in the making.
+struct Decision<'a> {
+    engine: &'a mut Engine,
+    now: Timestamp,
+    step: Step,
+}
+
+impl Decision<'_> {
+    fn state(&self) -> &State {
+        &self.engine.state
+    }
+
+    /// Records an event and folds it in. Its number is the `because` of what follows from it.
+    fn record(&mut self, because: Option<EventId>, event: impl Into<Event>) -> EventId {
+        let event = event.into();
+        let recorded = Recorded {
+            id: self.engine.state.last.next(),
+            at: self.now,
+            epoch: self.epoch_of(&event),
+            because,
+            event,
+        };
+        self.engine.follow(&recorded);
+        let id = recorded.id;
+        if recorded.event.durability() == Durability::Durable {
+            self.step.barrier = Some(id);
+        }
+        self.step.events.push(recorded);
+        id
+    }
+
+    /// The epoch changes with the event that acquires it, and the process that starts it belongs to
+    /// it already.
+    fn epoch_of(&self, event: &Event) -> crate::domain::Epoch {
+        match event {
+            Event::Ownership(crate::events::OwnershipEvent::Acquired { epoch, .. }) => *epoch,
+            Event::Ownership(_)
+            | Event::Stream(_)
+            | Event::Shape(_)
+            | Event::Consumer(_)
+            | Event::Flush(_)
+            | Event::Journal(_) => self.engine.state.owner.epoch,
+        }
+    }
+
+    fn ask(&mut self, effect: Effect) {
+        self.step.effects.push(effect);
+    }
+}

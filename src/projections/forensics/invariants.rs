@@ -1,0 +1,384 @@
+//! What must hold in every journal. The same checks run in the tests, in the simulator and in
+//! `shapefold journal verify`.
+//!
+//! A check of an *event* asks, against the state before it, whether it was legal. A *standing* check
+//! asks of a state whether it may last: it runs where a decision is complete, at acknowledgements
+//! and at the end.
+
+use std::fmt;
+
+use crate::domain::{EventId, Lsn, Seq, Sid, SidSet};
+use crate::events::{
+    AckCause, ConsumerEvent, DestructionTarget, Event, ExitCause, OwnershipEvent, Recorded, RemovalStep,
+    ShapeEvent, StreamEvent,
+};
+use crate::projections::Projections;
+use crate::state::{Life, OwnerPhase, Shape, State, StreamPhase, Writer};
+
+/// The rules, by their names in the design: O ownership, S stream, L shape, R writer, N snapshot,
+/// F flush, J the journal itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Invariant {
+    /// Events are numbered without gaps, and name only earlier ones as their reason.
+    J1,
+    /// A projection equals the fold.
+    J2,
+    /// Epochs strictly increase.
+    O1,
+    /// An event carries the epoch that is held.
+    O2,
+    /// Destruction is announced, with an allowed cause, before it is done.
+    O3,
+    /// Ownership is released with no writer left and no destruction under way, and nothing follows.
+    O4,
+    /// Nothing is streamed or acknowledged without the advisory lock.
+    O8,
+    /// Routed transactions are numbered without gaps and ascend by LSN.
+    S1,
+    /// A keepalive is acknowledged only while nothing is owed.
+    S5,
+    /// A shape goes through its life in order.
+    L1,
+    /// A handle is newer than every handle before it.
+    L2,
+    /// Nothing is routed to a shape that is not routed.
+    L4,
+    /// A writer starts where none is, with the next number, and only it exits.
+    R1,
+    /// A writer that owes something is not put to sleep.
+    R4,
+    /// Nothing that the snapshot contains is routed to the shape.
+    N1,
+    /// The snapshot is taken after routing began.
+    N2,
+    /// An acknowledgement covers nothing that is owed.
+    F1,
+    /// Who owes something has a writer, or a restart or a redelivery to come.
+    F2,
+    /// Acknowledgements ascend.
+    F6,
+    /// An acknowledgement is a transaction boundary that the fold arrives at, too.
+    F9,
+}
+
+/// A rule that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub invariant: Invariant,
+    pub event: EventId,
+    pub detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} broken by event {}: {}", self.invariant, self.event, self.detail)
+    }
+}
+
+/// Folds a history and checks it as it goes.
+#[derive(Debug, Default)]
+pub struct Checker {
+    state: State,
+    projections: Projections,
+    violations: Vec<Violation>,
+    started: bool,
+}
+
+/// More than anyone reads; a journal that is wrong everywhere must not fill the memory.
+const VIOLATIONS_MAX: usize = 1_000;
+
+impl Checker {
+    /// A checker of a whole history, from its first event.
+    #[must_use]
+    pub fn new() -> Checker {
+        Checker::default()
+    }
+
+    /// A checker of the part of a history after a checkpoint.
+    #[must_use]
+    pub fn from_state(state: State) -> Checker {
+        let projections = Projections::recompute(&state);
+        Checker { state, projections, violations: Vec::new(), started: true }
+    }
+
+    /// Checks the next event and folds it in.
+    pub fn observe(&mut self, recorded: &Recorded) {
+        // A history may begin in the middle where its beginning has been retired.
+        if self.started && recorded.id != self.state.last.next() {
+            self.violated(Invariant::J1, recorded.id, format!("follows event {}", self.state.last));
+        }
+        self.started = true;
+        if recorded.because.is_some_and(|because| because >= recorded.id) {
+            self.violated(Invariant::J1, recorded.id, "gives a later event as its reason".to_owned());
+        }
+        for (invariant, detail) in illegal(&self.state, recorded) {
+            self.violated(invariant, recorded.id, detail);
+        }
+        self.state.apply(recorded);
+        self.projections.apply(&self.state, recorded);
+        if matches!(recorded.event, Event::Stream(StreamEvent::AckSent { .. })) {
+            self.check_orphans(recorded.id);
+        }
+    }
+
+    /// The checks of the state that the history ends in; then everything that was found.
+    #[must_use]
+    pub fn finish(mut self) -> (State, Vec<Violation>) {
+        let last = self.state.last;
+        self.check_orphans(last);
+        for projection in self.projections.drifted(&self.state) {
+            self.violated(Invariant::J2, last, format!("{projection:?} differs from the fold"));
+        }
+        (self.state, self.violations)
+    }
+
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    #[must_use]
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    fn check_orphans(&mut self, event: EventId) {
+        let orphans: Vec<Sid> = self
+            .projections
+            .flush_tracker
+            .blockers()
+            .filter(|(seq, sid)| is_orphan(&self.state, *seq, *sid))
+            .map(|(_, sid)| sid)
+            .collect();
+        for sid in orphans {
+            self.violated(Invariant::F2, event, format!("shape {sid} owes and nobody is there to pay"));
+        }
+    }
+
+    fn violated(&mut self, invariant: Invariant, event: EventId, detail: String) {
+        if self.violations.len() < VIOLATIONS_MAX {
+            self.violations.push(Violation { invariant, event, detail });
+        }
+    }
+}
+
+fn is_orphan(state: &State, oldest: Seq, sid: Sid) -> bool {
+    let Some(shape) = state.shape(sid) else { return true };
+    let arrived = state.stream.phase == StreamPhase::Streaming
+        && state.window.get(oldest).is_some_and(|txn| txn.lsn <= state.stream.received);
+    let active = state.owner.phase == OwnerPhase::Active;
+    let restarting = shape.retry.is_some_and(|retry| retry.due.is_some());
+    active && arrived && shape.visible.is_some() && shape.writer == Writer::Absent && !restarting
+}
+
+type Findings = Vec<(Invariant, String)>;
+
+fn illegal(state: &State, recorded: &Recorded) -> Findings {
+    let mut findings = Vec::new();
+    check_epoch(state, recorded, &mut findings);
+    match &recorded.event {
+        Event::Ownership(event) => check_ownership(state, event, &mut findings),
+        Event::Stream(event) => check_stream(state, event, &mut findings),
+        Event::Shape(event) => check_shape(state, event, &mut findings),
+        Event::Consumer(event) => check_consumer(state, event, &mut findings),
+        // A flush of what was never sent changes nothing; the journal's own facts decide nothing.
+        Event::Flush(_) | Event::Journal(_) => {}
+    }
+    findings
+}
+
+fn check_epoch(state: &State, recorded: &Recorded, findings: &mut Findings) {
+    let acquires = matches!(recorded.event, Event::Ownership(OwnershipEvent::Acquired { .. }));
+    if !acquires && recorded.epoch != state.owner.epoch {
+        findings
+            .push((Invariant::O2, format!("epoch {} while {} is held", recorded.epoch, state.owner.epoch)));
+    }
+    let over = matches!(state.owner.phase, OwnerPhase::Released | OwnerPhase::Lost | OwnerPhase::Unowned);
+    let journal = matches!(recorded.event, Event::Journal(_));
+    if !acquires && over && !journal {
+        findings.push((Invariant::O4, format!("{} without ownership", recorded.event.name())));
+    }
+}
+
+fn check_ownership(state: &State, event: &OwnershipEvent, findings: &mut Findings) {
+    match event {
+        OwnershipEvent::Acquired { epoch, .. } => {
+            if *epoch <= state.owner.epoch {
+                findings.push((Invariant::O1, format!("epoch {epoch} after {}", state.owner.epoch)));
+            }
+        }
+        OwnershipEvent::Released { .. } => {
+            let writers = state.shapes.values().filter(|shape| shape.writer != Writer::Absent).count();
+            if writers > 0 || !state.owner.open_intents.is_empty() {
+                findings.push((Invariant::O4, format!("released with {writers} writers left")));
+            }
+        }
+        OwnershipEvent::DestructiveIntent { target: DestructionTarget::ShapeFiles(sid), .. } => {
+            if state.shape(*sid).is_none_or(|shape| shape.life != Life::Invalidated) {
+                findings.push((Invariant::O3, format!("files of shape {sid}, which is not invalidated")));
+            }
+        }
+        OwnershipEvent::DestructiveDone { intent, .. } => {
+            if !state.owner.open_intents.iter().any(|(open, _)| open == intent) {
+                findings.push((Invariant::O3, format!("intent {} was not announced", intent.0)));
+            }
+        }
+        OwnershipEvent::ProcessStarted(_)
+        | OwnershipEvent::DrainStarted { .. }
+        | OwnershipEvent::Lost { .. }
+        | OwnershipEvent::StorageFault { .. } => {}
+    }
+}
+
+fn check_stream(state: &State, event: &StreamEvent, findings: &mut Findings) {
+    match event {
+        StreamEvent::Started { .. } => {
+            if !state.stream.lock_held {
+                findings.push((Invariant::O8, "streaming without the advisory lock".to_owned()));
+            }
+        }
+        StreamEvent::TxnRouted { seq, lsn, set, xid, .. } => {
+            if *seq != state.stream.last_seq.next() || *lsn <= state.stream.routed {
+                let (last, routed) = (state.stream.last_seq, state.stream.routed);
+                findings.push((Invariant::S1, format!("{seq} at {lsn} after {last} at {routed}")));
+            }
+            check_set(state, set, findings);
+            for sid in set.iter() {
+                if state.shape(sid).is_some_and(|shape| shape.snapshot_contains(*lsn, *xid)) {
+                    findings.push((Invariant::N1, format!("shape {sid} has it in its snapshot")));
+                }
+            }
+        }
+        StreamEvent::TxnRedelivered { seq, .. } => {
+            if state.window.get(*seq).is_none() {
+                findings.push((Invariant::S1, format!("{seq} is owed by nobody")));
+            }
+        }
+        StreamEvent::AckSent { lsn, cause } => check_ack(state, *lsn, *cause, findings),
+        StreamEvent::Identified { .. }
+        | StreamEvent::LockAcquired { .. }
+        | StreamEvent::LockLost { .. }
+        | StreamEvent::SlotObserved { .. }
+        | StreamEvent::HistoryBroken { .. }
+        | StreamEvent::Stopped { .. }
+        | StreamEvent::RelationChanged { .. }
+        | StreamEvent::RoutedNothing { .. } => {}
+    }
+}
+
+fn check_set(state: &State, set: &SidSet, findings: &mut Findings) {
+    for sid in set.iter() {
+        if !state.shape(sid).is_some_and(Shape::is_routed) {
+            findings.push((Invariant::L4, format!("shape {sid} is not routed")));
+        }
+    }
+}
+
+fn check_ack(state: &State, lsn: Lsn, cause: AckCause, findings: &mut Findings) {
+    if !state.stream.lock_held {
+        findings.push((Invariant::O8, "acknowledged without the advisory lock".to_owned()));
+    }
+    if lsn <= state.stream.acked {
+        findings.push((Invariant::F6, format!("{lsn} after {}", state.stream.acked)));
+    }
+    if let Some((seq, txn)) = state.window.oldest()
+        && lsn > txn.lsn
+    {
+        findings.push((Invariant::F1, format!("{lsn} although transaction {seq} at {} is owed", txn.lsn)));
+    }
+    match cause {
+        AckCause::Keepalive => {
+            if !state.window.is_empty() {
+                findings.push((Invariant::S5, "a keepalive acknowledged while something is owed".to_owned()));
+            }
+        }
+        AckCause::Commit => {
+            let boundary = if state.window.is_empty() {
+                Lsn(state.stream.routed.0.saturating_add(1))
+            } else {
+                state.window.boundary()
+            };
+            if lsn != boundary {
+                findings.push((Invariant::F9, format!("{lsn}, the fold says {boundary}")));
+            }
+        }
+    }
+}
+
+fn check_shape(state: &State, event: &ShapeEvent, findings: &mut Findings) {
+    if let ShapeEvent::Created { sid, handle, .. } = event {
+        if *sid <= state.last_sid {
+            findings.push((Invariant::L1, format!("shape {sid} is not new")));
+        }
+        if handle.micros <= state.last_handle_micros {
+            findings.push((Invariant::L2, format!("handle {handle} is not newer than all before")));
+        }
+        return;
+    }
+    let Some(shape) = state.shape(event.sid()) else {
+        findings.push((Invariant::L1, format!("{} of an unknown shape", event.name())));
+        return;
+    };
+    let legal = match event {
+        ShapeEvent::Created { .. } => true,
+        ShapeEvent::Routed { .. } => shape.life == Life::Registered && shape.routed_after.is_none(),
+        ShapeEvent::Unrouted { .. } => shape.life == Life::Invalidated,
+        ShapeEvent::PublicationReady { .. } => shape.life < Life::Invalidated,
+        ShapeEvent::SnapshotStarted { attempt, .. } => {
+            shape.life == Life::Registered && *attempt == shape.snapshot_attempt + 1
+        }
+        ShapeEvent::SnapshotVisible { .. } => shape.life == Life::Registered,
+        ShapeEvent::SnapshotCompleted { .. } => shape.life == Life::Snapshotting,
+        ShapeEvent::SnapshotFailed { .. } => shape.life < Life::Live,
+        ShapeEvent::Invalidated { .. } => shape.life < Life::Invalidated,
+        ShapeEvent::StepDone { step, .. } => {
+            shape.life == Life::Invalidated
+                && match step {
+                    RemovalStep::WriterStopped => shape.writer == Writer::Absent,
+                    RemovalStep::SnapshotStopped => true,
+                    RemovalStep::FilesTrashed => shape.steps.writer_stopped && shape.steps.snapshot_stopped,
+                }
+        }
+        ShapeEvent::Gone { .. } => shape.steps.files_trashed,
+    };
+    if !legal {
+        findings.push((Invariant::L1, format!("{} of a shape that is {:?}", event.name(), shape.life)));
+    }
+    if matches!(event, ShapeEvent::SnapshotVisible { .. }) && shape.routed_after.is_none() {
+        findings.push((Invariant::N2, format!("shape {} is not routed yet", event.sid())));
+    }
+}
+
+fn check_consumer(state: &State, event: &ConsumerEvent, findings: &mut Findings) {
+    let Some(shape) = state.shape(event.sid()) else {
+        findings.push((Invariant::R1, format!("{} of an unknown shape", event.name())));
+        return;
+    };
+    match event {
+        ConsumerEvent::Started { incarnation, .. } => {
+            if shape.writer != Writer::Absent || *incarnation != shape.last_incarnation.next() {
+                let detail = format!("incarnation {incarnation} starts beside {:?}", shape.writer);
+                findings.push((Invariant::R1, detail));
+            }
+        }
+        ConsumerEvent::Stopping { incarnation, cause, .. } => {
+            if shape.writer.incarnation() != Some(*incarnation) {
+                findings.push((Invariant::R1, format!("incarnation {incarnation} is not the living one")));
+            }
+            if *cause == ExitCause::Suspended && !shape.pending.is_empty() {
+                findings.push((Invariant::R4, format!("suspended with {} pending", shape.pending.len())));
+            }
+        }
+        ConsumerEvent::Ready { incarnation, .. } | ConsumerEvent::Exited { incarnation, .. } => {
+            if shape.writer.incarnation() != Some(*incarnation) {
+                findings.push((Invariant::R1, format!("incarnation {incarnation} is not the living one")));
+            }
+        }
+        ConsumerEvent::RestartScheduled { .. } => {
+            if shape.pending.is_empty() {
+                findings.push((Invariant::R1, "a restart with nothing to replay".to_owned()));
+            }
+        }
+        ConsumerEvent::StallSuspected { .. } => {}
+    }
+}
