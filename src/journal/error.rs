@@ -113,8 +113,9 @@ pub enum JournalError {
     NotDense { expected: EventId, got: EventId },
     #[error("{what} of {bytes} bytes exceeds the limit of {bytes_max}")]
     TooLarge { what: &'static str, bytes: usize, bytes_max: usize },
-    #[error("checkpoint at event {upto} beyond the end of the journal at {last}")]
-    CheckpointBeyondEnd { upto: EventId, last: EventId },
+    /// Checkpoints never go backwards, nor beyond the end.
+    #[error("checkpoint at event {upto} is not within {newest}..={last}")]
+    CheckpointOutOfRange { upto: EventId, newest: EventId, last: EventId },
     #[error("the range {first}..={last} is not in the journal")]
     NotInJournal { first: EventId, last: EventId },
     /// sled's own file lock is held: another handle or process has the store open.
@@ -142,7 +143,7 @@ impl JournalError {
             }
             JournalError::NotDense { .. }
             | JournalError::TooLarge { .. }
-            | JournalError::CheckpointBeyondEnd { .. }
+            | JournalError::CheckpointOutOfRange { .. }
             | JournalError::NotInJournal { .. } => FaultClass::Misuse,
         }
     }

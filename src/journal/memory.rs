@@ -4,7 +4,7 @@
 use crate::domain::EventId;
 
 use super::error::{JournalError, Stage};
-use super::{Checkpoint, Entry, Journal, check_batch};
+use super::{Checkpoint, Entry, Journal, check_batch, check_checkpoint};
 
 /// The `nth` call (from 1, counted over the whole life of the journal) of one operation fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,10 +126,8 @@ impl Journal for MemoryJournal {
         if self.poisoned {
             return Err(JournalError::Poisoned);
         }
-        if upto > self.last() {
-            return Err(JournalError::CheckpointBeyondEnd { upto, last: self.last() });
-        }
-        JournalError::check_size("checkpoint", state.len(), super::CHECKPOINT_BYTES_MAX)?;
+        let newest = self.checkpoints.last().map_or(EventId(0), |saved| saved.upto);
+        check_checkpoint(newest, upto, self.last(), state)?;
         // As in the real one: the entries are synced first, and a failure may come after that.
         self.make_durable();
         self.enter(Stage::Checkpoint)?;

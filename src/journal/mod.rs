@@ -117,10 +117,10 @@ pub trait Journal {
     fn last(&self) -> EventId;
 
     /// Saves the fold of everything up to `upto` durably (entries first), then drops all but the last two
-    /// intact checkpoints.
+    /// intact checkpoints. `upto` lies between the newest checkpoint and the end.
     ///
     /// # Errors
-    /// [`JournalError::CheckpointBeyondEnd`] changes nothing; a failure of the store poisons.
+    /// [`JournalError::CheckpointOutOfRange`] changes nothing; a failure of the store poisons.
     fn checkpoint(&mut self, upto: EventId, state: &[u8]) -> Result<(), JournalError>;
 
     /// Intact checkpoints, newest first. Damaged ones are left out (and reported at open).
@@ -150,6 +150,19 @@ fn check_batch(last: EventId, batch: &[Entry]) -> Result<(), JournalError> {
         bytes += entry.bytes.len();
     }
     JournalError::check_size("append", bytes, APPEND_BYTES_MAX)
+}
+
+/// Checks where a checkpoint may stand; shared by both journals.
+fn check_checkpoint(
+    newest: EventId,
+    upto: EventId,
+    last: EventId,
+    state: &[u8],
+) -> Result<(), JournalError> {
+    if upto < newest || upto > last {
+        return Err(JournalError::CheckpointOutOfRange { upto, newest, last });
+    }
+    JournalError::check_size("checkpoint", state.len(), CHECKPOINT_BYTES_MAX)
 }
 
 #[cfg(test)]

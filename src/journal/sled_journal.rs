@@ -17,7 +17,7 @@ use super::error::{Finding, JournalError, Stage};
 use super::files::{self, JournalPaths};
 use super::value::{self, FLOOR_KEY, MANIFEST_CHUNK, Value};
 use super::walk::{Entries, Step, Walk, guarded};
-use super::{Checkpoint, Entry, Journal, check_batch};
+use super::{Checkpoint, Entry, Journal, check_batch, check_checkpoint};
 
 /// Cannot change after creation: sled refuses to open with another one.
 const SEGMENT_BYTES: usize = 512 * 1024;
@@ -252,10 +252,8 @@ impl Journal for SledJournal {
         if self.poisoned {
             return Err(JournalError::Poisoned);
         }
-        if upto > self.last {
-            return Err(JournalError::CheckpointBeyondEnd { upto, last: self.last });
-        }
-        JournalError::check_size("checkpoint", state.len(), super::CHECKPOINT_BYTES_MAX)?;
+        let newest = self.saved.last().map_or(EventId(0), |saved| saved.upto);
+        check_checkpoint(newest, upto, self.last, state)?;
         self.poisoning(|journal| {
             // The entries it stands on are durable before it is.
             journal.flush(Stage::Checkpoint)?;

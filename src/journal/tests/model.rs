@@ -36,6 +36,10 @@ struct Model {
 }
 
 impl Model {
+    fn may_stand(&self, upto: u64) -> bool {
+        upto <= self.last && self.checkpoints.last().is_none_or(|newest| *newest <= upto)
+    }
+
     fn synced(&mut self) {
         self.durable = self.last;
         self.batches.clear();
@@ -56,15 +60,15 @@ impl Model {
                 self.synced();
             }
             Call::Checkpoint(upto) => match journal.checkpoint(EventId(upto), &upto.to_le_bytes()) {
-                Err(JournalError::CheckpointBeyondEnd { .. }) => assert!(upto > self.last),
+                Err(JournalError::CheckpointOutOfRange { .. }) => assert!(!self.may_stand(upto)),
                 Err(JournalError::Poisoned) => return Err(JournalError::Poisoned),
                 Err(error) => {
-                    assert!(upto <= self.last);
+                    assert!(self.may_stand(upto));
                     self.synced();
                     return Err(error);
                 }
                 Ok(()) => {
-                    assert!(upto <= self.last);
+                    assert!(self.may_stand(upto));
                     self.synced();
                     self.checkpoints.push(upto);
                 }

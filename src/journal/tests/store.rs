@@ -78,7 +78,7 @@ fn the_last_two_checkpoints_are_kept_and_what_they_need() {
     let (mut journal, _) = open(dir.path());
     journal.append(&entries(1, 400, 100)).unwrap();
     let error = journal.checkpoint(EventId(401), b"").unwrap_err();
-    assert!(matches!(error, JournalError::CheckpointBeyondEnd { last: EventId(400), .. }), "{error}");
+    assert!(matches!(error, JournalError::CheckpointOutOfRange { last: EventId(400), .. }), "{error}");
     let state = |upto: u64| Checkpoint { upto: EventId(upto), state: vec![upto as u8; 3_000_000] };
     journal.checkpoint(EventId(100), &state(100).state).unwrap();
     assert_eq!(journal.trim(EventId(50)).unwrap(), EventId(0), "one checkpoint is not enough to trim");
