@@ -153,12 +153,7 @@ fn check_batch(last: EventId, batch: &[Entry]) -> Result<(), JournalError> {
 }
 
 /// Checks where a checkpoint may stand; shared by both journals.
-fn check_checkpoint(
-    newest: EventId,
-    upto: EventId,
-    last: EventId,
-    state: &[u8],
-) -> Result<(), JournalError> {
+fn check_checkpoint(newest: EventId, upto: EventId, last: EventId, state: &[u8]) -> Result<(), JournalError> {
     if upto < newest || upto > last {
         return Err(JournalError::CheckpointOutOfRange { upto, newest, last });
     }
