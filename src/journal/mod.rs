@@ -58,7 +58,9 @@ mod checkpoint;
 mod error;
 mod files;
 mod memory;
+mod reserve;
 mod sled_journal;
+mod thread;
 mod value;
 mod walk;
 
@@ -67,7 +69,9 @@ use crate::domain::EventId;
 pub use error::{FaultClass, Finding, JournalError, Position, Stage};
 pub use files::JournalPaths;
 pub use memory::{FailPoint, MemoryJournal};
+pub use reserve::{RESERVE_BYTES, Reserve, ReserveState};
 pub use sled_journal::{JournalReader, OpenReport, SledJournal, TornTail};
+pub use thread::{Durability, JournalHandle, JournalThread, Notice, Stopped};
 pub use value::VALUE_BYTES_MAX;
 
 /// Largest encoded record. Larger is refused: an event of this size means that somebody put data in it.
