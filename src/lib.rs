@@ -3,3 +3,6 @@
 //! See ARCHITECTURE.md for the map. The pure core is [`domain`].
 
 pub mod domain;
+pub mod postgres;
+pub mod replication;
+pub mod snapshot;
