@@ -72,6 +72,17 @@ impl Transaction {
 
     /// Its changes are in a file.
     #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        // What a row costs beyond its bytes: the change and the places of its columns.
+        const CHANGE_BYTES: u64 = 128;
+        match &self.body {
+            Body::Memory(changes) => self.bytes + changes.len() as u64 * CHANGE_BYTES,
+            Body::Spilled { .. } => 0,
+        }
+    }
+
+    /// Whether its rows are in a file.
+    #[must_use]
     pub fn is_spilled(&self) -> bool {
         matches!(self.body, Body::Spilled { .. })
     }

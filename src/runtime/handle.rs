@@ -1,12 +1,13 @@
 //! What the HTTP server sees of the running service.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::domain::{Handle as ShapeHandle, Lsn, Relation, RelationName, ShapeDefinition, Sid};
+use crate::runtime::inspector::Inspector;
 use crate::shape_log::ShapeReader;
 
 /// Requests that wait for the driver, at most.
@@ -37,11 +38,12 @@ pub struct LiveShape {
     pub handle: ShapeHandle,
     pub definition: Arc<ShapeDefinition>,
     /// Rows, and a signal when there are more.
-    pub reader: ShapeReader,
+    pub reader: Arc<ShapeReader>,
     phase: watch::Sender<Phase>,
-    /// Every commit up to this LSN that concerns the shape is in its view. Shared by the shapes of one
-    /// writer thread.
+    /// Every commit up to this LSN has been taken in by the writers of one thread, if they exist.
     published: Arc<AtomicU64>,
+    /// Something may be owed that was handed to no writer: the mark says nothing about this shape.
+    lagging: AtomicBool,
 }
 
 /// How far a shape has come, for those who wait for it.
@@ -87,18 +89,16 @@ pub enum InspectError {
 pub enum Request {
     FindOrCreate { definition: Arc<ShapeDefinition>, reply: oneshot::Sender<Result<Arc<LiveShape>, CreateError>> },
     Delete { sid: Sid, reply: oneshot::Sender<bool> },
+    /// Make the writer of a shape panic at its next transaction: for tests of the supervision.
+    #[cfg(feature = "test-hooks")]
+    Sabotage { sid: Sid },
 }
-
-/// Looks tables up, with a cache; given by the Postgres side.
-pub type Inspector = dyn Fn(RelationName) -> futures_util::future::BoxFuture<'static, Result<Option<Arc<Relation>>, InspectError>>
-    + Send
-    + Sync;
 
 struct Shared {
     status: watch::Sender<Status>,
     shapes: RwLock<Shapes>,
     requests: mpsc::Sender<Request>,
-    inspector: Box<Inspector>,
+    inspector: Inspector,
 }
 
 impl std::fmt::Debug for Shared {
@@ -115,7 +115,7 @@ struct Shapes {
 
 impl Service {
     #[must_use]
-    pub fn new(requests: mpsc::Sender<Request>, inspector: Box<Inspector>) -> Service {
+    pub fn new(requests: mpsc::Sender<Request>, inspector: Inspector) -> Service {
         let (status, _) = watch::channel(Status::Starting { reason: "the journal is being read".to_owned() });
         let shapes = RwLock::default();
         Service { shared: Arc::new(Shared { status, shapes, requests, inspector }) }
@@ -181,12 +181,18 @@ impl Service {
         answer.await.unwrap_or(false)
     }
 
+    /// See [`Request::Sabotage`].
+    #[cfg(feature = "test-hooks")]
+    pub async fn sabotage(&self, sid: Sid) {
+        let _closed = self.shared.requests.send(Request::Sabotage { sid }).await;
+    }
+
     /// The table as the catalog describes it; `None` where there is no such table.
     ///
     /// # Errors
     /// [`InspectError::Unreachable`] where Postgres cannot be asked.
     pub async fn inspect(&self, name: RelationName) -> Result<Option<Arc<Relation>>, InspectError> {
-        (self.shared.inspector)(name).await
+        self.shared.inspector.inspect(name).await
     }
 
     /// Number of shapes that can be read.
@@ -220,18 +226,33 @@ impl LiveShape {
         sid: Sid,
         handle: ShapeHandle,
         definition: Arc<ShapeDefinition>,
-        reader: ShapeReader,
+        reader: Arc<ShapeReader>,
         phase: Phase,
         published: Arc<AtomicU64>,
     ) -> LiveShape {
-        LiveShape { sid, handle, definition, reader, phase: watch::Sender::new(phase), published }
+        let phase = watch::Sender::new(phase);
+        LiveShape { sid, handle, definition, reader, phase, published, lagging: AtomicBool::new(true) }
     }
 
     /// Every commit up to here that concerns this shape is in every view taken *after* this call (P3):
-    /// take the mark first, then the view.
+    /// take the mark first, then the view. Zero where nothing can be said but what the view says.
     #[must_use]
     pub fn published(&self) -> Lsn {
-        Lsn(self.published.load(Ordering::Acquire))
+        let mark = Lsn(self.published.load(Ordering::Acquire));
+        // After the mark: a shape that falls behind is flagged before the mark passes what it lacks.
+        if self.lagging.load(Ordering::Acquire) { Lsn(0) } else { mark }
+    }
+
+    /// Nothing is owed: the mark of the thread holds for this shape.
+    pub(super) fn caught_up(&self) {
+        self.set_lagging(false);
+    }
+
+    /// Invariant: true while something is owed that no living writer has been handed. Set by the writer
+    /// thread when an incarnation ends, before its mark moves on; cleared once nothing is owed or the
+    /// next incarnation has replayed it.
+    pub(super) fn set_lagging(&self, lagging: bool) {
+        self.lagging.store(lagging, Ordering::Release);
     }
 
     #[must_use]

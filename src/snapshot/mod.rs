@@ -73,7 +73,8 @@ pub struct OpenSnapshot {
     columns: usize,
     /// The transactions whose commits are among its rows.
     pub visible: PgSnapshot,
-    /// End of the log when it was taken, or a little later.
+    /// Insert position of the log, read after the snapshot was taken: a commit at or above it is not
+    /// visible. (Not the write position: an asynchronous commit is visible before it is written.)
     pub lsn: Lsn,
 }
 
@@ -118,7 +119,7 @@ async fn begin(client: &SqlClient) -> Result<(PgSnapshot, Lsn), SnapshotError> {
     for (name, value) in SESSION_SETTINGS {
         sql.push_str(&format!("SET LOCAL {name} = '{value}';"));
     }
-    sql.push_str("SELECT pg_current_snapshot(), pg_current_wal_lsn()");
+    sql.push_str("SELECT pg_current_snapshot(), pg_current_wal_insert_lsn()");
     let messages = client.simple_query(&sql).await.map_err(PgError::from)?;
     let row = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
