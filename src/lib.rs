@@ -3,3 +3,4 @@
 //! See ARCHITECTURE.md for the map. The pure core is [`domain`].
 
 pub mod domain;
+pub mod filter;
