@@ -30,7 +30,10 @@ pub enum StreamItem {
     /// earlier relation themselves.
     Relation(Arc<WireRelation>),
     /// Everything before `wal_end` has been sent.
-    Keepalive { wal_end: Lsn, reply_requested: bool },
+    Keepalive {
+        wal_end: Lsn,
+        reply_requested: bool,
+    },
 }
 
 /// Collects frames into [`Transaction`]s.
@@ -353,7 +356,10 @@ mod tests {
         for _ in 0..2 {
             let lines = show(transaction);
             assert_eq!(lines.len(), ROWS);
-            assert_eq!(lines[ROWS - 1], format!("{} insert 1 {:?}", 2 * (ROWS - 1), Value::Text(b"00019999")));
+            assert_eq!(
+                lines[ROWS - 1],
+                format!("{} insert 1 {:?}", 2 * (ROWS - 1), Value::Text(b"00019999"))
+            );
         }
         assert_eq!(std::fs::read_dir(dir.path()).expect("the directory").count(), 0);
     }

@@ -18,8 +18,8 @@ pub use client::{ReplicationClient, SystemIdentity, TextRow};
 pub use connection::{HistoryBroken, Ready, ReplicationSettings, StartupNotice, connect_and_identify};
 pub use pgoutput::{Head, Malformed};
 pub use publication::{
-    EnsuredTable, Fence, PublicationInfo, PublishedTable, drop_table, ensure_publication, ensure_table, published_tables,
-    set_identity_full,
+    EnsuredTable, Fence, PublicationInfo, PublishedTable, drop_table, ensure_publication, ensure_table,
+    published_tables, set_identity_full,
 };
 pub use slot::{SlotInfo, publication_name, slot_name};
 pub use spill::Transaction;
@@ -46,9 +46,7 @@ pub enum ReplicationError {
     Spill(#[source] io::Error),
     #[error("Publication \"{0}\" not found in the database")]
     PublicationNotFound(String),
-    #[error(
-        "Publication \"{0}\" does not publish all required operations: INSERT, UPDATE, DELETE, TRUNCATE"
-    )]
+    #[error("Publication \"{0}\" does not publish all required operations: INSERT, UPDATE, DELETE, TRUNCATE")]
     PublicationIncomplete(String),
     /// Contract 4.4, table not in the publication.
     #[error(

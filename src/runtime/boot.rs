@@ -40,7 +40,6 @@ pub enum BootError {
 }
 
 /// A data directory that is ours, and what its journal says.
-#[derive(Debug)]
 pub struct Opened {
     pub lock: FsLock,
     pub journal: SledJournal,
@@ -61,7 +60,7 @@ pub async fn lock(data_dir: &Path, service: &Service) -> Result<(LockedDirectory
     loop {
         match FsLock::try_acquire(data_dir)? {
             Attempt::Locked(locked) => return Ok((locked, started.elapsed())),
-            Attempt::HeldByAnother(holder) => {
+            Attempt::HeldBy(holder) => {
                 if !told {
                     told = true;
                     tracing::info!(?holder, "waiting: another instance owns the data directory");

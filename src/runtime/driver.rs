@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::domain::{EventId, Generation, Handle, Incarnation, Lsn, ShapeDefinition, Sid, WireRelation};
 use crate::engine::{Commit, Input, Refusal};
 use crate::events::{
-    self, DrainCause, Event, InvalidationCause, JournalEvent, LossEvidence, Recorded, ShapeEvent, StopCause, StreamEvent,
+    self, DrainCause, Event, InvalidationCause, JournalEvent, LossEvidence, Recorded, ShapeEvent, StopCause,
+    StreamEvent,
 };
 use crate::filter::Predicate;
 use crate::journal::{Durability, Entry, JournalError, JournalHandle, JournalThread, Notice};
@@ -197,7 +198,8 @@ impl Driver {
             return Ok(());
         }
         let entries = std::mem::take(&mut self.state.entries);
-        let durability = if std::mem::take(&mut self.state.sync) { Durability::Now } else { Durability::Lazy };
+        let durability =
+            if std::mem::take(&mut self.state.sync) { Durability::Now } else { Durability::Lazy };
         self.journal.append(entries, durability).map_err(|_| Fatal::JournalGone)
     }
 
@@ -252,11 +254,12 @@ impl Driver {
                 }
             }
             Report::Live { asked, live } => {
-                let complete = self.state.audit.as_mut().filter(|audit| audit.asked == asked).is_some_and(|audit| {
-                    audit.live.extend(live);
-                    audit.parts_missing -= 1;
-                    audit.parts_missing == 0
-                });
+                let complete =
+                    self.state.audit.as_mut().filter(|audit| audit.asked == asked).is_some_and(|audit| {
+                        audit.live.extend(live);
+                        audit.parts_missing -= 1;
+                        audit.parts_missing == 0
+                    });
                 if complete && let Some(audit) = self.state.audit.take() {
                     self.input(Input::LiveWriters { asked: audit.asked, live: audit.live });
                 }
@@ -352,7 +355,8 @@ impl Driver {
         let newest = self.core.engine().state().last_handle_micros;
         let micros = u64::try_from(clock::now().0).unwrap_or(0).max(newest + 1);
         let handle = Handle { hash: definition.hash().0, micros };
-        let input = Input::CreateShape { handle, definition: definition.hash(), oid: definition.relation.oid };
+        let input =
+            Input::CreateShape { handle, definition: definition.hash(), oid: definition.relation.oid };
         let persist = match self.core.input(clock::now(), input) {
             Ok(persist) => persist,
             Err(refusal) => {
@@ -527,7 +531,9 @@ fn log(recorded: &Recorded) {
     let name = recorded.event.name();
     match &recorded.event {
         Event::Ownership(event) => tracing::info!(id = %recorded.id, name, ?event),
-        Event::Shape(ShapeEvent::Created { sid, handle, .. }) => tracing::info!(id = %recorded.id, name, %sid, %handle),
+        Event::Shape(ShapeEvent::Created { sid, handle, .. }) => {
+            tracing::info!(id = %recorded.id, name, %sid, %handle)
+        }
         Event::Shape(ShapeEvent::Invalidated { sid, cause }) => {
             tracing::info!(id = %recorded.id, name, %sid, ?cause);
         }

@@ -23,9 +23,13 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
     /// Shapes are not loaded yet; the text says what is waited for, and the last error of it.
-    Starting { reason: String },
+    Starting {
+        reason: String,
+    },
     /// Existing shapes can be read; for new ones something is missing yet.
-    Waiting { reason: String },
+    Waiting {
+        reason: String,
+    },
     Active,
     /// Shutting down: answer what waits, take nothing new.
     Draining,
@@ -87,11 +91,19 @@ pub enum InspectError {
 /// What the server asks of the driver.
 #[derive(Debug)]
 pub enum Request {
-    FindOrCreate { definition: Arc<ShapeDefinition>, reply: oneshot::Sender<Result<Arc<LiveShape>, CreateError>> },
-    Delete { sid: Sid, reply: oneshot::Sender<bool> },
+    FindOrCreate {
+        definition: Arc<ShapeDefinition>,
+        reply: oneshot::Sender<Result<Arc<LiveShape>, CreateError>>,
+    },
+    Delete {
+        sid: Sid,
+        reply: oneshot::Sender<bool>,
+    },
     /// Make the writer of a shape panic at its next transaction: for tests of the supervision.
     #[cfg(feature = "test-hooks")]
-    Sabotage { sid: Sid },
+    Sabotage {
+        sid: Sid,
+    },
 }
 
 struct Shared {
