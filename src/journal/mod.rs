@@ -54,10 +54,12 @@
 //!
 //! The archive's format is described in [`archive`].
 
+pub mod archive;
 mod checkpoint;
 mod error;
 mod files;
 mod memory;
+mod offline;
 mod reserve;
 mod sled_journal;
 mod thread;
@@ -66,9 +68,11 @@ mod walk;
 
 use crate::domain::EventId;
 
+pub use archive::{Archive, ArchiveReader, ArchiveSegment, Retention, SealSpan};
 pub use error::{FaultClass, Finding, JournalError, Position, Stage};
 pub use files::JournalPaths;
 pub use memory::{FailPoint, MemoryJournal};
+pub use offline::{OfflineJournal, Reading};
 pub use reserve::{RESERVE_BYTES, Reserve, ReserveState};
 pub use sled_journal::{JournalReader, OpenReport, SledJournal, TornTail};
 pub use thread::{Durability, JournalHandle, JournalThread, Notice, Stopped};

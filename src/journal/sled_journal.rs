@@ -344,7 +344,7 @@ pub(super) fn open_sled(dir: &Path) -> Result<sled::Db, JournalError> {
     }
 }
 
-fn read_floor(meta: &Tree) -> Result<EventId, JournalError> {
+pub(super) fn read_floor(meta: &Tree) -> Result<EventId, JournalError> {
     let Some(bytes) = guarded(Stage::Read, || meta.get(FLOOR_KEY))? else { return Ok(EventId(0)) };
     match value::decode(FLOOR_KEY, &bytes) {
         Ok(Value::Floor(first)) => Ok(first),
