@@ -185,6 +185,11 @@ pub enum Finding {
         from: EventId,
         to: EventId,
     },
+    /// Events `from..=to` lie between two whole segments: retention dropped them, or the file is lost.
+    NotKept {
+        from: EventId,
+        to: EventId,
+    },
     /// Bytes whose checksum or structure is wrong.
     Damaged {
         at: Position,
@@ -228,6 +233,7 @@ impl fmt::Display for Finding {
         match self {
             Finding::Hole { from, to } if from == to => write!(f, "event {from} is missing"),
             Finding::Hole { from, to } => write!(f, "events {from} to {to} are missing"),
+            Finding::NotKept { from, to } => write!(f, "events {from} to {to} are not kept"),
             Finding::Damaged { at, what } => write!(f, "damage at {at}: {what}"),
             Finding::TornTail { at } => write!(f, "torn tail at {at}"),
             Finding::NewerFormat { what, found, supported } => {

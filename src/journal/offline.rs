@@ -91,6 +91,8 @@ impl OfflineJournal {
             segments: self.segments.iter().filter(|segment| segment.last >= from).collect(),
             store: self.store.as_ref(),
             current: None,
+            starts_at: EventId(0),
+            ended_at: None,
             queue: VecDeque::new(),
             torn: false,
         }
@@ -222,13 +224,18 @@ struct Merge<'a> {
     segments: VecDeque<&'a ArchiveSegment>,
     store: Option<&'a StoreCopy>,
     current: Option<Source>,
+    /// With which event the current source begins by its own account.
+    starts_at: EventId,
+    /// With which event the segment before it ended by its own account.
+    ended_at: Option<EventId>,
     queue: VecDeque<Reading>,
     /// The last thing the store said was a fault.
     torn: bool,
 }
 
 enum Source {
-    Segment(Box<ArchiveReader>),
+    /// And with which event it ends by its own account.
+    Segment(Box<ArchiveReader>, EventId),
     Store(Entries),
 }
 
@@ -236,13 +243,15 @@ impl Merge<'_> {
     /// Opens the next source; `false` if there is none.
     fn open_next(&mut self) -> bool {
         if let Some(segment) = self.segments.pop_front() {
+            self.starts_at = segment.first;
             match ArchiveReader::open(&segment.path) {
-                Ok(reader) => self.current = Some(Source::Segment(Box::new(reader))),
+                Ok(reader) => self.current = Some(Source::Segment(Box::new(reader), segment.last)),
                 Err(error) => self.queue.push_back(Reading::Finding(name_file(&error, &segment.path))),
             }
             return true;
         }
         let Some(store) = self.store.take() else { return false };
+        self.starts_at = store.floor;
         let from = self.expected.unwrap_or(self.from).max(self.from);
         match Entries::from(&store.entries, from, store.floor) {
             Ok(entries) => self.current = Some(Source::Store(entries)),
@@ -256,8 +265,11 @@ impl Merge<'_> {
             return;
         }
         if let Some(expected) = self.expected.filter(|expected| entry.id > *expected) {
-            let to = EventId(entry.id.0 - 1);
-            self.queue.push_back(Reading::Finding(Finding::Hole { from: expected, to }));
+            let (from, to) = (expected, EventId(entry.id.0 - 1));
+            let between_files = self.ended_at == Some(EventId(from.0 - 1)) && entry.id == self.starts_at;
+            let finding =
+                if between_files { Finding::NotKept { from, to } } else { Finding::Hole { from, to } };
+            self.queue.push_back(Reading::Finding(finding));
         }
         self.expected = Some(entry.id.next());
         self.queue.push_back(Reading::Entry(entry));
@@ -266,11 +278,14 @@ impl Merge<'_> {
     fn advance(&mut self) -> bool {
         match &mut self.current {
             None => self.open_next(),
-            Some(Source::Segment(reader)) => {
+            Some(Source::Segment(reader, last)) => {
                 match reader.next() {
                     Some(Reading::Entry(entry)) => self.take(entry),
                     Some(finding @ Reading::Finding(_)) => self.queue.push_back(finding),
-                    None => self.current = None,
+                    None => {
+                        self.ended_at = Some(*last);
+                        self.current = None;
+                    }
                 }
                 true
             }

@@ -1,7 +1,9 @@
 //! Tests over more than one file of the journal.
 
+mod fixtures;
 mod kill;
 mod model;
+mod offline;
 mod store;
 
 use crate::domain::EventId;
