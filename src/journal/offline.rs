@@ -236,7 +236,7 @@ struct Merge<'a> {
 enum Source {
     /// And with which event it ends by its own account.
     Segment(Box<ArchiveReader>, EventId),
-    Store(Entries),
+    Store(Box<Entries>),
 }
 
 impl Merge<'_> {
@@ -254,7 +254,7 @@ impl Merge<'_> {
         self.starts_at = store.floor;
         let from = self.expected.unwrap_or(self.from).max(self.from);
         match Entries::from(&store.entries, from, store.floor) {
-            Ok(entries) => self.current = Some(Source::Store(entries)),
+            Ok(entries) => self.current = Some(Source::Store(Box::new(entries))),
             Err(error) => self.queue.push_back(Reading::Finding(Finding::from(&error))),
         }
         true

@@ -15,6 +15,7 @@ use crate::domain::EventId;
 use super::checkpoint::{self, CHECKPOINTS_KEPT, Saved};
 use super::error::{Finding, JournalError, Stage};
 use super::files::{self, JournalPaths};
+use super::mark::Mark;
 use super::value::{self, FLOOR_KEY, MANIFEST_CHUNK, Value};
 use super::walk::{Entries, Step, Walk, guarded};
 use super::{Checkpoint, Entry, Journal, check_batch, check_checkpoint};
@@ -36,8 +37,8 @@ pub struct OpenReport {
     pub first: EventId,
     pub last: EventId,
     pub torn: Option<TornTail>,
-    /// Events after `last` up to this one were durable (a checkpoint stands on them) and are gone. The
-    /// caller may not trust what it acknowledged on their account.
+    /// Events after `last` up to this one were durable (a checkpoint or the mark says so) and are gone. The
+    /// caller may not trust what it acknowledged on their account. Told again until the next sync.
     pub missing_upto: Option<EventId>,
     /// Damage in what a newer intact checkpoint covers, and damaged checkpoints.
     pub findings: Vec<Finding>,
@@ -58,6 +59,7 @@ pub struct SledJournal {
     entries: Tree,
     checkpoints: Tree,
     meta: Tree,
+    mark: Mark,
     /// Second handle of sled's file: the one whose `fdatasync` really is one.
     db_file: File,
     last: EventId,
@@ -88,15 +90,8 @@ impl SledJournal {
             }
             paths.write_stamp().map_err(JournalError::io(Stage::Open))?;
         }
-        Self::open_store(&paths.sled(), base, created)
-    }
-
-    /// Opens the sled directory itself, without a look at the stamp: for copies and fixtures.
-    pub(super) fn open_store(
-        dir: &Path,
-        base: EventId,
-        created: bool,
-    ) -> Result<(SledJournal, OpenReport), JournalError> {
+        let dir = &paths.sled();
+        let mark = Mark::open(&paths).map_err(JournalError::io(Stage::Open))?;
         let db = open_sled(dir)?;
         let tree = |name: &str| guarded(Stage::Open, || db.open_tree(name));
         let (entries, checkpoints, meta, damaged) =
@@ -111,6 +106,7 @@ impl SledJournal {
             entries,
             checkpoints,
             meta,
+            mark,
             db_file,
             last: base,
             floor: EventId(0),
@@ -123,7 +119,7 @@ impl SledJournal {
         }
         let report = journal.inspect(&damaged, created)?;
         if report.torn.is_some() || report.missing_upto.is_some() {
-            journal.sync()?;
+            journal.flush(Stage::Open)?;
         }
         Ok((journal, report))
     }
@@ -169,7 +165,8 @@ impl SledJournal {
         // Else it would look valid again once new events reach its number.
         let beyond = inventory.beyond.iter().map(|lost| value::checkpoint_key(lost.serial, MANIFEST_CHUNK));
         set_aside(&self.checkpoints, damaged, beyond.map(|key| sled::IVec::from(&key)).collect())?;
-        let missing_upto = inventory.beyond.iter().map(|lost| lost.upto).max();
+        let promised = inventory.beyond.iter().map(|lost| lost.upto).max().max(self.mark.found());
+        let missing_upto = promised.filter(|promised| *promised > self.last);
         let kept = inventory.intact.len().saturating_sub(CHECKPOINTS_KEPT);
         self.saved = inventory.intact[kept..].to_vec();
         self.next_serial = inventory.next_serial;
@@ -236,6 +233,7 @@ impl Journal for SledJournal {
     fn sync(&mut self) -> Result<EventId, JournalError> {
         self.poisoning(|journal| {
             journal.flush(Stage::Sync)?;
+            journal.mark.follow(journal.last, false).map_err(JournalError::io(Stage::Sync))?;
             Ok(journal.last)
         })
     }
@@ -260,6 +258,7 @@ impl Journal for SledJournal {
             let serial = journal.next_serial;
             checkpoint::write(&journal.checkpoints, serial, upto, state)?;
             journal.flush(Stage::Checkpoint)?;
+            journal.mark.follow(journal.last, true).map_err(JournalError::io(Stage::Checkpoint))?;
             journal.next_serial += 1;
             journal.saved.push(Saved { serial, upto });
             if journal.saved.len() > CHECKPOINTS_KEPT {

@@ -52,7 +52,7 @@ fn what_was_sealed_comes_back() {
     assert_eq!(read(&segment.path), (all[10..].to_vec(), Vec::new()));
     assert_eq!(ArchiveReader::open(&segment.path).unwrap().header(), Some(&span(11, 3002)));
     let archive = Archive::open(&JournalPaths::new(dir.path())).unwrap();
-    assert_eq!(archive.segments().unwrap(), [segment.clone()]);
+    assert_eq!(archive.segments().unwrap(), std::slice::from_ref(&segment));
     assert!(archive.remove(&segment).unwrap());
     assert!(!archive.remove(&segment).unwrap(), "a removal may be run again");
     assert_eq!(archive.segments().unwrap(), []);

@@ -47,6 +47,7 @@ fn write_store() {
     let journal = dir.path().join("journal");
     fs::create_dir_all(fixture("sled")).unwrap();
     fs::copy(journal.join("FORMAT"), fixture("FORMAT")).unwrap();
+    fs::copy(journal.join("MARK"), fixture("MARK")).unwrap();
     fs::copy(journal.join("archive").join(SEGMENT), fixture(SEGMENT)).unwrap();
     for found in fs::read_dir(journal.join("sled")).unwrap() {
         let found = found.unwrap();

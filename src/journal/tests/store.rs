@@ -200,6 +200,29 @@ fn a_checkpoint_beyond_the_end_tells_that_events_are_missing() {
 }
 
 #[test]
+fn a_store_that_is_gone_or_came_back_shorter_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = open(dir.path());
+    journal.append(&entries(1, 10, 10)).unwrap();
+    journal.sync().unwrap();
+    drop(journal);
+    tamper(dir.path(), |tree| {
+        tree.remove(entry_key(1, 0)).unwrap().expect("the only batch");
+    });
+    for _ in 0..2 {
+        let (_, report) = open(dir.path());
+        assert_eq!((report.last, report.missing_upto), (EventId(0), Some(EventId(10))));
+    }
+    fs::remove_dir_all(dir.path().join("journal/sled")).unwrap();
+    let (mut journal, report) = SledJournal::open(dir.path(), EventId(3)).unwrap();
+    assert_eq!((report.created, report.last, report.missing_upto), (true, EventId(3), Some(EventId(10))));
+    journal.append(&entries(4, 1, 10)).unwrap();
+    journal.sync().unwrap();
+    drop(journal);
+    assert_eq!(open(dir.path()).1.missing_upto, None);
+}
+
+#[test]
 fn a_newer_value_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let (mut journal, _) = open(dir.path());
