@@ -4,6 +4,7 @@ mod fixtures;
 mod kill;
 mod model;
 mod offline;
+mod power;
 mod store;
 
 use crate::domain::EventId;
