@@ -199,6 +199,11 @@ pub enum Finding {
     TornTail {
         at: Position,
     },
+    /// The history ends at `last`, though events up to `durable_upto` had been durable.
+    EndMissing {
+        last: EventId,
+        durable_upto: EventId,
+    },
     NewerFormat {
         what: &'static str,
         found: u32,
@@ -236,6 +241,9 @@ impl fmt::Display for Finding {
             Finding::NotKept { from, to } => write!(f, "events {from} to {to} are not kept"),
             Finding::Damaged { at, what } => write!(f, "damage at {at}: {what}"),
             Finding::TornTail { at } => write!(f, "torn tail at {at}"),
+            Finding::EndMissing { last, durable_upto } => {
+                write!(f, "the journal ends at event {last}, though event {durable_upto} had been durable")
+            }
             Finding::NewerFormat { what, found, supported } => {
                 write!(f, "{what} has format version {found}, this program reads up to {supported}")
             }

@@ -34,15 +34,7 @@ impl Mark {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(paths.mark())?;
         files::sync_dir(paths.root())?;
-        let mut newest = None;
-        for slot in 0..2 {
-            let mut bytes = [0; SLOT_BYTES];
-            match file.read_exact_at(&mut bytes, slot * SLOT_DISTANCE) {
-                Ok(()) => newest = newest.max(decode(&bytes).ok()),
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let newest = newest_slot(&file)?;
         let turn = newest.map_or(0, |(turn, _)| turn + 1);
         Ok(Mark { file, turn, found: newest.map(|(_, id)| id), written: None })
     }
@@ -64,6 +56,28 @@ impl Mark {
         self.written = Some(durable);
         Ok(())
     }
+}
+
+/// The mark as it is, without creating anything.
+pub(super) fn read(paths: &JournalPaths) -> io::Result<Option<EventId>> {
+    match File::open(paths.mark()) {
+        Ok(file) => Ok(newest_slot(&file)?.map(|(_, id)| id)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn newest_slot(file: &File) -> io::Result<Option<(u64, EventId)>> {
+    let mut newest = None;
+    for slot in 0..2 {
+        let mut bytes = [0; SLOT_BYTES];
+        match file.read_exact_at(&mut bytes, slot * SLOT_DISTANCE) {
+            Ok(()) => newest = newest.max(decode(&bytes).ok()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(newest)
 }
 
 fn encode(turn: u64, id: EventId) -> Vec<u8> {

@@ -73,6 +73,7 @@ mod memory;
 mod offline;
 mod reserve;
 mod sled_journal;
+mod survey;
 mod thread;
 mod value;
 mod walk;

@@ -21,6 +21,7 @@ use super::archive::{self, ArchiveReader, ArchiveSegment};
 use super::checkpoint;
 use super::error::{Finding, JournalError, Position, Stage};
 use super::files::JournalPaths;
+use super::mark;
 use super::sled_journal::{open_sled, read_floor};
 use super::walk::{Entries, guarded};
 use super::{Checkpoint, Entry};
@@ -60,7 +61,14 @@ impl OfflineJournal {
         }
         let segments = archive::list(&paths.archive()).map_err(JournalError::io(Stage::Open))?;
         let archived = segments.iter().map(|segment| segment.last).max().unwrap_or(EventId(0));
-        let store = StoreCopy::best_of(&paths.sled(), archived, &mut findings)?;
+        // Read before the copy is taken, so that no owner at work gets ahead of the copy.
+        let marked = mark::read(&paths).map_err(JournalError::io(Stage::Open))?;
+        let durable_upto = marked.unwrap_or(EventId(0)).max(archived);
+        let store = StoreCopy::best_of(&paths.sled(), durable_upto, &mut findings)?;
+        let last = store.as_ref().map_or(archived, |store| store.last);
+        if last < durable_upto {
+            findings.push(Finding::EndMissing { last, durable_upto });
+        }
         Ok(OfflineJournal { segments, store, findings })
     }
 
@@ -116,7 +124,7 @@ impl StoreCopy {
     /// Copies until a copy is sound, or was taken while nothing changed; otherwise the furthest one.
     fn best_of(
         source: &Path,
-        archived: EventId,
+        durable_upto: EventId,
         findings: &mut Vec<Finding>,
     ) -> Result<Option<StoreCopy>, JournalError> {
         if !source.join("db").try_exists().map_err(JournalError::io(Stage::Open))? {
@@ -130,7 +138,7 @@ impl StoreCopy {
             let still = before.is_some() && fingerprint(source) == before;
             match StoreCopy::open(dir) {
                 Ok(copy) => {
-                    let sound = copy.faults == 0 && copy.last >= archived && copy.last > EventId(0);
+                    let sound = copy.faults == 0 && copy.last >= durable_upto;
                     if best.as_ref().is_none_or(|best| copy.last > best.last) {
                         best = Some(copy);
                     }
@@ -146,12 +154,6 @@ impl StoreCopy {
         }
         if let (None, Some(error)) = (&best, failure) {
             findings.push(Finding::Unreadable { what: "sled".to_owned(), reason: error.to_string() });
-        }
-        if best.as_ref().is_some_and(|best| best.last < archived) {
-            findings.push(Finding::Unreadable {
-                what: "sled".to_owned(),
-                reason: format!("its entries end before the archive does, at event {archived}"),
-            });
         }
         Ok(best)
     }

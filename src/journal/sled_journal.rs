@@ -16,8 +16,9 @@ use super::checkpoint::{self, CHECKPOINTS_KEPT, Saved};
 use super::error::{Finding, JournalError, Stage};
 use super::files::{self, JournalPaths};
 use super::mark::Mark;
+use super::survey::Survey;
 use super::value::{self, FLOOR_KEY, MANIFEST_CHUNK, Value};
-use super::walk::{Entries, Step, Walk, guarded};
+use super::walk::{Entries, guarded};
 use super::{Checkpoint, Entry, Journal, check_batch, check_checkpoint};
 
 /// Cannot change after creation: sled refuses to open with another one.
@@ -114,9 +115,8 @@ impl SledJournal {
             next_serial: 1,
             poisoned: false,
         };
-        if created {
-            journal.make_creation_durable(dir).map_err(JournalError::io(Stage::Open))?;
-        }
+        // Not only when created: an earlier process may have died between creating and this.
+        journal.make_creation_durable(dir).map_err(JournalError::io(Stage::Open))?;
         let report = journal.inspect(&damaged, created)?;
         if report.torn.is_some() || report.missing_upto.is_some() {
             journal.flush(Stage::Open)?;
@@ -357,49 +357,8 @@ pub(super) fn read_floor(meta: &Tree) -> Result<EventId, JournalError> {
     }
 }
 
-/// One pass over all entries.
-#[derive(Default)]
-struct Survey {
-    first: Option<u64>,
-    /// Id after the last intact entry.
-    end: Option<u64>,
-    /// Faults with intact entries behind them, and the id with which those begin.
-    faults: Vec<(u64, JournalError)>,
-    /// Faults with nothing intact behind them: where, and which keys.
-    torn: Option<(u64, Vec<sled::IVec>)>,
-}
-
-impl Survey {
-    fn take(entries: &Tree, floor: EventId) -> Result<Survey, JournalError> {
-        let mut survey = Survey::default();
-        let mut pending: Vec<(u64, JournalError, Vec<sled::IVec>)> = Vec::new();
-        for step in Walk::from(entries, floor)? {
-            match step {
-                Step::Fault { error: error @ JournalError::NewerFormat { .. }, .. } => return Err(error),
-                // Without keys it is the store that failed, not a value.
-                Step::Fault { error, keys, .. } if keys.is_empty() => return Err(error),
-                Step::Fault { first, error, keys } => pending.push((first, error, keys)),
-                Step::Intact { first, entries } => {
-                    let damaged = !pending.is_empty();
-                    survey.faults.extend(pending.drain(..).map(|(_, error, _)| (first, error)));
-                    if let Some(end) = survey.end.filter(|end| *end != first && !damaged) {
-                        let error = JournalError::Hole { expected: EventId(end), found: EventId(first) };
-                        survey.faults.push((first, error));
-                    }
-                    survey.first.get_or_insert(first);
-                    survey.end = Some(first + entries.len() as u64);
-                }
-            }
-        }
-        if let Some((at, ..)) = pending.first() {
-            let at = survey.end.unwrap_or(*at);
-            survey.torn = Some((at, pending.into_iter().flat_map(|(_, _, keys)| keys).collect()));
-        }
-        Ok(survey)
-    }
-}
-
-/// Reads entries of an open store; cheap to clone, usable from any thread.
+/// Reads entries of an open store; cheap to clone, usable from any thread. Where a trim runs meanwhile, what
+/// it drops may show as a hole.
 #[derive(Clone)]
 pub struct JournalReader {
     entries: Tree,

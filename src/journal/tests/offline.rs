@@ -137,6 +137,20 @@ fn a_damaged_end_and_a_hole_of_the_store_are_findings() {
 }
 
 #[test]
+fn a_lost_end_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = SledJournal::open(dir.path(), EventId(0)).unwrap();
+    journal.append(&entries(1, 10, 10)).unwrap();
+    journal.sync().unwrap();
+    seal(dir.path(), &journal, 1, 6);
+    drop(journal);
+    fs::remove_dir_all(dir.path().join("journal/sled")).unwrap();
+    let (found, findings) = read(dir.path(), 0);
+    assert_eq!(found, entries(1, 6, 10));
+    assert_eq!(findings, [Finding::EndMissing { last: EventId(6), durable_upto: EventId(10) }]);
+}
+
+#[test]
 fn no_journal_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     assert!(matches!(OfflineJournal::open(dir.path()), Err(JournalError::Io { .. })));
