@@ -376,3 +376,25 @@ impl JournalReader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_sync_poisons_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = SledJournal::open(dir.path(), EventId(0)).unwrap();
+        let entry = |id| [Entry { id: EventId(id), bytes: vec![1] }];
+        journal.append(&entry(1)).unwrap();
+        // A pipe cannot be synced.
+        let pipe = std::os::fd::OwnedFd::from(std::io::pipe().unwrap().0);
+        let real = std::mem::replace(&mut journal.db_file, File::from(pipe));
+        assert!(matches!(journal.sync(), Err(JournalError::Io { stage: Stage::Sync, .. })));
+        journal.db_file = real;
+        assert!(matches!(journal.sync(), Err(JournalError::Poisoned)), "a second sync would lie");
+        assert!(matches!(journal.append(&entry(2)), Err(JournalError::Poisoned)));
+        assert!(matches!(journal.checkpoint(EventId(1), b""), Err(JournalError::Poisoned)));
+        assert!(matches!(journal.trim(EventId(1)), Err(JournalError::Poisoned)));
+    }
+}

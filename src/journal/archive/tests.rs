@@ -96,6 +96,20 @@ fn a_damaged_block_costs_that_block_only() {
 }
 
 #[test]
+fn a_block_cut_out_cleanly_is_noticed_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let segment = seal(dir.path(), &entries(1..=4000, 300), &span(1, 4000)).unwrap();
+    let mut bytes = fs::read(&segment.path).unwrap();
+    let mut blocks = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(block::BLOCK_MARKER));
+    let (second, third) = (blocks.nth(1).unwrap(), blocks.next().unwrap());
+    bytes.drain(second..third);
+    fs::write(&segment.path, &bytes).unwrap();
+    let (_, findings) = read(&segment.path);
+    let [Finding::Damaged { what, .. }] = &findings[..] else { panic!("{findings:?}") };
+    assert_eq!(what, "footer disagrees with the blocks");
+}
+
+#[test]
 fn a_damaged_header_costs_nothing_but_itself() {
     let dir = tempfile::tempdir().unwrap();
     let all = entries(1..=10, 30);
