@@ -18,4 +18,4 @@ mod stream;
 pub mod writers;
 
 pub use boot::BootError;
-pub use start::{Running, start};
+pub use start::{Running, Stopped, start};
