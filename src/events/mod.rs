@@ -168,6 +168,7 @@ pub fn names() -> &'static [&'static str] {
         "ShapesFlushed",
         "StateSnapshot",
         "SegmentSealed",
+        "SegmentRetired",
         "ProjectionMismatch",
         "JournalTornTail",
     ]

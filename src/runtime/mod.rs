@@ -1,5 +1,6 @@
 //! The running service: the only place where the pure core meets the io modules.
 
+mod archiver;
 mod boot;
 pub mod clock;
 mod connections;
