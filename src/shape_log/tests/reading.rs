@@ -214,3 +214,22 @@ fn wakes_who_waits() {
         assert_eq!(runtime.block_on(waiting).expect("no panic"), Offset::new(Lsn(tx), 0));
     }
 }
+
+/// Recovery starts at a mark in the middle of a chunk: the chunk ends where it would have ended.
+#[test]
+fn a_restart_does_not_move_the_end_of_a_chunk() {
+    let expected = {
+        let mut shape = Shape::new(100_000);
+        (1..200).for_each(|tx| shape.transaction(tx, &[text(1000)]));
+        walk(&shape.reader.view(), Offset::SNAPSHOT_END)
+    };
+    assert!(expected.1.len() > 2);
+    for before in [1, 60, 70, 85, 100, 150] {
+        let mut shape = Shape::new(100_000);
+        (1..before).for_each(|tx| shape.transaction(tx, &[text(1000)]));
+        shape.flush();
+        let mut shape = shape.reopen();
+        (before..200).for_each(|tx| shape.transaction(tx, &[text(1000)]));
+        assert_eq!(walk(&shape.reader.view(), Offset::SNAPSHOT_END), expected, "restarted after {before}");
+    }
+}
