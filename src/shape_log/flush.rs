@@ -2,8 +2,7 @@
 
 use crate::domain::Offset;
 
-use super::disk::Disk;
-use super::disk::write_all;
+use super::disk::{Disk, write_all};
 use super::error::{FileKind, Named, Stage, StorageFault};
 use super::index::{Mark, RECORD_LEN};
 use super::writer::LogWriter;
