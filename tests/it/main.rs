@@ -1,0 +1,4 @@
+//! Tests against the outside world, in one binary.
+
+mod postgres;
+mod support;
