@@ -20,7 +20,7 @@ use crate::postgres::{DatabaseUrl, PgError, PgErrorKind, SslMode, Tls};
 pub(crate) const DIAL_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Settings of the socket; `None` leaves the choice to the system, keepalive itself is always on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpOptions {
     pub keepalive_idle: Option<Duration>,
     pub keepalive_interval: Option<Duration>,
@@ -28,6 +28,19 @@ pub struct TcpOptions {
     pub user_timeout: Option<Duration>,
     /// Try IPv6 addresses first, then IPv4; otherwise the other way round.
     pub prefer_ipv6: bool,
+}
+
+/// A host that is gone is noticed after two minutes; most systems take more than two hours.
+impl Default for TcpOptions {
+    fn default() -> TcpOptions {
+        TcpOptions {
+            keepalive_idle: Some(Duration::from_secs(60)),
+            keepalive_interval: Some(Duration::from_secs(10)),
+            keepalive_count: Some(6),
+            user_timeout: None,
+            prefer_ipv6: false,
+        }
+    }
 }
 
 /// What one attempt to connect asks of the server.

@@ -30,7 +30,10 @@ pub enum StreamItem {
     /// earlier relation themselves.
     Relation(Arc<WireRelation>),
     /// Everything before `wal_end` has been sent.
-    Keepalive { wal_end: Lsn, reply_requested: bool },
+    Keepalive {
+        wal_end: Lsn,
+        reply_requested: bool,
+    },
 }
 
 /// Collects frames into [`Transaction`]s.
@@ -77,6 +80,9 @@ impl Assembler {
     pub fn accept(&mut self, frame: Frame<'_>, items: &mut Vec<StreamItem>) -> Result<(), ReplicationError> {
         match frame {
             Frame::Keepalive { wal_end, reply_requested } => {
+                // Nothing at or beyond the commit of a transaction that is still coming may be taken
+                // for sent, whatever the server counts as such.
+                let wal_end = self.open.as_ref().map_or(wal_end, |open| wal_end.min(open.lsn));
                 items.push(StreamItem::Keepalive { wal_end, reply_requested });
                 Ok(())
             }
@@ -353,9 +359,30 @@ mod tests {
         for _ in 0..2 {
             let lines = show(transaction);
             assert_eq!(lines.len(), ROWS);
-            assert_eq!(lines[ROWS - 1], format!("{} insert 1 {:?}", 2 * (ROWS - 1), Value::Text(b"00019999")));
+            assert_eq!(
+                lines[ROWS - 1],
+                format!("{} insert 1 {:?}", 2 * (ROWS - 1), Value::Text(b"00019999"))
+            );
         }
         assert_eq!(std::fs::read_dir(dir.path()).expect("the directory").count(), 0);
+    }
+
+    #[test]
+    fn a_keepalive_inside_a_transaction_does_not_pass_its_commit() {
+        let mut assembler = Assembler::new(PathBuf::from("/nonexistent"), 1 << 20);
+        let keepalive = Frame::Keepalive { wal_end: Lsn(99), reply_requested: true };
+        let mut items = feed(&mut assembler, &[begin(16, 5)]).expect("a valid stream");
+        assembler.accept(keepalive, &mut items).expect("a valid stream");
+        feed(&mut assembler, &[commit(16)]).expect("a valid stream");
+        assembler.accept(keepalive, &mut items).expect("a valid stream");
+        let ends: Vec<u64> = items
+            .iter()
+            .map(|item| match item {
+                StreamItem::Keepalive { wal_end, .. } => wal_end.0,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(ends, [16, 99]);
     }
 
     #[test]

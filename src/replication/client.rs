@@ -64,7 +64,9 @@ impl ReplicationClient {
                     refused = refused.or(Some(error));
                 }
                 Ok(Err(error)) => return Err(refused.unwrap_or(error)),
-                Err(_) => return Err(PgError::new(PgErrorKind::Unreachable, "the server did not answer in time")),
+                Err(_) => {
+                    return Err(PgError::new(PgErrorKind::Unreachable, "the server did not answer in time"));
+                }
             }
         }
         Err(refused.unwrap_or_else(|| PgError::new(PgErrorKind::Unreachable, "no attempt was made")))
@@ -99,8 +101,9 @@ impl ReplicationClient {
     }
 
     async fn authenticate(&mut self, url: &DatabaseUrl) -> Result<(), PgError> {
-        let password =
-            || url.password().ok_or_else(|| PgError::new(PgErrorKind::WrongPassword, "the URL has no password"));
+        let password = || {
+            url.password().ok_or_else(|| PgError::new(PgErrorKind::WrongPassword, "the URL has no password"))
+        };
         loop {
             match self.message().await? {
                 Message::AuthenticationOk => return Ok(()),

@@ -169,7 +169,9 @@ pub async fn ensure_table(
         }
     }
     if !added && !missing.is_empty() {
-        execute(client, "SELECT", &missing).await.map_err(|error| identity_error(error, &missing, relation))?;
+        execute(client, "SELECT", &missing)
+            .await
+            .map_err(|error| identity_error(error, &missing, relation))?;
     }
     let oids: Vec<u32> = tree.iter().map(|member| member.oid.0).collect();
     let fence = Fence::raise(client, relation.oid, &oids).await?;

@@ -41,7 +41,8 @@ impl Drop for TestDatabase {
         ];
         let url = self.admin_url.clone();
         let dropped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(execute(&url, &statements));
         });
         if dropped.join().is_err() && !std::thread::panicking() {

@@ -9,7 +9,9 @@ use crate::postgres::{Harness, connect_as, options, url_as};
 /// themselves: the exchange itself is tested where it asks this role for its password.
 async fn with_role(harness: &Harness, attributes: &str) -> String {
     let role = format!("role_{}", harness.settings.url.database());
-    harness.run(&format!("SET password_encryption = 'scram-sha-256'; CREATE ROLE {role} LOGIN {attributes}")).await;
+    harness
+        .run(&format!("SET password_encryption = 'scram-sha-256'; CREATE ROLE {role} LOGIN {attributes}"))
+        .await;
     role
 }
 
@@ -60,9 +62,42 @@ async fn a_database_or_server_that_is_not_there_is_told_apart() {
     let error = ReplicationClient::connect(&harness.settings.url.with_database("no_such"), &options()).await;
     assert_eq!(error.expect_err("none").kind(), PgErrorKind::NoSuchDatabase);
     // A port that was free a moment ago, and that nobody listens on.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|socket| socket.local_addr())
+        .expect("a port")
+        .port();
     let closed = DatabaseUrl::parse(&format!("postgres://u:hidden@127.0.0.1:{port}/d")).expect("a URL");
     let error = connect(&closed, &options()).await.expect_err("nobody listens");
     assert_eq!((error.kind(), error.fatal()), (PgErrorKind::Unreachable, false));
     assert!(!format!("{error} {error:?}").contains("hidden"));
+}
+
+/// Passes on every server: one with TLS must take both kinds of connections, one without must be
+/// refused where TLS is required, and used in plain text where it is only preferred.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_required_or_not() {
+    let harness = Harness::new("tls").await;
+    let row = harness.sql.query_one("SELECT current_setting('ssl')", &[]).await.expect("the setting");
+    let offered = row.get::<_, &str>(0) == "on";
+    let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    for mode in ["disable", "allow", "prefer", "require"] {
+        let url = DatabaseUrl::parse(&format!("{}?sslmode={mode}", harness.database.url)).expect("a URL");
+        let sql = connect(&url, &options()).await;
+        let replication = ReplicationClient::connect(&url, &options()).await;
+        if mode == "require" && !offered {
+            assert_eq!(sql.expect_err("no TLS").kind(), PgErrorKind::Tls);
+            assert_eq!(replication.expect_err("no TLS").kind(), PgErrorKind::Tls);
+            continue;
+        }
+        let expected = offered && mode != "disable";
+        let row = sql.expect("a connection").query_one(encrypted, &[]).await.expect("a row");
+        assert_eq!(row.get::<_, bool>(0), expected, "{mode}");
+        let rows = replication.expect("a connection").simple_query(encrypted).await.expect("a row");
+        assert_eq!(rows[0][0].as_deref(), Some(if expected { "t" } else { "f" }), "{mode}");
+    }
+    let missing = std::path::Path::new("/nonexistent.pem");
+    assert_eq!(
+        shapefold::postgres::Tls::with_ca_file(missing).expect_err("no file").kind(),
+        PgErrorKind::Tls
+    );
 }

@@ -24,13 +24,15 @@ fn show(column: &Column) -> String {
 async fn describes_columns() {
     let harness = Harness::new("catalog").await;
     harness
-        .run("CREATE SCHEMA \"My Schema\"; CREATE TYPE mood AS ENUM ('a'); CREATE DOMAIN positive AS int;
+        .run(
+            "CREATE SCHEMA \"My Schema\"; CREATE TYPE mood AS ENUM ('a'); CREATE DOMAIN positive AS int;
               CREATE TABLE \"My Schema\".\"T.\" (
                   gone int, b varchar(5), a int NOT NULL, c numeric(10,2)[][], d mood[], e positive,
                   f int2vector, g point, h int GENERATED ALWAYS AS (a + 1) STORED, i timestamptz(3),
                   \"Key\" text, PRIMARY KEY (\"Key\", a) INCLUDE (b));
               ALTER TABLE \"My Schema\".\"T.\" DROP gone; CREATE VIEW v AS SELECT 1 AS a;
-              CREATE TABLE nothing ()")
+              CREATE TABLE nothing ()",
+        )
         .await;
     let table = RelationName { schema: "My Schema".to_owned(), table: "T.".to_owned() };
     let relation = inspect(&harness.sql, &table).await.expect("the catalog").expect("the table");

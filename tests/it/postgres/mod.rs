@@ -69,11 +69,8 @@ impl Harness {
         let ready = self.ready().await;
         let (slot, history_broken) = (ready.slot.clone(), ready.history_broken);
         let lsn = shapefold::domain::Lsn(0);
-        let stream = ready
-            .client
-            .start(&self.settings.slot, &self.settings.publication, lsn)
-            .await
-            .expect("a stream");
+        let stream =
+            ready.client.start(&self.settings.slot, &self.settings.publication, lsn).await.expect("a stream");
         let status = stream.status();
         let assembler = Assembler::new(self.spill_dir.path().to_owned(), spill_bytes);
         let transactions = TransactionStream::new(stream, assembler);

@@ -62,10 +62,12 @@ async fn a_writer_that_is_prepared_has_not_ended() {
 async fn every_partition_gets_full_identity() {
     let harness = Harness::new("partitions").await;
     harness
-        .run("CREATE TABLE items (id int, v text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+        .run(
+            "CREATE TABLE items (id int, v text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
               CREATE TABLE low PARTITION OF items FOR VALUES FROM (0) TO (10);
               CREATE TABLE high PARTITION OF items FOR VALUES FROM (10) TO (100) PARTITION BY RANGE (id);
-              CREATE TABLE higher PARTITION OF high FOR VALUES FROM (50) TO (100)")
+              CREATE TABLE higher PARTITION OF high FOR VALUES FROM (50) TO (100)",
+        )
         .await;
     let mut stream = harness.stream().await;
     let relation = harness.relation("items").await;
@@ -147,4 +149,66 @@ async fn a_publication_that_leaves_out_operations_is_refused() {
             "Publication \"{publication}\" does not publish all required operations: INSERT, UPDATE, DELETE, TRUNCATE"
         )
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_lacks_privileges_is_told_which() {
+    let harness = Harness::new("privileges").await;
+    let role = format!("role_{}", harness.settings.url.database());
+    let publication = &harness.settings.publication;
+    harness.run(&format!("CREATE TABLE items (id int PRIMARY KEY); CREATE ROLE {role}")).await;
+    let sql = harness.connection().await;
+    sql.batch_execute(&format!("SET ROLE {role}")).await.expect("the role");
+    let error = ensure_publication(&sql, publication).await.expect_err("no CREATE on the database");
+    assert_eq!(error.to_string(), format!("Publication \"{publication}\" not found in the database"));
+    assert!(error.fatal());
+
+    ensure_publication(&harness.sql, publication).await.expect("a publication");
+    assert!(!ensure_publication(&sql, publication).await.expect("it is there").owned);
+    let relation = harness.relation("items").await;
+    let error = ensure_table(&sql, publication, &relation, false).await.expect_err("not the owner");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "Database table \"public.items\" is missing from the publication \"{publication}\" and Electric lacks privileges to add it"
+        )
+    );
+
+    harness.run(&format!("ALTER PUBLICATION {publication} ADD TABLE items")).await;
+    let error = ensure_table(&sql, publication, &relation, false).await.expect_err("not the owner");
+    assert_eq!(
+        error.to_string(),
+        "Database table \"public.items\" does not have its replica identity set to FULL"
+    );
+
+    let database = harness.settings.url.database();
+    harness
+        .run(&format!(
+            "ALTER PUBLICATION {publication} DROP TABLE items; GRANT CREATE ON DATABASE {database} TO {role};
+             ALTER PUBLICATION {publication} OWNER TO {role}"
+        ))
+        .await;
+    match ensure_table(&sql, publication, &relation, false).await {
+        Err(ReplicationError::Postgres(error)) => {
+            assert_eq!(error.message(), Some("must be owner of table items"));
+        }
+        other => panic!("{other:?}"),
+    }
+    harness.run(&format!("DROP PUBLICATION {publication}; DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_stays_locked_is_given_up() {
+    let harness = Harness::new("locked").await;
+    harness.run("CREATE TABLE items (id int PRIMARY KEY)").await;
+    ensure_publication(&harness.sql, &harness.settings.publication).await.expect("a publication");
+    let relation = harness.relation("items").await;
+    let holder = harness.connection().await;
+    holder.batch_execute("BEGIN; LOCK TABLE items IN ROW EXCLUSIVE MODE").await.expect("a lock");
+    let error = ensure_table(&harness.sql, &harness.settings.publication, &relation, false)
+        .await
+        .expect_err("locked");
+    assert_eq!(error.to_string(), "Snapshot timed out while waiting for a table lock");
+    let tables = published_tables(&harness.sql, &harness.settings.publication).await.expect("the tables");
+    assert!(tables.is_empty(), "both steps are one transaction");
 }

@@ -84,7 +84,8 @@ async fn a_second_process_waits_for_the_lock() {
     let first = harness.ready().await;
     assert!(first.system_id != 0 && first.timeline > 0 && first.server_version >= 140_000);
     assert_eq!(first.database_oid.0, {
-        let row = harness.sql.query_one("SELECT oid FROM pg_database WHERE datname = current_database()", &[]);
+        let row =
+            harness.sql.query_one("SELECT oid FROM pg_database WHERE datname = current_database()", &[]);
         row.await.expect("the database").get::<_, u32>(0)
     });
     let (told, mut notices) = tokio::sync::mpsc::unbounded_channel();

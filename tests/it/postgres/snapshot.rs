@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use shapefold::domain::{Value, Xid};
 use shapefold::snapshot::{self, RowBatch, SnapshotError};
 
 use crate::postgres::{Harness, connect_as};
@@ -10,16 +11,20 @@ use crate::postgres::{Harness, connect_as};
 async fn rows_are_those_of_the_moment_and_of_the_condition() {
     let harness = Harness::new("snapshot").await;
     harness
-        .run("CREATE TABLE items (id int PRIMARY KEY, v text);
-              INSERT INTO items SELECT i, 'v' || i FROM generate_series(1, 20000) i")
+        .run(
+            "CREATE TABLE items (id int PRIMARY KEY, v text);
+              INSERT INTO items SELECT i, 'v' || i FROM generate_series(1, 20000) i",
+        )
         .await;
     let definition = harness.definition("items", Some("id <= 10000 OR id = 20000 -- all")).await;
     let running = harness.connection().await;
     running.batch_execute("BEGIN; UPDATE items SET v = 'new' WHERE id = 1").await.expect("a write");
+    let xid = "SELECT pg_current_xact_id()::text::int8";
+    let xid: i64 = running.query_one(xid, &[]).await.expect("the id").get(0);
     let open = snapshot::open(harness.connection().await, &definition).await.expect("a snapshot");
     running.batch_execute("COMMIT").await.expect("a commit");
     harness.run("DELETE FROM items WHERE id = 2").await;
-    assert_eq!(open.visible.xip.len(), 1, "the running transaction is not seen");
+    assert!(!open.visible.sees(Xid(xid as u32)), "the running transaction is not seen");
     assert!(open.lsn.0 > 0);
     let mut rows = open.rows().await.expect("rows");
     let (mut batch, mut count, mut first) = (RowBatch::new(), 0, Vec::new());
@@ -32,6 +37,8 @@ async fn rows_are_those_of_the_moment_and_of_the_condition() {
         });
     }
     assert_eq!(count, 10_001);
+    assert_eq!(first[0], format!("{:?}", [Value::Text(b"1"), Value::Text(b"v1")]));
+    assert!(first[1].contains(&format!("{:?}", Value::Text(b"v2"))), "deleted after the snapshot was taken");
     assert!(!rows.next_batch(&mut batch).await.expect("the end stays the end"));
     let client = rows.finish().await.expect("the connection comes back");
     let row = client.query_one("SELECT v FROM items WHERE id = 1", &[]).await.expect("a row");
@@ -85,7 +92,9 @@ async fn what_changed_since_the_request_is_told_apart() {
 async fn a_role_that_may_not_read_is_told_so() {
     let harness = Harness::new("denied").await;
     let role = format!("role_{}", harness.settings.url.database());
-    harness.run(&format!("CREATE TABLE items (id int PRIMARY KEY); CREATE ROLE {role} LOGIN PASSWORD 'pw'")).await;
+    harness
+        .run(&format!("CREATE TABLE items (id int PRIMARY KEY); CREATE ROLE {role} LOGIN PASSWORD 'pw'"))
+        .await;
     let definition = harness.definition("items", None).await;
     let client = connect_as(&harness, &role, Some("pw")).await.expect("a connection");
     let result = match snapshot::open(client, &definition).await {

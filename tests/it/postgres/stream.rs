@@ -5,7 +5,9 @@ use crate::postgres::{Harness, show};
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_change_comes() {
     let harness = Harness::new("changes").await;
-    harness.run("CREATE TABLE items (id int PRIMARY KEY, v text); CREATE TABLE other (id int PRIMARY KEY)").await;
+    harness
+        .run("CREATE TABLE items (id int PRIMARY KEY, v text); CREATE TABLE other (id int PRIMARY KEY)")
+        .await;
     let mut stream = harness.stream().await;
     harness.publish("items").await;
     harness.publish("other").await;
@@ -106,4 +108,36 @@ async fn a_large_transaction_is_kept_in_a_file() {
         .expect("readable changes");
     assert_eq!(rows, ROWS);
     assert!(largest < 12_000, "{largest} rows in one piece of a mebibyte");
+}
+
+/// The server would end the connection after its own timeout, one second here.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_hears_of_us_while_nobody_reads() {
+    const TIMEOUTS: u32 = 3;
+    let harness = Harness::new("paused").await;
+    let database = harness.settings.url.database();
+    harness
+        .run(&format!(
+            "CREATE TABLE items (id int PRIMARY KEY, v text);
+             ALTER DATABASE {database} SET wal_sender_timeout = '1s'"
+        ))
+        .await;
+    let mut stream = harness.stream().await;
+    harness.publish("items").await;
+    // More than the socket's buffers hold.
+    harness.run("INSERT INTO items SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) i").await;
+    let replied = "SELECT coalesce(reply_time - backend_start > make_interval(secs => $1), false)
+                   FROM pg_stat_replication r
+                   JOIN pg_replication_slots s ON s.active_pid = r.pid AND s.slot_name = $2";
+    let replies = async {
+        loop {
+            let row = harness.sql.query_opt(replied, &[&f64::from(TIMEOUTS), &harness.settings.slot]).await;
+            if row.expect("the activity").expect("the stream is still there").get::<_, bool>(0) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(crate::postgres::WAIT_MAX, replies).await.expect("status updates come");
+    assert_eq!(stream.transaction().await.changes, 20_000);
 }
