@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::postgres::channel_binding::tls_server_end_point;
 use crate::postgres::{DatabaseUrl, PgError, PgErrorKind, SslMode, Tls};
 
 /// How long one address may take to accept a connection, and then to finish its TLS handshake.
@@ -133,6 +134,19 @@ impl Transport {
         match tokio::time::timeout(DIAL_WAIT_MAX, handshake(stream, host, encryption, tls)).await {
             Ok(result) => result,
             Err(_) => Err(PgError::new(PgErrorKind::Unreachable, "the TLS handshake timed out")),
+        }
+    }
+}
+
+impl Transport {
+    /// What ties a password exchange to this connection, where there is TLS.
+    pub(crate) fn channel_binding(&self) -> Option<Vec<u8>> {
+        match self {
+            Transport::Plain(_) => None,
+            Transport::Tls(stream) => {
+                let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+                tls_server_end_point(certificate)
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ mod auth;
 mod catalog;
 mod publication;
 mod resume;
+mod silence;
 mod snapshot;
 mod stream;
 mod types;
