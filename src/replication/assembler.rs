@@ -258,6 +258,8 @@ impl Open {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::domain::Value;
     use crate::replication::pgoutput::tests::{begin, commit, insert, relation, truncate};
@@ -396,6 +398,31 @@ mod tests {
         assert!(refused(&[commit(1)]));
         assert!(refused(&[begin(1, 1), commit(2)]), "another commit");
         assert!(refused(&[begin(1, 1), relation(7, &["a", "b"]), row(1), commit(1)]), "too few columns");
+    }
+
+    proptest! {
+        /// Messages in any order, one of them damaged: an error at most.
+        #[test]
+        fn disorder_never_panics(
+            order in proptest::collection::vec(0_usize..6, 0..30),
+            damaged in 0_usize..30,
+            at in 0_usize..60,
+            to in any::<u8>(),
+        ) {
+            let dir = tempfile::tempdir().expect("a directory");
+            let mut assembler = Assembler::new(dir.path().to_owned(), 100);
+            let messages =
+                [begin(16, 5), relation(7, &["a"]), row(1), truncate(&[7]), commit(16), relation(7, &["a", "b"])];
+            for (number, kind) in order.into_iter().enumerate() {
+                let mut message = messages[kind].clone();
+                if number == damaged && at < message.len() {
+                    message[at] = to;
+                }
+                if feed(&mut assembler, &[message]).is_err() {
+                    break;
+                }
+            }
+        }
     }
 
     #[test]

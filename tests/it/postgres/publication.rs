@@ -212,3 +212,19 @@ async fn a_table_that_stays_locked_is_given_up() {
     let tables = published_tables(&harness.sql, &harness.settings.publication).await.expect("the tables");
     assert!(tables.is_empty(), "both steps are one transaction");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_may_ask_for_one_table_at_once() {
+    let harness = Harness::new("many").await;
+    harness.run("CREATE TABLE items (id int PRIMARY KEY)").await;
+    ensure_publication(&harness.sql, &harness.settings.publication).await.expect("a publication");
+    let relation = harness.relation("items").await;
+    let ensure = async || {
+        let sql = harness.connection().await;
+        ensure_table(&sql, &harness.settings.publication, &relation, false).await.expect("published").added
+    };
+    let (a, b, c, d) = tokio::join!(ensure(), ensure(), ensure(), ensure());
+    assert_eq!([a, b, c, d].iter().filter(|added| **added).count(), 1);
+    let tables = published_tables(&harness.sql, &harness.settings.publication).await.expect("the tables");
+    assert!(tables.len() == 1 && tables[0].identity_full);
+}
