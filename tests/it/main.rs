@@ -1,4 +1,5 @@
-//! Tests against a real Postgres.
+//! Tests against the outside world, in one binary.
 
 mod filter_differential;
+mod postgres;
 mod support;
