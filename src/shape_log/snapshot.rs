@@ -353,7 +353,7 @@ fn encode_table(blocks: &[Block], rows: u64, len: u64) -> Vec<u8> {
 /// The blocks of a complete snapshot; `None` where the file has no valid end.
 fn read_table(file: &dyn DiskFile) -> Result<Option<Vec<Block>>, StorageFault> {
     let kind = FileKind::Snapshot;
-    let file_len = file.len().named(Stage::Read, kind)?;
+    let file_len = file.size().named(Stage::Read, kind)?;
     let Some(footer_at) = file_len.checked_sub(FOOTER_LEN as u64) else { return Ok(None) };
     let mut footer = [0; FOOTER_LEN];
     let read = read_full(file, &mut footer, footer_at, kind)?;
