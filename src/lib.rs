@@ -6,11 +6,14 @@
 pub mod domain;
 pub mod engine;
 pub mod events;
+pub mod filter;
 pub mod journal;
 pub mod ownership;
 pub mod postgres;
 pub mod projections;
 pub mod replication;
+pub mod runtime;
+pub mod server;
 pub mod shape_log;
 pub mod snapshot;
 pub mod state;

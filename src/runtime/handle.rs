@@ -1,7 +1,7 @@
 //! What the HTTP server sees of the running service.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -37,11 +37,12 @@ pub struct LiveShape {
     pub handle: ShapeHandle,
     pub definition: Arc<ShapeDefinition>,
     /// Rows, and a signal when there are more.
-    pub reader: ShapeReader,
+    pub reader: Arc<ShapeReader>,
     phase: watch::Sender<Phase>,
-    /// Every commit up to this LSN that concerns the shape is in its view. Shared by the shapes of one
-    /// writer thread.
+    /// Every commit up to this LSN has been taken in by the writers of one thread, if they exist.
     published: Arc<AtomicU64>,
+    /// Something may be owed that was handed to no writer: the mark says nothing about this shape.
+    lagging: AtomicBool,
 }
 
 /// How far a shape has come, for those who wait for it.
@@ -220,18 +221,28 @@ impl LiveShape {
         sid: Sid,
         handle: ShapeHandle,
         definition: Arc<ShapeDefinition>,
-        reader: ShapeReader,
+        reader: Arc<ShapeReader>,
         phase: Phase,
         published: Arc<AtomicU64>,
     ) -> LiveShape {
-        LiveShape { sid, handle, definition, reader, phase: watch::Sender::new(phase), published }
+        let phase = watch::Sender::new(phase);
+        LiveShape { sid, handle, definition, reader, phase, published, lagging: AtomicBool::new(true) }
     }
 
     /// Every commit up to here that concerns this shape is in every view taken *after* this call (P3):
-    /// take the mark first, then the view.
+    /// take the mark first, then the view. Zero where nothing can be said but what the view says.
     #[must_use]
     pub fn published(&self) -> Lsn {
-        Lsn(self.published.load(Ordering::Acquire))
+        let mark = Lsn(self.published.load(Ordering::Acquire));
+        // After the mark: a shape that falls behind is flagged before the mark passes what it lacks.
+        if self.lagging.load(Ordering::Acquire) { Lsn(0) } else { mark }
+    }
+
+    /// Invariant: true while something is owed that no living writer has been handed. Set by the writer
+    /// thread when an incarnation ends, before its mark moves on; cleared once nothing is owed or the
+    /// next incarnation has replayed it.
+    pub(super) fn set_lagging(&self, lagging: bool) {
+        self.lagging.store(lagging, Ordering::Release);
     }
 
     #[must_use]
@@ -264,5 +275,37 @@ impl LiveShape {
             }
             !over
         });
+    }
+}
+
+/// A service without a driver, for tests of what stands on top of it.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::{
+        Arc, AtomicU64, LiveShape, Phase, Service, ShapeDefinition, ShapeHandle, ShapeReader, Sid,
+    };
+
+    pub(crate) fn live_shape(
+        handle: ShapeHandle,
+        definition: Arc<ShapeDefinition>,
+        reader: Arc<ShapeReader>,
+        phase: Phase,
+        published: Arc<AtomicU64>,
+    ) -> Arc<LiveShape> {
+        let shape = LiveShape::new(Sid(1), handle, definition, reader, phase, published);
+        shape.set_lagging(false);
+        Arc::new(shape)
+    }
+
+    pub(crate) fn set_phase(shape: &LiveShape, phase: Phase) {
+        shape.set_phase(phase);
+    }
+
+    pub(crate) fn add(service: &Service, shape: &Arc<LiveShape>) {
+        service.add(shape);
+    }
+
+    pub(crate) fn remove(service: &Service, handle: ShapeHandle) {
+        service.remove(handle);
     }
 }
