@@ -27,9 +27,11 @@ fn build(expr: &Expr) -> Result<Condition, WhereError> {
         Expr::Column { .. } | Expr::Literal(_) | Expr::Cast { .. } | Expr::Implicit { .. } => {
             Condition::Value(operand(expr, None)?)
         }
-        Expr::Compare { op, form, left, right } => {
-            Condition::Compare { op: *op, left: operand(left, Some(*form))?, right: operand(right, Some(*form))? }
-        }
+        Expr::Compare { op, form, left, right } => Condition::Compare {
+            op: *op,
+            left: operand(left, Some(*form))?,
+            right: operand(right, Some(*form))?,
+        },
         Expr::Distinct { negated, form, left, right } => Condition::Distinct {
             negated: *negated,
             left: operand(left, Some(*form))?,
@@ -77,7 +79,8 @@ fn build(expr: &Expr) -> Result<Condition, WhereError> {
 }
 
 fn membership(arg: &Expr, elements: &[(Form, Expr)]) -> Result<Condition, WhereError> {
-    let one_form = elements.first().map(|(form, _)| *form).filter(|form| elements.iter().all(|(f, _)| f == form));
+    let one_form =
+        elements.first().map(|(form, _)| *form).filter(|form| elements.iter().all(|(f, _)| f == form));
     let operands = elements
         .iter()
         .map(|(form, element)| Ok((*form, operand(element, Some(*form))?)))

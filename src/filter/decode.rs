@@ -83,8 +83,9 @@ fn parse_bool(text: &[u8]) -> Option<bool> {
         _ => {}
     }
     let word = text.trim_ascii();
-    let begins =
-        |full: &[u8], least: usize| word.len() >= least && full.get(..word.len()).is_some_and(|f| f.eq_ignore_ascii_case(word));
+    let begins = |full: &[u8], least: usize| {
+        word.len() >= least && full.get(..word.len()).is_some_and(|f| f.eq_ignore_ascii_case(word))
+    };
     if begins(b"true", 1) || begins(b"yes", 1) || begins(b"on", 2) || word == b"1" {
         Some(true)
     } else if begins(b"false", 1) || begins(b"no", 1) || begins(b"off", 2) || word == b"0" {

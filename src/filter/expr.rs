@@ -7,23 +7,60 @@ use super::types::{Form, Type};
 #[derive(Clone, Debug)]
 pub(super) enum Expr {
     /// `slot` numbers the columns that the clause uses.
-    Column { slot: usize, name: String, ty: Type },
+    Column {
+        slot: usize,
+        name: String,
+        ty: Type,
+    },
     Literal(Literal),
     /// A cast that the clause spells out.
-    Cast { arg: Box<Expr>, to: Type, location: i32 },
+    Cast {
+        arg: Box<Expr>,
+        to: Type,
+        location: i32,
+    },
     /// A cast that Postgres adds; it is not printed.
-    Implicit { arg: Box<Expr>, to: Type, location: i32 },
-    Compare { op: Comparison, form: Form, left: Box<Expr>, right: Box<Expr> },
-    Distinct { negated: bool, form: Form, left: Box<Expr>, right: Box<Expr> },
+    Implicit {
+        arg: Box<Expr>,
+        to: Type,
+        location: i32,
+    },
+    Compare {
+        op: Comparison,
+        form: Form,
+        left: Box<Expr>,
+        right: Box<Expr>,
+    },
+    Distinct {
+        negated: bool,
+        form: Form,
+        left: Box<Expr>,
+        right: Box<Expr>,
+    },
     Between(Box<Between>),
     /// `arg IN (elements)`, with the form in which each element is compared.
-    In { arg: Box<Expr>, elements: Vec<(Form, Expr)> },
-    Like { fold_case: bool, negated: bool, text: Box<Expr>, pattern: Box<Expr> },
+    In {
+        arg: Box<Expr>,
+        elements: Vec<(Form, Expr)>,
+    },
+    Like {
+        fold_case: bool,
+        negated: bool,
+        text: Box<Expr>,
+        pattern: Box<Expr>,
+    },
     And(Vec<Expr>),
     Or(Vec<Expr>),
     Not(Box<Expr>),
-    IsNull { negated: bool, arg: Box<Expr> },
-    IsTruth { truth: Truth, negated: bool, arg: Box<Expr> },
+    IsNull {
+        negated: bool,
+        arg: Box<Expr>,
+    },
+    IsTruth {
+        truth: Truth,
+        negated: bool,
+        arg: Box<Expr>,
+    },
 }
 
 #[derive(Clone, Debug)]

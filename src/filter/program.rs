@@ -14,6 +14,9 @@ use super::types::{Form, Type};
 use crate::domain::{Tuple, Value};
 
 /// A value could not be read, or an operation on it failed: the row is treated as not in the shape.
+///
+/// It only counts where the result depends on it. Postgres leaves open in which order the parts of a
+/// condition are evaluated, and folds constants first, so a part that decides alone always does here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Undecodable;
 
@@ -49,18 +52,50 @@ pub(super) enum Condition {
     And(Vec<Condition>),
     Or(Vec<Condition>),
     Not(Box<Condition>),
-    Compare { op: Comparison, left: Operand, right: Operand },
-    Distinct { negated: bool, left: Operand, right: Operand },
+    Compare {
+        op: Comparison,
+        left: Operand,
+        right: Operand,
+    },
+    Distinct {
+        negated: bool,
+        left: Operand,
+        right: Operand,
+    },
     Between(Box<Range>),
     /// `arg IN (constants)`, sorted and without duplicates; `null` where one of them was NULL.
-    InConstants { arg: Operand, constants: Vec<Datum<'static>>, null: bool },
+    InConstants {
+        arg: Operand,
+        constants: Vec<Datum<'static>>,
+        null: bool,
+    },
     /// The general IN: each element in its own form.
-    In { arg: Operand, ty: Type, elements: Vec<(Form, Operand)> },
-    Like { fold_case: bool, negated: bool, text: Operand, pattern: Operand },
+    In {
+        arg: Operand,
+        ty: Type,
+        elements: Vec<(Form, Operand)>,
+    },
+    Like {
+        fold_case: bool,
+        negated: bool,
+        text: Operand,
+        pattern: Operand,
+    },
     /// Of a column as it comes, whatever its type.
-    ColumnIsNull { negated: bool, slot: usize, composite: bool },
-    IsNull { negated: bool, arg: Operand },
-    IsTruth { truth: Truth, negated: bool, arg: Box<Condition> },
+    ColumnIsNull {
+        negated: bool,
+        slot: usize,
+        composite: bool,
+    },
+    IsNull {
+        negated: bool,
+        arg: Operand,
+    },
+    IsTruth {
+        truth: Truth,
+        negated: bool,
+        arg: Box<Condition>,
+    },
     /// An operand of type bool.
     Value(Operand),
 }
@@ -81,12 +116,27 @@ pub(super) struct Range {
 pub(super) enum Operand {
     Const(Option<Datum<'static>>),
     /// Decoded into `form`, or into the form of its own type.
-    Column { slot: usize, ty: Type, form: Option<Form> },
+    Column {
+        slot: usize,
+        ty: Type,
+        form: Option<Form>,
+    },
     /// The text of a column as it came: what casting it to text gives.
-    ColumnText { slot: usize, blanks: bool },
-    Cast { arg: Box<Operand>, from: Type, to: Type },
+    ColumnText {
+        slot: usize,
+        blanks: bool,
+    },
+    Cast {
+        arg: Box<Operand>,
+        from: Type,
+        to: Type,
+    },
     /// From the form of its type into the form of a comparison.
-    Formed { arg: Box<Operand>, ty: Type, form: Form },
+    Formed {
+        arg: Box<Operand>,
+        ty: Type,
+        form: Form,
+    },
     Condition(Box<Condition>),
 }
 
@@ -98,7 +148,7 @@ impl Condition {
             Condition::Or(args) => chain(args, row, true),
             Condition::Not(arg) => Ok(arg.evaluate(row)?.map(|value| !value)),
             Condition::Compare { op, left, right } => {
-                let (Some(left), Some(right)) = (left.evaluate(row)?, right.evaluate(row)?) else {
+                let Some((left, right)) = strict(left.evaluate(row), right.evaluate(row))? else {
                     return Ok(None);
                 };
                 let ordering = left.compare(&right).ok_or(Undecodable)?;
@@ -115,14 +165,13 @@ impl Condition {
             Condition::Between(range) => range.evaluate(row),
             Condition::InConstants { arg, constants, null } => {
                 let Some(value) = arg.evaluate(row)? else { return Ok(None) };
-                let found = constants.binary_search_by(|constant| {
-                    constant.compare(&value).unwrap_or(Ordering::Less)
-                });
+                let found =
+                    constants.binary_search_by(|constant| constant.compare(&value).unwrap_or(Ordering::Less));
                 Ok(if found.is_ok() { Some(true) } else { (!null).then_some(false) })
             }
             Condition::In { arg, ty, elements } => evaluate_in(arg, ty, elements, row),
             Condition::Like { fold_case, negated, text, pattern } => {
-                let (Some(text), Some(pattern)) = (text.evaluate(row)?, pattern.evaluate(row)?) else {
+                let Some((text, pattern)) = strict(text.evaluate(row), pattern.evaluate(row))? else {
                     return Ok(None);
                 };
                 Ok(Some(matches_like(*fold_case, &text, &pattern)? != *negated))
@@ -148,17 +197,40 @@ impl Condition {
     }
 }
 
+/// The operands of a strict operator: none where one of them is NULL, whatever the other is.
+fn strict<'a>(
+    left: Result<Option<Datum<'a>>, Undecodable>,
+    right: Result<Option<Datum<'a>>, Undecodable>,
+) -> Result<Option<(Datum<'a>, Datum<'a>)>, Undecodable> {
+    match (left, right) {
+        (Ok(None), _) | (_, Ok(None)) => Ok(None),
+        (Ok(Some(left)), Ok(Some(right))) => Ok(Some((left, right))),
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    }
+}
+
 /// AND and OR: `decisive` settles the chain, unknown stays unknown unless it is settled.
 fn chain(args: &[Condition], row: &Row<'_>, decisive: bool) -> Result<Option<bool>, Undecodable> {
-    let mut unknown = false;
-    for arg in args {
-        match arg.evaluate(row)? {
-            Some(value) if value == decisive => return Ok(Some(decisive)),
-            Some(_) => {}
-            None => unknown = true,
+    decide(args.iter().map(|arg| arg.evaluate(row)), decisive)
+}
+
+fn decide(
+    parts: impl IntoIterator<Item = Result<Option<bool>, Undecodable>>,
+    decisive: bool,
+) -> Result<Option<bool>, Undecodable> {
+    let (mut unknown, mut failed) = (false, None);
+    for part in parts {
+        match part {
+            Ok(Some(value)) if value == decisive => return Ok(Some(decisive)),
+            Ok(Some(_)) => {}
+            Ok(None) => unknown = true,
+            Err(error) => failed = Some(error),
         }
     }
-    Ok((!unknown).then_some(!decisive))
+    match failed {
+        Some(error) => Err(error),
+        None => Ok((!unknown).then_some(!decisive)),
+    }
 }
 
 fn evaluate_in(
@@ -168,18 +240,12 @@ fn evaluate_in(
     row: &Row<'_>,
 ) -> Result<Option<bool>, Undecodable> {
     let Some(value) = arg.evaluate(row)? else { return Ok(None) };
-    let mut unknown = false;
-    for (form, element) in elements {
-        let Some(element) = element.evaluate(row)? else {
-            unknown = true;
-            continue;
-        };
+    let equals = |(form, element): &(Form, Operand)| {
+        let Some(element) = element.evaluate(row)? else { return Ok(None) };
         let value = formed(value.borrowed(), ty, *form).ok_or(Undecodable)?;
-        if value.compare(&element).ok_or(Undecodable)? == Ordering::Equal {
-            return Ok(Some(true));
-        }
-    }
-    Ok((!unknown).then_some(false))
+        Ok(Some(value.compare(&element).ok_or(Undecodable)?.is_eq()))
+    };
+    decide(elements.iter().map(equals), true)
 }
 
 fn matches_like(fold_case: bool, text: &Datum<'_>, pattern: &Datum<'_>) -> Result<bool, Undecodable> {
@@ -225,32 +291,26 @@ fn cell_is_null(cell: Option<&[u8]>, composite: bool, negated: bool) -> bool {
 
 impl Range {
     fn evaluate(&self, row: &Row<'_>) -> Result<Option<bool>, Undecodable> {
-        let arg = self.arg.evaluate(row)?;
+        let arg = self.arg.evaluate(row);
         let against = |(form, bound): &(Form, Operand)| -> Result<Option<Ordering>, Undecodable> {
-            let (Some(arg), Some(bound)) = (&arg, bound.evaluate(row)?) else { return Ok(None) };
-            let arg = formed(arg.borrowed(), &self.ty, *form).ok_or(Undecodable)?;
+            let arg = arg.as_ref().map(|arg| arg.as_ref().map(Datum::borrowed)).map_err(|error| *error);
+            let Some((arg, bound)) = strict(arg, bound.evaluate(row))? else { return Ok(None) };
+            let arg = formed(arg, &self.ty, *form).ok_or(Undecodable)?;
             arg.compare(&bound).map(Some).ok_or(Undecodable)
         };
-        let (low, high) = (against(&self.low)?, against(&self.high)?);
-        let within = |low: Option<Ordering>, high: Option<Ordering>| {
-            both(low.map(|ordering| ordering.is_ge()), high.map(|ordering| ordering.is_le()))
+        let (low, high) = (against(&self.low), against(&self.high));
+        type Side = Result<Option<Ordering>, Undecodable>;
+        let within = |low: Side, high: Side| {
+            let above = low.map(|ordering| ordering.map(Ordering::is_ge));
+            let below = high.map(|ordering| ordering.map(Ordering::is_le));
+            decide([above, below], false)
         };
-        let forward = within(low, high);
         let inside = if self.symmetric {
-            // Inside either way round: not (outside both).
-            both(forward.map(|inside| !inside), within(high, low).map(|inside| !inside)).map(|outside| !outside)
+            decide([within(low, high), within(high, low)], true)
         } else {
-            forward
-        };
+            within(low, high)
+        }?;
         Ok(inside.map(|inside| inside != self.negated))
-    }
-}
-
-fn both(a: Option<bool>, b: Option<bool>) -> Option<bool> {
-    match (a, b) {
-        (Some(false), _) | (_, Some(false)) => Some(false),
-        (Some(true), Some(true)) => Some(true),
-        _ => None,
     }
 }
 
@@ -281,7 +341,8 @@ impl Operand {
             }
             Operand::ColumnText { slot, blanks } => {
                 let text = row.cell(*slot)?;
-                Ok(text.map(|text| Datum::Text(Cow::Borrowed(if *blanks { trim_blanks(text) } else { text }))))
+                Ok(text
+                    .map(|text| Datum::Text(Cow::Borrowed(if *blanks { trim_blanks(text) } else { text }))))
             }
             Operand::Cast { arg, from, to } => match arg.evaluate(row)? {
                 None => Ok(None),

@@ -63,7 +63,8 @@ impl<'a> Resolver<'a> {
 
     /// A use of `$number`.
     pub(super) fn parameter(&self, number: i32, location: i32) -> Result<Item, WhereError> {
-        let found = u32::try_from(number).ok().and_then(|n| self.params.get(&n).map(|text| (n, text.clone())));
+        let found =
+            u32::try_from(number).ok().and_then(|n| self.params.get(&n).map(|text| (n, text.clone())));
         let Some((parameter, text)) = found else {
             return Err(WhereError::at(location, format!("parameter ${number} was not provided")));
         };
@@ -126,7 +127,13 @@ impl<'a> Resolver<'a> {
     }
 
     /// The comparison between two operands, and the type that each untyped one gets.
-    fn comparison(&self, op: Comparison, left: &Item, right: &Item, at: i32) -> Result<(Form, Type, Type), WhereError> {
+    fn comparison(
+        &self,
+        op: Comparison,
+        left: &Item,
+        right: &Item,
+        at: i32,
+    ) -> Result<(Form, Type, Type), WhereError> {
         let beside = |ty: &Type| match ty {
             // A varchar has no operators of its own: they are those of text.
             Type::Varchar => Type::Text,
@@ -145,14 +152,26 @@ impl<'a> Resolver<'a> {
         Ok((form, left_type, right_type))
     }
 
-    pub(super) fn compare(&mut self, op: Comparison, left: Item, right: Item, at: i32) -> Result<Expr, WhereError> {
+    pub(super) fn compare(
+        &mut self,
+        op: Comparison,
+        left: Item,
+        right: Item,
+        at: i32,
+    ) -> Result<Expr, WhereError> {
         let (form, left_type, right_type) = self.comparison(op, &left, &right, at)?;
         let left = Box::new(self.coerce(left, &left_type)?);
         let right = Box::new(self.coerce(right, &right_type)?);
         Ok(Expr::Compare { op, form, left, right })
     }
 
-    pub(super) fn distinct(&mut self, negated: bool, left: Item, right: Item, at: i32) -> Result<Expr, WhereError> {
+    pub(super) fn distinct(
+        &mut self,
+        negated: bool,
+        left: Item,
+        right: Item,
+        at: i32,
+    ) -> Result<Expr, WhereError> {
         let (form, left_type, right_type) = self.comparison(Comparison::Equal, &left, &right, at)?;
         let left = Box::new(self.coerce(left, &left_type)?);
         let right = Box::new(self.coerce(right, &right_type)?);

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::domain::{Handle as ShapeHandle, Lsn, Relation, RelationName, ShapeDefinition, Sid};
+use crate::runtime::inspector::Inspector;
 use crate::shape_log::ShapeReader;
 
 /// Requests that wait for the driver, at most.
@@ -22,9 +23,13 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
     /// Shapes are not loaded yet; the text says what is waited for, and the last error of it.
-    Starting { reason: String },
+    Starting {
+        reason: String,
+    },
     /// Existing shapes can be read; for new ones something is missing yet.
-    Waiting { reason: String },
+    Waiting {
+        reason: String,
+    },
     Active,
     /// Shutting down: answer what waits, take nothing new.
     Draining,
@@ -86,20 +91,26 @@ pub enum InspectError {
 /// What the server asks of the driver.
 #[derive(Debug)]
 pub enum Request {
-    FindOrCreate { definition: Arc<ShapeDefinition>, reply: oneshot::Sender<Result<Arc<LiveShape>, CreateError>> },
-    Delete { sid: Sid, reply: oneshot::Sender<bool> },
+    FindOrCreate {
+        definition: Arc<ShapeDefinition>,
+        reply: oneshot::Sender<Result<Arc<LiveShape>, CreateError>>,
+    },
+    Delete {
+        sid: Sid,
+        reply: oneshot::Sender<bool>,
+    },
+    /// Make the writer of a shape panic at its next transaction: for tests of the supervision.
+    #[cfg(feature = "test-hooks")]
+    Sabotage {
+        sid: Sid,
+    },
 }
-
-/// Looks tables up, with a cache; given by the Postgres side.
-pub type Inspector = dyn Fn(RelationName) -> futures_util::future::BoxFuture<'static, Result<Option<Arc<Relation>>, InspectError>>
-    + Send
-    + Sync;
 
 struct Shared {
     status: watch::Sender<Status>,
     shapes: RwLock<Shapes>,
     requests: mpsc::Sender<Request>,
-    inspector: Box<Inspector>,
+    inspector: Inspector,
 }
 
 impl std::fmt::Debug for Shared {
@@ -116,7 +127,7 @@ struct Shapes {
 
 impl Service {
     #[must_use]
-    pub fn new(requests: mpsc::Sender<Request>, inspector: Box<Inspector>) -> Service {
+    pub fn new(requests: mpsc::Sender<Request>, inspector: Inspector) -> Service {
         let (status, _) = watch::channel(Status::Starting { reason: "the journal is being read".to_owned() });
         let shapes = RwLock::default();
         Service { shared: Arc::new(Shared { status, shapes, requests, inspector }) }
@@ -182,12 +193,18 @@ impl Service {
         answer.await.unwrap_or(false)
     }
 
+    /// See [`Request::Sabotage`].
+    #[cfg(feature = "test-hooks")]
+    pub async fn sabotage(&self, sid: Sid) {
+        let _closed = self.shared.requests.send(Request::Sabotage { sid }).await;
+    }
+
     /// The table as the catalog describes it; `None` where there is no such table.
     ///
     /// # Errors
     /// [`InspectError::Unreachable`] where Postgres cannot be asked.
     pub async fn inspect(&self, name: RelationName) -> Result<Option<Arc<Relation>>, InspectError> {
-        (self.shared.inspector)(name).await
+        self.shared.inspector.inspect(name).await
     }
 
     /// Number of shapes that can be read.
@@ -238,6 +255,11 @@ impl LiveShape {
         if self.lagging.load(Ordering::Acquire) { Lsn(0) } else { mark }
     }
 
+    /// Nothing is owed: the mark of the thread holds for this shape.
+    pub(super) fn caught_up(&self) {
+        self.set_lagging(false);
+    }
+
     /// Invariant: true while something is owed that no living writer has been handed. Set by the writer
     /// thread when an incarnation ends, before its mark moves on; cleared once nothing is owed or the
     /// next incarnation has replayed it.
@@ -281,9 +303,7 @@ impl LiveShape {
 /// A service without a driver, for tests of what stands on top of it.
 #[cfg(test)]
 pub(crate) mod testing {
-    use super::{
-        Arc, AtomicU64, LiveShape, Phase, Service, ShapeDefinition, ShapeHandle, ShapeReader, Sid,
-    };
+    use super::{Arc, AtomicU64, LiveShape, Phase, Service, ShapeDefinition, ShapeHandle, ShapeReader, Sid};
 
     pub(crate) fn live_shape(
         handle: ShapeHandle,

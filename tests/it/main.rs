@@ -1,0 +1,4 @@
+//! Tests against a real Postgres.
+
+mod filter_differential;
+mod support;
