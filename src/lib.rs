@@ -13,6 +13,7 @@ pub mod postgres;
 pub mod projections;
 pub mod replication;
 pub mod runtime;
+pub mod server;
 pub mod shape_log;
 pub mod snapshot;
 pub mod state;

@@ -299,3 +299,33 @@ impl LiveShape {
         });
     }
 }
+
+/// A service without a driver, for tests of what stands on top of it.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::{Arc, AtomicU64, LiveShape, Phase, Service, ShapeDefinition, ShapeHandle, ShapeReader, Sid};
+
+    pub(crate) fn live_shape(
+        handle: ShapeHandle,
+        definition: Arc<ShapeDefinition>,
+        reader: Arc<ShapeReader>,
+        phase: Phase,
+        published: Arc<AtomicU64>,
+    ) -> Arc<LiveShape> {
+        let shape = LiveShape::new(Sid(1), handle, definition, reader, phase, published);
+        shape.set_lagging(false);
+        Arc::new(shape)
+    }
+
+    pub(crate) fn set_phase(shape: &LiveShape, phase: Phase) {
+        shape.set_phase(phase);
+    }
+
+    pub(crate) fn add(service: &Service, shape: &Arc<LiveShape>) {
+        service.add(shape);
+    }
+
+    pub(crate) fn remove(service: &Service, handle: ShapeHandle) {
+        service.remove(handle);
+    }
+}
