@@ -1,0 +1,4 @@
+//! Integration tests: the real service, a real Postgres, real clients. Run by `./dev test`.
+
+mod client;
+mod support;
