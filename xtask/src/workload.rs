@@ -122,8 +122,8 @@ impl Writer {
         let mut keys = self.keys.clone();
         let mut sql = String::from("BEGIN;\n");
         let rows = match self.random.random_range(0..1000) {
-            0..8 => self.large(&mut sql, &mut keys),
-            8..700 => self.mixed(1, 10, &mut sql, &mut keys),
+            0..4 => self.large(&mut sql, &mut keys),
+            4..700 => self.mixed(1, 10, &mut sql, &mut keys),
             700..950 => self.mixed(10, 100, &mut sql, &mut keys),
             _ => self.mixed(100, 500, &mut sql, &mut keys),
         };
