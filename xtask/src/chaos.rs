@@ -65,11 +65,9 @@ pub async fn run(options: ChaosOptions) -> Outcome<bool> {
     let mut settings = stage.service_settings(STREAM_ID);
     settings.data_dir = device.mount_point.join("data");
     let mut service = Service::start(settings).await?;
-    let mut followers = Vec::new();
-    for (table, request) in shapes() {
-        let mut client = ShapeClient::new(service.address(), request);
-        client.sync().await?;
-        followers.push(Follower { table, client, refusals: Vec::new() });
+    let mut followers = new_clients(&service);
+    for follower in &mut followers {
+        follower.client.sync().await?;
     }
 
     let mut held = 0;
@@ -95,7 +93,11 @@ pub async fn run(options: ChaosOptions) -> Outcome<bool> {
                     commits.len()
                 );
             }
-            Err(error) => println!("  round {number:>2}: FAILED: {} transactions: {error}", commits.len()),
+            Err(error) => {
+                println!("  round {number:>2}: FAILED: {} transactions: {error}", commits.len());
+                // One failure is told once: the next round is followed by clients without a past.
+                followers = new_clients(&service);
+            }
         }
         if service.pid().is_none() || service.try_wait().is_some() {
             service.restart().await?;
@@ -122,6 +124,14 @@ fn shapes() -> Vec<(Table, ShapeRequest)> {
         shapes.push((LEDGER, ShapeRequest::table("ledger").filtered(&format!("bucket = {bucket}"), &[])));
     }
     shapes
+}
+
+fn new_clients(service: &Service) -> Vec<Follower> {
+    let follower = |(table, request)| {
+        let client = ShapeClient::new(service.address(), request);
+        Follower { table, client, refusals: Vec::new() }
+    };
+    shapes().into_iter().map(follower).collect()
 }
 
 /// Writers that are running; they do not stop before the service is frozen in the middle of things.
@@ -231,11 +241,7 @@ async fn examine(service: &mut Service, followers: &mut [Follower], stage: &Stag
             return Err(format!("{}: {complaint}", follower.client.request().query()).into());
         }
     }
-    let mut fresh = Vec::new();
-    for (table, request) in shapes() {
-        let client = ShapeClient::new(service.address(), request);
-        fresh.push(Follower { table, client, refusals: Vec::new() });
-    }
+    let mut fresh = new_clients(service);
     let unequal = settle(&mut fresh, &stage.sql).await?;
     if let Some(text) = unequal.first() {
         return Err(
