@@ -140,8 +140,7 @@ mod tests {
 
     #[test]
     fn passwd_is_read_by_exact_name() {
-        let passwd =
-            "root:x:0:0:root:/root:/bin/sh\npostgres2:x:7:7::/:\npostgres:x:101:104:PG:/var:/bin/sh\n";
+        let passwd = "root:x:0:0:root:/:/bin/sh\npostgres2:x:7:7::/:\npostgres:x:101:104:PG:/var:/bin/sh\n";
         assert_eq!(parse_passwd(passwd, "postgres"), Some(User { uid: 101, gid: 104 }));
         assert_eq!(parse_passwd(passwd, "nobody"), None);
     }

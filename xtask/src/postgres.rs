@@ -45,8 +45,8 @@ pub struct Installation {
 }
 
 impl Installation {
-    /// The wanted major version, or the newest there is: Debian's folders, then the npm package
-    /// that was installed for us, then the search path.
+    /// The wanted major version, or the newest of Debian's folders, else what is on the search path,
+    /// else the npm package that an earlier run has installed.
     pub fn find(major: Option<u32>, dev_directory: &Path) -> Outcome<Self> {
         let mut found = Vec::new();
         for entry in fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten() {
@@ -57,6 +57,8 @@ impl Installation {
                 found.push(Self { programs: entry.path().join("bin"), major: number });
             }
         }
+        found.sort_by_key(|installation| std::cmp::Reverse(installation.major));
+        found.extend(Self::on_search_path());
         for entry in fs::read_dir(dev_directory).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let number = name.strip_prefix("embedded-postgres-").and_then(|number| number.parse().ok());
@@ -66,9 +68,7 @@ impl Installation {
                 found.push(Self { programs, major: number });
             }
         }
-        found.extend(Self::on_search_path());
         found.retain(|installation| major.is_none_or(|major| installation.major == major));
-        found.sort_by_key(|installation| std::cmp::Reverse(installation.major));
         if let Some(installation) = found.into_iter().next() {
             return Ok(installation);
         }
