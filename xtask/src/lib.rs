@@ -3,7 +3,7 @@
 //! Nothing here is part of the service. It starts a private Postgres ([`postgres`]) and the real
 //! service binary ([`service`]), speaks HTTP to it with a client of its own ([`http`],
 //! [`shape_client`]), and compares what a client holds with SQL ([`compare`]). The commands on top
-//! are [`demo`], [`demo_check`], [`soak`], [`chaos`] and [`bench`].
+//! are [`demo`], [`demo_check`], [`soak`], [`chaos`] and [`mod@bench`].
 
 pub mod bench;
 pub mod chaos;
