@@ -1,5 +1,6 @@
-//! Tests against the outside world, in one binary.
+//! Integration tests: the real service, a real Postgres, real clients. Run by `./dev test`.
 
+mod client;
 mod filter_differential;
 mod postgres;
 mod support;
