@@ -154,7 +154,10 @@ mod tests {
             (f64::NEG_INFINITY, "-Infinity"),
         ] {
             let text = cast(Datum::Float(value), &Type::Float8, &Type::Text);
-            assert!(matches!(&text, Some(Datum::Text(text)) if text.as_ref() == expected.as_bytes()), "{text:?}");
+            assert!(
+                matches!(&text, Some(Datum::Text(text)) if text.as_ref() == expected.as_bytes()),
+                "{text:?}"
+            );
         }
         let single = cast(Datum::Float(f64::from(1_234_567.0f32)), &Type::Float4, &Type::Text);
         assert!(matches!(&single, Some(Datum::Text(text)) if text.as_ref() == b"1.234567e+06"), "{single:?}");
@@ -162,9 +165,13 @@ mod tests {
 
     #[test]
     fn a_numeric_literal_keeps_its_scale() {
-        for (literal, expected) in
-            [("1.50", Some("1.50")), (".5", Some("0.5")), ("5.", Some("5")), ("-0.0", Some("0.0")), ("1e3", None)]
-        {
+        for (literal, expected) in [
+            ("1.50", Some("1.50")),
+            (".5", Some("0.5")),
+            ("5.", Some("5")),
+            ("-0.0", Some("0.0")),
+            ("1e3", None),
+        ] {
             assert_eq!(numeric_literal_text(literal).as_deref(), expected, "{literal}");
         }
     }

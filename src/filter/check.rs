@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use rupg_sql::nodes::{
-    A_Const, A_Expr, A_Expr_Kind, BoolExpr, BoolExprType, BoolTestType, BooleanTest, ColumnRef, FuncCall, List,
-    Node, NullTest, NullTestType, SubLink, SubLinkType, TypeCast, TypeName,
+    A_Const, A_Expr, A_Expr_Kind, BoolExpr, BoolExprType, BoolTestType, BooleanTest, ColumnRef, FuncCall,
+    List, Node, NullTest, NullTestType, SubLink, SubLinkType, TypeCast, TypeName,
 };
 
 use super::cast;
@@ -17,7 +17,8 @@ use super::types::Type;
 use crate::domain::Relation;
 
 /// Operators of the contract, section 2.5, that this module does not evaluate yet.
-const OPERATORS_TO_COME: [&str; 14] = ["+", "-", "*", "/", "^", "|/", "@", "&", "|", "#", "||", "@>", "<@", "&&"];
+const OPERATORS_TO_COME: [&str; 14] =
+    ["+", "-", "*", "/", "^", "|/", "@", "&", "|", "#", "||", "@>", "<@", "&&"];
 
 /// Checks a clause against a relation.
 pub(super) struct Checker<'a> {
@@ -30,7 +31,11 @@ pub(super) struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    pub(super) fn new(relation: &'a Relation, params: &'a BTreeMap<u32, String>, canonical: bool) -> Checker<'a> {
+    pub(super) fn new(
+        relation: &'a Relation,
+        params: &'a BTreeMap<u32, String>,
+        canonical: bool,
+    ) -> Checker<'a> {
         Checker { relation, resolver: Resolver::new(params), columns: Vec::new(), canonical }
     }
 
@@ -151,9 +156,7 @@ impl<'a> Checker<'a> {
         };
         match found.filter(|ty| plain && (self.canonical || !hidden(ty))) {
             Some(ty) => Ok(ty),
-            None if matches!(parts[..], ["jsonb" | "bytea"]) && plain => {
-                Ok(Type::other(parts[0]))
-            }
+            None if matches!(parts[..], ["jsonb" | "bytea"]) && plain => Ok(Type::other(parts[0])),
             None => {
                 let brackets = "[]".repeat(name.arrayBounds.len().min(1));
                 let message = format!("unsupported type {}{brackets}", identifier(&parts));
@@ -179,7 +182,9 @@ impl<'a> Checker<'a> {
                 BoolExprType::AND_EXPR => Expr::And(args),
                 BoolExprType::OR_EXPR => Expr::Or(args),
                 _ => {
-                    let arg = args.pop().ok_or_else(|| WhereError::at(expr.location, "expression is incomplete"))?;
+                    let arg = args
+                        .pop()
+                        .ok_or_else(|| WhereError::at(expr.location, "expression is incomplete"))?;
                     Expr::Not(Box::new(arg))
                 }
             },
@@ -222,7 +227,9 @@ impl<'a> Checker<'a> {
         };
         let checked = match expr.kind {
             A_Expr_Kind::AEXPR_OP | A_Expr_Kind::AEXPR_LIKE | A_Expr_Kind::AEXPR_ILIKE => {
-                let Some(left) = &expr.lexpr else { return Err(unknown_operator("unary", &names, operator, at)) };
+                let Some(left) = &expr.lexpr else {
+                    return Err(unknown_operator("unary", &names, operator, at));
+                };
                 let left = self.node(left)?;
                 let right = self.optional(expr.rexpr.as_ref(), at)?;
                 self.binary(operator, &names, left, right, at)
@@ -256,7 +263,14 @@ impl<'a> Checker<'a> {
         Ok(boolean(checked, at))
     }
 
-    fn binary(&mut self, operator: &str, names: &[&str], left: Item, right: Item, at: i32) -> Result<Expr, WhereError> {
+    fn binary(
+        &mut self,
+        operator: &str,
+        names: &[&str],
+        left: Item,
+        right: Item,
+        at: i32,
+    ) -> Result<Expr, WhereError> {
         if let Some(op) = Comparison::of_operator(operator) {
             return self.resolver.compare(op, left, right, at);
         }

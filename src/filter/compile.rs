@@ -27,9 +27,11 @@ fn build(expr: &Expr) -> Result<Condition, WhereError> {
         Expr::Column { .. } | Expr::Literal(_) | Expr::Cast { .. } | Expr::Implicit { .. } => {
             Condition::Value(operand(expr, None)?)
         }
-        Expr::Compare { op, form, left, right } => {
-            Condition::Compare { op: *op, left: operand(left, Some(*form))?, right: operand(right, Some(*form))? }
-        }
+        Expr::Compare { op, form, left, right } => Condition::Compare {
+            op: *op,
+            left: operand(left, Some(*form))?,
+            right: operand(right, Some(*form))?,
+        },
         Expr::Distinct { negated, form, left, right } => Condition::Distinct {
             negated: *negated,
             left: operand(left, Some(*form))?,
@@ -44,7 +46,7 @@ fn build(expr: &Expr) -> Result<Condition, WhereError> {
             high: (between.high.0, operand(&between.high.1, Some(between.high.0))?),
         })),
         Expr::In { arg, elements } => membership(arg, elements)?,
-        Expr::Like { fold_case, negated, text, pattern } => {
+        Expr::Like { case, negated, text, pattern } => {
             let pattern_operand = operand(pattern, Some(Form::Text))?;
             if let Operand::Const(Some(Datum::Text(text))) = &pattern_operand
                 && like::is_malformed(text)
@@ -53,7 +55,7 @@ fn build(expr: &Expr) -> Result<Condition, WhereError> {
             }
             // The text keeps its blanks: LIKE has an operator of its own for char(n).
             Condition::Like {
-                fold_case: *fold_case,
+                case: *case,
                 negated: *negated,
                 text: operand(text, None)?,
                 pattern: pattern_operand,
@@ -77,7 +79,8 @@ fn build(expr: &Expr) -> Result<Condition, WhereError> {
 }
 
 fn membership(arg: &Expr, elements: &[(Form, Expr)]) -> Result<Condition, WhereError> {
-    let one_form = elements.first().map(|(form, _)| *form).filter(|form| elements.iter().all(|(f, _)| f == form));
+    let one_form =
+        elements.first().map(|(form, _)| *form).filter(|form| elements.iter().all(|(f, _)| f == form));
     let operands = elements
         .iter()
         .map(|(form, element)| Ok((*form, operand(element, Some(*form))?)))

@@ -46,7 +46,11 @@ impl<'a> Decimal<'a> {
 
     pub(super) fn of_integer(number: i64) -> Decimal<'static> {
         let whole = if number == 0 { Vec::new() } else { number.unsigned_abs().to_string().into_bytes() };
-        Decimal::Finite(Digits { negative: number < 0, whole: Cow::Owned(whole), fraction: Cow::Owned(vec![]) })
+        Decimal::Finite(Digits {
+            negative: number < 0,
+            whole: Cow::Owned(whole),
+            fraction: Cow::Owned(vec![]),
+        })
     }
 
     pub(super) fn borrowed(&self) -> Decimal<'_> {
@@ -238,8 +242,25 @@ mod tests {
     #[test]
     fn orders_as_numeric_does() {
         let ascending = [
-            "-Infinity", "-1e20", "-10.5", "-10", "-9.99", "-0.01", "-1e-5", "0", "1e-5", "0.01", ".5", "9.99",
-            "10", "10.5", "99999999999999999999.9", "1e20", "1e100", "inf", "NaN",
+            "-Infinity",
+            "-1e20",
+            "-10.5",
+            "-10",
+            "-9.99",
+            "-0.01",
+            "-1e-5",
+            "0",
+            "1e-5",
+            "0.01",
+            ".5",
+            "9.99",
+            "10",
+            "10.5",
+            "99999999999999999999.9",
+            "1e20",
+            "1e100",
+            "inf",
+            "NaN",
         ];
         for (i, a) in ascending.iter().enumerate() {
             for (j, b) in ascending.iter().enumerate() {
@@ -269,8 +290,10 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_number() {
-        for text in ["", ".", "-", "1e", "e1", "1.2.3", "1a", "0x1f", "1_000", " 1", "-nan", "infinit", "1e99999", "1e+-1"]
-        {
+        for text in [
+            "", ".", "-", "1e", "e1", "1.2.3", "1a", "0x1f", "1_000", " 1", "-nan", "infinit", "1e99999",
+            "1e+-1",
+        ] {
             assert_eq!(Decimal::parse(text.as_bytes()), None, "{text}");
         }
     }

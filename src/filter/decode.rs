@@ -83,8 +83,9 @@ fn parse_bool(text: &[u8]) -> Option<bool> {
         _ => {}
     }
     let word = text.trim_ascii();
-    let begins =
-        |full: &[u8], least: usize| word.len() >= least && full.get(..word.len()).is_some_and(|f| f.eq_ignore_ascii_case(word));
+    let begins = |full: &[u8], least: usize| {
+        word.len() >= least && full.get(..word.len()).is_some_and(|f| f.eq_ignore_ascii_case(word))
+    };
     if begins(b"true", 1) || begins(b"yes", 1) || begins(b"on", 2) || word == b"1" {
         Some(true)
     } else if begins(b"false", 1) || begins(b"no", 1) || begins(b"off", 2) || word == b"0" {
@@ -149,7 +150,7 @@ fn is_faithful(word: &str, infinite: bool, zero: bool) -> bool {
     let mantissa = word.split(['e', 'E']).next().unwrap_or_default();
     let number = mantissa.bytes().any(|byte| byte.is_ascii_digit());
     let nonzero = mantissa.bytes().any(|byte| matches!(byte, b'1'..=b'9'));
-    !(number && infinite) && !(zero && nonzero)
+    !(number && infinite || zero && nonzero)
 }
 
 /// 32 hexadecimal digits, a hyphen allowed after every fourth, braces allowed around them.

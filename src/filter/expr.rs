@@ -7,23 +7,60 @@ use super::types::{Form, Type};
 #[derive(Clone, Debug)]
 pub(super) enum Expr {
     /// `slot` numbers the columns that the clause uses.
-    Column { slot: usize, name: String, ty: Type },
+    Column {
+        slot: usize,
+        name: String,
+        ty: Type,
+    },
     Literal(Literal),
     /// A cast that the clause spells out.
-    Cast { arg: Box<Expr>, to: Type, location: i32 },
+    Cast {
+        arg: Box<Expr>,
+        to: Type,
+        location: i32,
+    },
     /// A cast that Postgres adds; it is not printed.
-    Implicit { arg: Box<Expr>, to: Type, location: i32 },
-    Compare { op: Comparison, form: Form, left: Box<Expr>, right: Box<Expr> },
-    Distinct { negated: bool, form: Form, left: Box<Expr>, right: Box<Expr> },
+    Implicit {
+        arg: Box<Expr>,
+        to: Type,
+        location: i32,
+    },
+    Compare {
+        op: Comparison,
+        form: Form,
+        left: Box<Expr>,
+        right: Box<Expr>,
+    },
+    Distinct {
+        negated: bool,
+        form: Form,
+        left: Box<Expr>,
+        right: Box<Expr>,
+    },
     Between(Box<Between>),
     /// `arg IN (elements)`, with the form in which each element is compared.
-    In { arg: Box<Expr>, elements: Vec<(Form, Expr)> },
-    Like { fold_case: bool, negated: bool, text: Box<Expr>, pattern: Box<Expr> },
+    In {
+        arg: Box<Expr>,
+        elements: Vec<(Form, Expr)>,
+    },
+    Like {
+        case: Case,
+        negated: bool,
+        text: Box<Expr>,
+        pattern: Box<Expr>,
+    },
     And(Vec<Expr>),
     Or(Vec<Expr>),
     Not(Box<Expr>),
-    IsNull { negated: bool, arg: Box<Expr> },
-    IsTruth { truth: Truth, negated: bool, arg: Box<Expr> },
+    IsNull {
+        negated: bool,
+        arg: Box<Expr>,
+    },
+    IsTruth {
+        truth: Truth,
+        negated: bool,
+        arg: Box<Expr>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +102,16 @@ pub(super) enum Comparison {
     LessOrEqual,
     Greater,
     GreaterOrEqual,
+}
+
+/// What LIKE and ILIKE do about the case of letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Case {
+    Kept,
+    /// All letters of Unicode.
+    Folded,
+    /// ASCII letters only: what ILIKE does under the collation "C".
+    FoldedAscii,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +178,16 @@ impl Expr {
             | Expr::Not(_)
             | Expr::IsNull { .. }
             | Expr::IsTruth { .. } => &Type::Bool,
+        }
+    }
+
+    /// Whether its text stems from a value of type `name`, and so has the collation "C".
+    pub(super) fn has_c_collation(&self) -> bool {
+        match self {
+            Expr::Cast { arg, .. } | Expr::Implicit { arg, .. } if arg.ty().is_text() => {
+                arg.has_c_collation()
+            }
+            expr => *expr.ty() == Type::Name,
         }
     }
 

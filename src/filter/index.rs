@@ -151,7 +151,8 @@ impl ShapeIndex {
     /// Learns where the columns of a relation are in its tuples from now on.
     pub fn announce(&mut self, wire: &Arc<WireRelation>) {
         let table = self.tables.entry(wire.oid).or_default();
-        let full_identity = wire.replica_identity == 'f' || wire.columns.iter().all(|column| column.in_identity);
+        let full_identity =
+            wire.replica_identity == 'f' || wire.columns.iter().all(|column| column.in_identity);
         for filtered in table.filtered.values_mut() {
             filtered.positions = filtered.columns.iter().map(|name| wire.position(name)).collect();
         }
@@ -410,7 +411,8 @@ fn access(condition: &Condition, columns: &[String]) -> Option<Access> {
         Condition::And(args) => {
             let (chosen, found) =
                 args.iter().enumerate().find_map(|(index, arg)| Some((index, access(arg, columns)?)))?;
-            let rest = args.iter().enumerate().filter(|(index, _)| *index != chosen).map(|(_, arg)| arg.clone());
+            let rest =
+                args.iter().enumerate().filter(|(index, _)| *index != chosen).map(|(_, arg)| arg.clone());
             let residual: Vec<Condition> = found.residual.into_iter().chain(rest).collect();
             let residual = (!residual.is_empty()).then_some(Condition::And(residual));
             Some(Access { keys: found.keys, residual })
@@ -418,7 +420,8 @@ fn access(condition: &Condition, columns: &[String]) -> Option<Access> {
         Condition::Or(args) => {
             let branches: Vec<Access> = args.iter().map(|arg| access(arg, columns)).collect::<Option<_>>()?;
             let whole = branches.iter().all(|branch| branch.residual.is_none());
-            let keys: BTreeSet<(FieldName, Key)> = branches.into_iter().flat_map(|branch| branch.keys).collect();
+            let keys: BTreeSet<(FieldName, Key)> =
+                branches.into_iter().flat_map(|branch| branch.keys).collect();
             let one_field = keys.iter().all(|(name, _)| Some(name) == keys.first().map(|(first, _)| first));
             // A key of one branch says nothing about the residual of another, nor whether the
             // column of another can be decoded.

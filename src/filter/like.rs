@@ -137,7 +137,9 @@ mod tests {
 
     #[test]
     fn folds_letter_by_letter() {
-        for (text, folded) in [("aBC1", "abc1"), ("ÄÉ", "äé"), ("ΑΣ", "ασ"), ("ΣΑ", "σα"), ("İ", "i"), ("ẞ", "ß")] {
+        for (text, folded) in
+            [("aBC1", "abc1"), ("ÄÉ", "äé"), ("ΑΣ", "ασ"), ("ΣΑ", "σα"), ("İ", "i"), ("ẞ", "ß")]
+        {
             assert_eq!(fold(text.as_bytes()).as_ref(), folded.as_bytes(), "{text}");
         }
     }

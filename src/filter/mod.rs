@@ -36,7 +36,6 @@ mod resolve;
 mod syntax;
 mod types;
 
-
 #[cfg(test)]
 mod tests;
 

@@ -8,7 +8,7 @@ use super::cast::cast;
 use super::datum::Datum;
 use super::decimal::Decimal;
 use super::decode::{decode, decode_natural, trim_blanks};
-use super::expr::{Comparison, Truth};
+use super::expr::{Case, Comparison, Truth};
 use super::like;
 use super::types::{Form, Type};
 use crate::domain::{Tuple, Value};
@@ -52,18 +52,50 @@ pub(super) enum Condition {
     And(Vec<Condition>),
     Or(Vec<Condition>),
     Not(Box<Condition>),
-    Compare { op: Comparison, left: Operand, right: Operand },
-    Distinct { negated: bool, left: Operand, right: Operand },
+    Compare {
+        op: Comparison,
+        left: Operand,
+        right: Operand,
+    },
+    Distinct {
+        negated: bool,
+        left: Operand,
+        right: Operand,
+    },
     Between(Box<Range>),
     /// `arg IN (constants)`, sorted and without duplicates; `null` where one of them was NULL.
-    InConstants { arg: Operand, constants: Vec<Datum<'static>>, null: bool },
+    InConstants {
+        arg: Operand,
+        constants: Vec<Datum<'static>>,
+        null: bool,
+    },
     /// The general IN: each element in its own form.
-    In { arg: Operand, ty: Type, elements: Vec<(Form, Operand)> },
-    Like { fold_case: bool, negated: bool, text: Operand, pattern: Operand },
+    In {
+        arg: Operand,
+        ty: Type,
+        elements: Vec<(Form, Operand)>,
+    },
+    Like {
+        case: Case,
+        negated: bool,
+        text: Operand,
+        pattern: Operand,
+    },
     /// Of a column as it comes, whatever its type.
-    ColumnIsNull { negated: bool, slot: usize, composite: bool },
-    IsNull { negated: bool, arg: Operand },
-    IsTruth { truth: Truth, negated: bool, arg: Box<Condition> },
+    ColumnIsNull {
+        negated: bool,
+        slot: usize,
+        composite: bool,
+    },
+    IsNull {
+        negated: bool,
+        arg: Operand,
+    },
+    IsTruth {
+        truth: Truth,
+        negated: bool,
+        arg: Box<Condition>,
+    },
     /// An operand of type bool.
     Value(Operand),
 }
@@ -84,12 +116,27 @@ pub(super) struct Range {
 pub(super) enum Operand {
     Const(Option<Datum<'static>>),
     /// Decoded into `form`, or into the form of its own type.
-    Column { slot: usize, ty: Type, form: Option<Form> },
+    Column {
+        slot: usize,
+        ty: Type,
+        form: Option<Form>,
+    },
     /// The text of a column as it came: what casting it to text gives.
-    ColumnText { slot: usize, blanks: bool },
-    Cast { arg: Box<Operand>, from: Type, to: Type },
+    ColumnText {
+        slot: usize,
+        blanks: bool,
+    },
+    Cast {
+        arg: Box<Operand>,
+        from: Type,
+        to: Type,
+    },
     /// From the form of its type into the form of a comparison.
-    Formed { arg: Box<Operand>, ty: Type, form: Form },
+    Formed {
+        arg: Box<Operand>,
+        ty: Type,
+        form: Form,
+    },
     Condition(Box<Condition>),
 }
 
@@ -116,19 +163,19 @@ impl Condition {
                 Ok(Some(distinct != *negated))
             }
             Condition::Between(range) => range.evaluate(row),
+            Condition::InConstants { constants, .. } if constants.is_empty() => Ok(None),
             Condition::InConstants { arg, constants, null } => {
                 let Some(value) = arg.evaluate(row)? else { return Ok(None) };
-                let found = constants.binary_search_by(|constant| {
-                    constant.compare(&value).unwrap_or(Ordering::Less)
-                });
+                let found =
+                    constants.binary_search_by(|constant| constant.compare(&value).unwrap_or(Ordering::Less));
                 Ok(if found.is_ok() { Some(true) } else { (!null).then_some(false) })
             }
             Condition::In { arg, ty, elements } => evaluate_in(arg, ty, elements, row),
-            Condition::Like { fold_case, negated, text, pattern } => {
+            Condition::Like { case, negated, text, pattern } => {
                 let Some((text, pattern)) = strict(text.evaluate(row), pattern.evaluate(row))? else {
                     return Ok(None);
                 };
-                Ok(Some(matches_like(*fold_case, &text, &pattern)? != *negated))
+                Ok(Some(matches_like(*case, &text, &pattern)? != *negated))
             }
             Condition::ColumnIsNull { negated, slot, composite } => {
                 Ok(Some(cell_is_null(row.cell(*slot)?, *composite, *negated)))
@@ -202,12 +249,12 @@ fn evaluate_in(
     decide(elements.iter().map(equals), true)
 }
 
-fn matches_like(fold_case: bool, text: &Datum<'_>, pattern: &Datum<'_>) -> Result<bool, Undecodable> {
+fn matches_like(case: Case, text: &Datum<'_>, pattern: &Datum<'_>) -> Result<bool, Undecodable> {
     let (Datum::Text(text), Datum::Text(pattern)) = (text, pattern) else { return Err(Undecodable) };
-    let matched = if fold_case {
-        like::matches(&like::fold(text), &like::fold(pattern))
-    } else {
-        like::matches(text, pattern)
+    let matched = match case {
+        Case::Kept => like::matches(text, pattern),
+        Case::Folded => like::matches(&like::fold(text), &like::fold(pattern)),
+        Case::FoldedAscii => like::matches(&text.to_ascii_lowercase(), &pattern.to_ascii_lowercase()),
     };
     matched.map_err(|_| Undecodable)
 }
@@ -295,7 +342,8 @@ impl Operand {
             }
             Operand::ColumnText { slot, blanks } => {
                 let text = row.cell(*slot)?;
-                Ok(text.map(|text| Datum::Text(Cow::Borrowed(if *blanks { trim_blanks(text) } else { text }))))
+                Ok(text
+                    .map(|text| Datum::Text(Cow::Borrowed(if *blanks { trim_blanks(text) } else { text }))))
             }
             Operand::Cast { arg, from, to } => match arg.evaluate(row)? {
                 None => Ok(None),

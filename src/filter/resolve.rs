@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::decode::decode_natural;
 use super::error::WhereError;
-use super::expr::{Between, Comparison, Expr, Literal, Spelling};
+use super::expr::{Between, Case, Comparison, Expr, Literal, Spelling};
 use super::types::{Form, Type, common_type};
 
 /// A checked expression, or a literal that waits for its context.
@@ -63,7 +63,8 @@ impl<'a> Resolver<'a> {
 
     /// A use of `$number`.
     pub(super) fn parameter(&self, number: i32, location: i32) -> Result<Item, WhereError> {
-        let found = u32::try_from(number).ok().and_then(|n| self.params.get(&n).map(|text| (n, text.clone())));
+        let found =
+            u32::try_from(number).ok().and_then(|n| self.params.get(&n).map(|text| (n, text.clone())));
         let Some((parameter, text)) = found else {
             return Err(WhereError::at(location, format!("parameter ${number} was not provided")));
         };
@@ -126,7 +127,13 @@ impl<'a> Resolver<'a> {
     }
 
     /// The comparison between two operands, and the type that each untyped one gets.
-    fn comparison(&self, op: Comparison, left: &Item, right: &Item, at: i32) -> Result<(Form, Type, Type), WhereError> {
+    fn comparison(
+        &self,
+        op: Comparison,
+        left: &Item,
+        right: &Item,
+        at: i32,
+    ) -> Result<(Form, Type, Type), WhereError> {
         let beside = |ty: &Type| match ty {
             // A varchar has no operators of its own: they are those of text.
             Type::Varchar => Type::Text,
@@ -145,14 +152,26 @@ impl<'a> Resolver<'a> {
         Ok((form, left_type, right_type))
     }
 
-    pub(super) fn compare(&mut self, op: Comparison, left: Item, right: Item, at: i32) -> Result<Expr, WhereError> {
+    pub(super) fn compare(
+        &mut self,
+        op: Comparison,
+        left: Item,
+        right: Item,
+        at: i32,
+    ) -> Result<Expr, WhereError> {
         let (form, left_type, right_type) = self.comparison(op, &left, &right, at)?;
         let left = Box::new(self.coerce(left, &left_type)?);
         let right = Box::new(self.coerce(right, &right_type)?);
         Ok(Expr::Compare { op, form, left, right })
     }
 
-    pub(super) fn distinct(&mut self, negated: bool, left: Item, right: Item, at: i32) -> Result<Expr, WhereError> {
+    pub(super) fn distinct(
+        &mut self,
+        negated: bool,
+        left: Item,
+        right: Item,
+        at: i32,
+    ) -> Result<Expr, WhereError> {
         let (form, left_type, right_type) = self.comparison(Comparison::Equal, &left, &right, at)?;
         let left = Box::new(self.coerce(left, &left_type)?);
         let right = Box::new(self.coerce(right, &right_type)?);
@@ -196,7 +215,7 @@ impl<'a> Resolver<'a> {
         let mut resolved = Vec::with_capacity(elements.len());
         for element in elements {
             let element = match &common {
-                Some(common) if element.is_constant() => self.to_common(element, common)?,
+                Some(common) if element.is_constant() => self.with_common_type(element, common)?,
                 _ => element,
             };
             let (form, arg_here, element_type) = self.comparison(Comparison::Equal, &arg, &element, at)?;
@@ -210,7 +229,7 @@ impl<'a> Resolver<'a> {
         Ok(Expr::In { arg, elements: resolved })
     }
 
-    fn to_common(&mut self, element: Item, common: &Type) -> Result<Item, WhereError> {
+    fn with_common_type(&mut self, element: Item, common: &Type) -> Result<Item, WhereError> {
         let location = element.location();
         let expr = match element {
             Item::Untyped(untyped) => self.resolve(untyped, common)?,
@@ -239,7 +258,13 @@ impl<'a> Resolver<'a> {
         }
         let text = Box::new(self.coerce(text, &Type::Text)?);
         let pattern = Box::new(self.coerce(pattern, &Type::Text)?);
-        Ok(Expr::Like { fold_case, negated, text, pattern })
+        let case = match fold_case {
+            false => Case::Kept,
+            // The collation of `name` is "C", and it prevails over the default one of the database.
+            true if text.has_c_collation() || pattern.has_c_collation() => Case::FoldedAscii,
+            true => Case::Folded,
+        };
+        Ok(Expr::Like { case, negated, text, pattern })
     }
 
     /// The expression as a condition; `what` names it in the message where it is none.

@@ -40,32 +40,92 @@ enum Family {
 }
 
 const KINDS: [Kind; 16] = [
-    Kind { ty: "int4", columns: &["i4", "j4"], values: &["0", "1", "-1", "2", "7", "2147483647", "-2147483648"], family: Family::Number },
-    Kind { ty: "int2", columns: &["i2"], values: &["0", "1", "-1", "2", "32767", "-32768"], family: Family::Number },
+    Kind {
+        ty: "int4",
+        columns: &["i4", "j4"],
+        values: &["0", "1", "-1", "2", "7", "2147483647", "-2147483648"],
+        family: Family::Number,
+    },
+    Kind {
+        ty: "int2",
+        columns: &["i2"],
+        values: &["0", "1", "-1", "2", "32767", "-32768"],
+        family: Family::Number,
+    },
     Kind {
         ty: "int8",
         columns: &["i8"],
-        values: &["0", "1", "-1", "2", "2147483648", "9007199254740993", "9223372036854775807", "-9223372036854775808"],
+        values: &[
+            "0",
+            "1",
+            "-1",
+            "2",
+            "2147483648",
+            "9007199254740993",
+            "9223372036854775807",
+            "-9223372036854775808",
+        ],
         family: Family::Number,
     },
     Kind {
         ty: "float4",
         columns: &["f4"],
-        values: &["0", "-0", "1", "0.1", "-1.5", "NaN", "Infinity", "-Infinity", "3.4e38", "1e-40", "16777217", "1e6", "123456.7"],
+        values: &[
+            "0",
+            "-0",
+            "1",
+            "0.1",
+            "-1.5",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "3.4e38",
+            "1e-40",
+            "16777217",
+            "1e6",
+            "123456.7",
+        ],
         family: Family::Number,
     },
     Kind {
         ty: "float8",
         columns: &["f8"],
-        values: &["0", "-0", "1", "0.1", "-1.5", "NaN", "Infinity", "-Infinity", "1e300", "5e-324", "9007199254740992", "1e15", "0.00001", "0.0001"],
+        values: &[
+            "0",
+            "-0",
+            "1",
+            "0.1",
+            "-1.5",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "1e300",
+            "5e-324",
+            "9007199254740992",
+            "1e15",
+            "0.00001",
+            "0.0001",
+        ],
         family: Family::Number,
     },
     Kind {
         ty: "numeric",
         columns: &["n", "n2"],
         values: &[
-            "0", "1", "1.0", "1.00", "0.1", "-1.5", "NaN", "Infinity", "-Infinity", "12345678901234567890.12345678900",
-            "0.00000000000000000001", "9007199254740993", "-0.50", "1e30",
+            "0",
+            "1",
+            "1.0",
+            "1.00",
+            "0.1",
+            "-1.5",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "12345678901234567890.12345678900",
+            "0.00000000000000000001",
+            "9007199254740993",
+            "-0.50",
+            "1e30",
         ],
         family: Family::Number,
     },
@@ -73,21 +133,71 @@ const KINDS: [Kind; 16] = [
         ty: "text",
         columns: &["t", "t2"],
         values: &[
-            "", "a", "A", "b", "ab", "aB", "a ", " a", "é", "É", "éa", "日本", "a\nb", "50%", "a_b", "a\\b", "%", "\\", "İ", "ß", "ẞ",
-            "Σ", "1", "-5", " 7 ", "true", "off", "NaN", "1e3", "2024-01-31", "10:00", "it's", "zzz", "\u{10348}", "\u{fffd}",
+            "",
+            "a",
+            "A",
+            "b",
+            "ab",
+            "aB",
+            "a ",
+            " a",
+            "é",
+            "É",
+            "éa",
+            "日本",
+            "a\nb",
+            "50%",
+            "a_b",
+            "a\\b",
+            "%",
+            "\\",
+            "İ",
+            "ß",
+            "ẞ",
+            "Σ",
+            "1",
+            "-5",
+            " 7 ",
+            "true",
+            "off",
+            "NaN",
+            "1e3",
+            "2024-01-31",
+            "10:00",
+            "it's",
+            "zzz",
+            "\u{10348}",
+            "\u{fffd}",
         ],
         family: Family::Text,
     },
-    Kind { ty: "varchar", columns: &["v"], values: &["", "a", "a ", "A", "ab", "é", "a_b", "1", "zzz"], family: Family::Text },
-    Kind { ty: "bpchar", columns: &["c"], values: &["", "a", "a  ", "A", "ab", "é", "abcde", " a", "a\t"], family: Family::Text },
-    Kind { ty: "name", columns: &["nm"], values: &["", "a", "A", "ab", "é", "zzz", "1"], family: Family::Text },
+    Kind {
+        ty: "varchar",
+        columns: &["v"],
+        values: &["", "a", "a ", "A", "ab", "é", "a_b", "1", "zzz"],
+        family: Family::Text,
+    },
+    Kind {
+        ty: "bpchar",
+        columns: &["c"],
+        values: &["", "a", "a  ", "A", "ab", "é", "abcde", " a", "a\t"],
+        family: Family::Text,
+    },
+    Kind {
+        ty: "name",
+        columns: &["nm"],
+        values: &["", "a", "A", "ab", "é", "zzz", "1"],
+        family: Family::Text,
+    },
     Kind { ty: "bool", columns: &["b", "b2"], values: &["t", "f", "true", "false"], family: Family::Bool },
     Kind {
         ty: "uuid",
         columns: &["u", "u2"],
         values: &[
-            "00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff",
-            "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "{A0EEBC99-9c0b4ef8bb6d6bb9bd380a12}",
+            "00000000-0000-0000-0000-000000000000",
+            "ffffffff-ffff-ffff-ffff-ffffffffffff",
+            "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+            "{A0EEBC99-9c0b4ef8bb6d6bb9bd380a12}",
         ],
         family: Family::Uuid,
     },
@@ -95,8 +205,16 @@ const KINDS: [Kind; 16] = [
         ty: "date",
         columns: &["d"],
         values: &[
-            "2000-01-01", "2024-02-29", "1999-12-31", "0044-03-15 BC", "infinity", "-infinity", "5874897-12-31", "4714-11-24 BC",
-            "10000-01-01", "epoch",
+            "2000-01-01",
+            "2024-02-29",
+            "1999-12-31",
+            "0044-03-15 BC",
+            "infinity",
+            "-infinity",
+            "5874897-12-31",
+            "4714-11-24 BC",
+            "10000-01-01",
+            "epoch",
         ],
         family: Family::Day,
     },
@@ -110,8 +228,17 @@ const KINDS: [Kind; 16] = [
         ty: "timestamp",
         columns: &["ts"],
         values: &[
-            "2000-01-01 00:00:00", "2024-02-29T12:34:56.789", "2024-02-29 00:00:00", "0044-03-15 01:02:03 BC", "infinity", "-infinity",
-            "294276-12-31 23:59:59.999999", "4714-11-24 00:00:00 BC", "2024-02-29 12:34:56Z", "epoch", "2024-02-29",
+            "2000-01-01 00:00:00",
+            "2024-02-29T12:34:56.789",
+            "2024-02-29 00:00:00",
+            "0044-03-15 01:02:03 BC",
+            "infinity",
+            "-infinity",
+            "294276-12-31 23:59:59.999999",
+            "4714-11-24 00:00:00 BC",
+            "2024-02-29 12:34:56Z",
+            "epoch",
+            "2024-02-29",
         ],
         family: Family::Day,
     },
@@ -119,14 +246,22 @@ const KINDS: [Kind; 16] = [
         ty: "timestamptz",
         columns: &["tz"],
         values: &[
-            "2000-01-01 00:00:00+00", "2024-02-29 12:34:56.789+02", "2024-02-29 12:34:56-05:30", "infinity", "-infinity",
-            "0044-03-15 01:02:03+00 BC", "294276-12-31 23:59:59.999999+00", "2024-02-29 10:34:56.789Z", "2024-02-29",
+            "2000-01-01 00:00:00+00",
+            "2024-02-29 12:34:56.789+02",
+            "2024-02-29 12:34:56-05:30",
+            "infinity",
+            "-infinity",
+            "0044-03-15 01:02:03+00 BC",
+            "294276-12-31 23:59:59.999999+00",
+            "2024-02-29 10:34:56.789Z",
+            "2024-02-29",
         ],
         family: Family::Instant,
     },
 ];
 
-const ENUM: Kind = Kind { ty: "mood", columns: &["m", "m2"], values: &["sad", "ok", "Ünhappy"], family: Family::Enum };
+const ENUM: Kind =
+    Kind { ty: "mood", columns: &["m", "m2"], values: &["sad", "ok", "Ünhappy"], family: Family::Enum };
 
 struct Generator {
     random: StdRng,
@@ -165,9 +300,20 @@ impl Generator {
                 let value = self.pick(kind.values);
                 format!("'{}'::{}", value.replace('\'', "''"), kind.ty)
             }
-            8 | 9 if kind.family == Family::Number => {
-                self.pick(&["0", "1", "-1", "0.1", "-1.5", "1.0", "3000000000", "1e3", "9007199254740993", "1e-3"]).to_owned()
-            }
+            8 | 9 if kind.family == Family::Number => self
+                .pick(&[
+                    "0",
+                    "1",
+                    "-1",
+                    "0.1",
+                    "-1.5",
+                    "1.0",
+                    "3000000000",
+                    "1e3",
+                    "9007199254740993",
+                    "1e-3",
+                ])
+                .to_owned(),
             9 if kind.family == Family::Bool => self.pick(&["true", "false"]).to_owned(),
             9 => "NULL".to_owned(),
             10 => self.cast(kind),
@@ -209,7 +355,8 @@ impl Generator {
                 format!("{left} {op} {}", self.operand(other))
             }
             5 | 6 => {
-                let list: Vec<String> = (0..self.random.random_range(1..5)).map(|_| self.operand(other)).collect();
+                let list: Vec<String> =
+                    (0..self.random.random_range(1..5)).map(|_| self.operand(other)).collect();
                 let op = self.pick(&["IN", "NOT IN"]);
                 format!("{left} {op} ({})", list.join(", "))
             }
@@ -225,8 +372,9 @@ impl Generator {
                     0 => self.operand(text),
                     _ => self
                         .pick(&[
-                            "'%'", "'a%'", "'%A'", "'_'", "'__'", "'%b%'", "'a_b'", "'a\\_b'", "'50\\%'", "'%\\%'", "'É%'", "'ß'",
-                            "'a\\\\b'", "''", "'%_%'", "'σ'", "'i'", "'_ '", "'日_'",
+                            "'%'", "'a%'", "'%A'", "'_'", "'__'", "'%b%'", "'a_b'", "'a\\_b'", "'50\\%'",
+                            "'%\\%'", "'É%'", "'ß'", "'a\\\\b'", "''", "'%_%'", "'σ'", "'i'", "'_ '",
+                            "'日_'",
                         ])
                         .to_owned(),
                 };
@@ -235,7 +383,15 @@ impl Generator {
             9 => format!("{left} {}", self.pick(&["IS NULL", "IS NOT NULL"])),
             _ => {
                 let bools = KINDS.iter().find(|kind| kind.ty == "bool").expect("bool is a kind");
-                let test = self.pick(&["", "IS TRUE", "IS NOT TRUE", "IS FALSE", "IS NOT FALSE", "IS UNKNOWN", "IS NOT UNKNOWN"]);
+                let test = self.pick(&[
+                    "",
+                    "IS TRUE",
+                    "IS NOT TRUE",
+                    "IS FALSE",
+                    "IS NOT FALSE",
+                    "IS UNKNOWN",
+                    "IS NOT UNKNOWN",
+                ]);
                 format!("{} {test}", self.operand(bools))
             }
         }
@@ -256,7 +412,10 @@ impl Generator {
 
 fn columns() -> impl Iterator<Item = (&'static str, &'static Kind)> {
     static ENUM_KIND: &Kind = &ENUM;
-    KINDS.iter().chain(std::iter::once(ENUM_KIND)).flat_map(|kind| kind.columns.iter().map(move |name| (*name, kind)))
+    KINDS
+        .iter()
+        .chain(std::iter::once(ENUM_KIND))
+        .flat_map(|kind| kind.columns.iter().map(move |name| (*name, kind)))
 }
 
 async fn connect(url: &str) -> Client {
@@ -371,9 +530,16 @@ async fn ask_postgres(client: &Client, clause: &str) -> Vec<String> {
         .collect()
 }
 
-fn ask_us(clause: &str, params: &BTreeMap<u32, String>, relation: &Relation, wire: &WireRelation, tuples: &[Tuple]) -> Vec<&'static str> {
+fn ask_us(
+    clause: &str,
+    params: &BTreeMap<u32, String>,
+    relation: &Relation,
+    wire: &WireRelation,
+    tuples: &[Tuple],
+) -> Vec<&'static str> {
     let holds = Predicate::parse(clause, params, relation).expect("the clause was accepted before");
-    let unknown = Predicate::parse(&format!("({clause}) IS UNKNOWN"), params, relation).expect("so is a test of it");
+    let unknown =
+        Predicate::parse(&format!("({clause}) IS UNKNOWN"), params, relation).expect("so is a test of it");
     tuples
         .iter()
         .map(|tuple| match (holds.accepts(wire, tuple), unknown.accepts(wire, tuple)) {
@@ -390,7 +556,8 @@ fn ask_us(clause: &str, params: &BTreeMap<u32, String>, relation: &Relation, wir
 async fn clauses_mean_the_same_here_and_in_postgres() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seed = number("SHAPEFOLD_FILTER_SEED").unwrap_or_else(|| rand::rng().random());
-    let cases = number("SHAPEFOLD_FILTER_CASES").map_or(CASES, |cases| usize::try_from(cases).expect("a count"));
+    let cases =
+        number("SHAPEFOLD_FILTER_CASES").map_or(CASES, |cases| usize::try_from(cases).expect("a count"));
     println!("SHAPEFOLD_FILTER_SEED={seed}");
     let database = support::database("filter").await;
     let client = connect(&database.url).await;
@@ -403,13 +570,15 @@ async fn clauses_mean_the_same_here_and_in_postgres() {
         .expect("rows are read")
         .iter()
         .map(|row| {
-            let cells: Vec<Value<'_>> =
-                (0..row.len()).map(|i| row.get(i).map_or(Value::Null, |text| Value::Text(text.as_bytes()))).collect();
+            let cells: Vec<Value<'_>> = (0..row.len())
+                .map(|i| row.get(i).map_or(Value::Null, |text| Value::Text(text.as_bytes())))
+                .collect();
             Tuple::from_values(&cells)
         })
         .collect();
 
-    let (mut decided, mut refused, mut values, mut errors) = (0, BTreeMap::<String, usize>::new(), 0usize, 0usize);
+    let (mut decided, mut refused, mut values, mut errors) =
+        (0, BTreeMap::<String, usize>::new(), 0usize, 0usize);
     let mut differences = Vec::new();
     while decided < cases {
         generator.params.clear();
@@ -440,13 +609,16 @@ async fn clauses_mean_the_same_here_and_in_postgres() {
                 // Where Postgres fails on a row the snapshot fails as a whole: there is no answer to
                 // agree with. The other way round is a difference.
                 if ours != theirs && theirs != "error" {
-                    differences.push(format!("row {number}: we say {ours}, Postgres {theirs}: {text}  <- {clause}"));
+                    differences
+                        .push(format!("row {number}: we say {ours}, Postgres {theirs}: {text}  <- {clause}"));
                     break;
                 }
             }
         }
     }
-    println!("{decided} clauses over {ROWS} rows: {values} values compared, {errors} of them errors; refused: {refused:?}");
+    println!(
+        "{decided} clauses over {ROWS} rows: {values} values compared, {errors} of them errors; refused: {refused:?}"
+    );
     let shown: Vec<&str> = differences.iter().take(20).map(String::as_str).collect();
     assert!(differences.is_empty(), "{} clauses differ:\n{}", differences.len(), shown.join("\n"));
 }

@@ -8,5 +8,7 @@ pub struct TestDatabase {
 /// The database that `SHAPEFOLD_TEST_DATABASE_URL` names.
 pub async fn database(name_hint: &str) -> TestDatabase {
     let url = std::env::var("SHAPEFOLD_TEST_DATABASE_URL");
-    TestDatabase { url: url.unwrap_or_else(|_| panic!("{name_hint}: SHAPEFOLD_TEST_DATABASE_URL is not set")) }
+    TestDatabase {
+        url: url.unwrap_or_else(|_| panic!("{name_hint}: SHAPEFOLD_TEST_DATABASE_URL is not set")),
+    }
 }

@@ -48,16 +48,18 @@ fn clause() -> impl Strategy<Value = String> {
         prop_oneof![
             (inner.clone(), "(and|and|or)", inner.clone()).prop_map(|(a, op, b)| format!("({a}) {op} ({b})")),
             inner.clone().prop_map(|a| format!("not ({a})")),
-            (inner.clone(), "(is true|is not false|is unknown)").prop_map(|(a, test)| format!("({a}) {test}")),
+            (inner.clone(), "(is true|is not false|is unknown)")
+                .prop_map(|(a, test)| format!("({a}) {test}")),
             (inner.clone(), inner).prop_map(|(a, b)| format!("({a}) = ({b})")),
         ]
     })
 }
 
 fn cells() -> impl Strategy<Value = String> {
-    let cell = |name: &'static str, values: &'static str| prop::option::of(values).prop_map(move |value| {
-        value.map_or(String::new(), |value| format!("{name}={value}"))
-    });
+    let cell = |name: &'static str, values: &'static str| {
+        prop::option::of(values)
+            .prop_map(move |value| value.map_or(String::new(), |value| format!("{name}={value}")))
+    };
     (
         cell("id", "[0-3]"),
         cell("i2", "[0-2]"),
@@ -81,7 +83,12 @@ fn holds(predicate: &Predicate, tuple: &Tuple) -> bool {
     predicate.accepts(&wire(), tuple) == Some(true)
 }
 
-fn expected(sid: Sid, predicate: &Predicate, old: Option<&Tuple>, new: Option<&Tuple>) -> Option<(Sid, RowMove)> {
+fn expected(
+    sid: Sid,
+    predicate: &Predicate,
+    old: Option<&Tuple>,
+    new: Option<&Tuple>,
+) -> Option<(Sid, RowMove)> {
     let inside = |tuple: Option<&Tuple>| tuple.is_some_and(|tuple| holds(predicate, tuple));
     match (inside(old), inside(new)) {
         (true, true) => Some((sid, RowMove::Update)),
