@@ -86,11 +86,8 @@ impl<'a> Resolver<'a> {
             (Some(text), Some(_)) => Spelling::Typed(text),
         };
         let literal = Literal { spelling, ty: ty.clone(), location };
-        if let Some(text) = literal.text() {
-            let valid = !matches!(ty, Type::Enum { .. }) && decode_natural(text.as_bytes(), ty).is_some();
-            if !valid {
-                return Err(WhereError::at(location, format!("invalid syntax for type {ty}: {text}")));
-            }
+        if let Some(text) = literal.text().filter(|text| !is_literal(text, ty)) {
+            return Err(WhereError::at(location, format!("invalid syntax for type {ty}: {text}")));
         }
         if let Some(parameter) = parameter {
             self.fix(parameter, ty, location)?;
@@ -280,6 +277,13 @@ impl<'a> Resolver<'a> {
         };
         Err(WhereError::at(location, format!("{what} is not castable to bool")))
     }
+}
+
+/// Whether Postgres takes that text as a literal of the type, and we read it alike. It has no zero
+/// bytes in any text. The labels of an enum are not known here.
+pub(super) fn is_literal(text: &str, ty: &Type) -> bool {
+    let known = !matches!(ty, Type::Enum { .. }) && !text.contains('\0');
+    known && decode_natural(text.as_bytes(), ty).is_some()
 }
 
 /// There is no such operator, or a parameter has got the wrong type before.
