@@ -419,6 +419,7 @@ fn a_change_is_routed_to_the_shapes_that_it_concerns() {
         "id > 1",
         "t::int4 = 1",
         "id = 1 or id = 2",
+        "(id = 1 and b) or (n = 2 and not b)",
     ];
     let changes = [
         insert("id=1 b=t"),
@@ -433,10 +434,10 @@ fn a_change_is_routed_to_the_shapes_that_it_concerns() {
     ];
     assert_eq!(
         route(&clauses, &changes),
-        "1:Insert 2:Insert 3:Insert 7:Insert\n\
+        "1:Insert 2:Insert 3:Insert 7:Insert 8:Insert\n\
          2:Insert 3:Insert 4:Insert 5:Insert 7:Insert\n\
-         1:Delete 2:Update 3:Update 5:Insert 7:Update\n\
-         1:Update 2:Update 3:Delete 7:Update\n\
+         1:Delete 2:Update 3:Update 5:Insert 7:Update 8:Delete\n\
+         1:Update 2:Update 3:Delete 7:Update 8:Delete\n\
          1:Insert 2:Update 5:Delete 7:Insert\n\
          2:Delete 3:Delete 5:Delete 6:Delete 7:Delete\n\
          2:Delete\n\

@@ -156,6 +156,20 @@ fn ask_us(
         .collect()
 }
 
+/// The rows as the stream would send them: the simple protocol, too, gives the text of the output
+/// functions.
+async fn tuples(client: &Client) -> Vec<Tuple> {
+    let rows = rows(client, "SELECT * FROM filter_rows ORDER BY row_number").await.expect("rows are read");
+    rows.iter()
+        .map(|row| {
+            let cells: Vec<Value<'_>> = (0..row.len())
+                .map(|i| row.get(i).map_or(Value::Null, |text| Value::Text(text.as_bytes())))
+                .collect();
+            Tuple::from_values(&cells)
+        })
+        .collect()
+}
+
 /// Postgres reads dates and times in spellings that we do not: a row with such a text counts as not
 /// decodable here. Literals in them are refused, so it takes a cast of a text column.
 fn is_cast_to_datetime(clause: &str) -> bool {
@@ -174,18 +188,7 @@ async fn clauses_mean_the_same_here_and_in_postgres() {
     let mut generator = Generator { random: StdRng::seed_from_u64(seed), params: Vec::new(), ilike: true };
     fill(&client, &mut generator.random).await;
     let (relation, wire) = relation(&client).await;
-    // The simple protocol gives the text of the output functions, as the stream does.
-    let tuples: Vec<Tuple> = rows(&client, "SELECT * FROM filter_rows ORDER BY row_number")
-        .await
-        .expect("rows are read")
-        .iter()
-        .map(|row| {
-            let cells: Vec<Value<'_>> = (0..row.len())
-                .map(|i| row.get(i).map_or(Value::Null, |text| Value::Text(text.as_bytes())))
-                .collect();
-            Tuple::from_values(&cells)
-        })
-        .collect();
+    let tuples = tuples(&client).await;
 
     // Databases fold case by their locale; the clauses do so as C libraries do in UTF-8.
     let folds = rows(&client, "SELECT 'É' ILIKE 'é' AND 'İ' ILIKE 'i'").await.expect("an answer");
