@@ -158,7 +158,9 @@ fn find_shape(journal: &OfflineJournal, shape: &str) -> Result<Sid, Failure> {
     let handle = shape.parse().map_err(|_| unknown())?;
     events(journal, EventId(1))
         .find_map(|recorded| match recorded.event {
-            Event::Shape(events::ShapeEvent::Created { sid, handle: found, .. }) if found == handle => Some(sid),
+            Event::Shape(events::ShapeEvent::Created { sid, handle: found, .. }) if found == handle => {
+                Some(sid)
+            }
             _ => None,
         })
         .ok_or_else(unknown)
@@ -257,7 +259,12 @@ fn fold(journal: &OfflineJournal, at: Option<EventId>) -> State {
     state
 }
 
-fn state(journal: &OfflineJournal, at: Option<EventId>, json: bool, out: &mut impl Write) -> Result<ExitCode, Failure> {
+fn state(
+    journal: &OfflineJournal,
+    at: Option<EventId>,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<ExitCode, Failure> {
     let state = fold(journal, at);
     if json {
         serde_json::to_writer_pretty(&mut *out, &state)?;
@@ -277,7 +284,12 @@ fn state(journal: &OfflineJournal, at: Option<EventId>, json: bool, out: &mut im
         stream.phase, stream.generation, stream.received, stream.routed, stream.acked
     )?;
     let owing = state.shapes.values().filter(|shape| !shape.pending.is_empty()).count();
-    writeln!(out, "window   {} transactions owed by {owing} of {} shapes", state.window.len(), state.shapes.len())?;
+    writeln!(
+        out,
+        "window   {} transactions owed by {owing} of {} shapes",
+        state.window.len(),
+        state.shapes.len()
+    )?;
     for (sid, shape) in &state.shapes {
         let invalidated = shape.invalidated.map(|i| format!(", ended: {:?}", i.cause)).unwrap_or_default();
         writeln!(
@@ -335,7 +347,10 @@ fn verify(journal: &OfflineJournal, out: &mut impl Write) -> Result<ExitCode, Fa
     let broken = if whole { violations.len() } else { 0 };
     writeln!(out, "{count} events from event {first}, {damage} damaged places, {broken} broken invariants")?;
     if !whole {
-        writeln!(out, "the journal begins at event {first}: invariants over its retired beginning were not checked")?;
+        writeln!(
+            out,
+            "the journal begins at event {first}: invariants over its retired beginning were not checked"
+        )?;
     }
     Ok(if damage == 0 && broken == 0 { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
 }

@@ -88,7 +88,11 @@ pub struct Arguments {
     #[arg(long, env = "ELECTRIC_LONG_POLL_TIMEOUT", default_value_t = 20_000)]
     long_poll_timeout: u64,
     /// Limits of concurrent requests, as JSON.
-    #[arg(long, env = "ELECTRIC_MAX_CONCURRENT_REQUESTS", default_value = r#"{"initial":300,"existing":10000}"#)]
+    #[arg(
+        long,
+        env = "ELECTRIC_MAX_CONCURRENT_REQUESTS",
+        default_value = r#"{"initial":300,"existing":10000}"#
+    )]
     max_concurrent_requests: String,
     /// A client that takes nothing for so long is cut off.
     #[arg(long, env = "ELECTRIC_TCP_SEND_TIMEOUT", value_parser = values::duration, default_value = "30s")]
@@ -175,13 +179,14 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 async fn until_the_end(running: &mut Running) -> ExitCode {
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "signals cannot be listened for");
-            return ExitCode::FAILURE;
-        }
-    };
+    let (mut terminate, mut interrupt) =
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "signals cannot be listened for");
+                return ExitCode::FAILURE;
+            }
+        };
     let ended = tokio::select! {
         ended = running.ended() => ended,
         _ = terminate.recv() => stop(running).await,
@@ -214,7 +219,8 @@ fn start_log(level: &str) {
         other => other.to_owned(),
     };
     // sled tells its own life at info.
-    let filter = EnvFilter::try_new(format!("{level},sled=warn")).unwrap_or_else(|_| EnvFilter::new("info,sled=warn"));
+    let filter =
+        EnvFilter::try_new(format!("{level},sled=warn")).unwrap_or_else(|_| EnvFilter::new("info,sled=warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false).init();
 }
 
@@ -285,7 +291,9 @@ fn existing() -> usize {
 fn check_storage(kind: &str) -> Result<(), String> {
     match kind.to_ascii_uppercase().as_str() {
         "FAST_FILE" => Ok(()),
-        "FILE" | "LEGACY_FILE" => Err("ELECTRIC_STORAGE: this kind is no longer there; use FAST_FILE".to_owned()),
+        "FILE" | "LEGACY_FILE" => {
+            Err("ELECTRIC_STORAGE: this kind is no longer there; use FAST_FILE".to_owned())
+        }
         "MEMORY" => Err("ELECTRIC_STORAGE: MEMORY is not supported yet; use FAST_FILE on a tmpfs".to_owned()),
         _ => Err("ELECTRIC_STORAGE must be FAST_FILE".to_owned()),
     }

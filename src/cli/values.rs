@@ -48,7 +48,11 @@ pub fn size(text: &str) -> Result<u64, String> {
     };
     let bytes = number * factor;
     // Exact far beyond any size that makes sense here.
-    if (1.0..9.0e15).contains(&bytes) { Ok(bytes as u64) } else { Err("a size must be at least 1 byte".to_owned()) }
+    if (1.0..9.0e15).contains(&bytes) {
+        Ok(bytes as u64)
+    } else {
+        Err("a size must be at least 1 byte".to_owned())
+    }
 }
 
 /// `true`, `false`, `1` or `0`, in any case.
@@ -87,7 +91,9 @@ mod tests {
 
     #[test]
     fn reads_sizes() {
-        for (text, bytes) in [("10485760", 10_485_760), ("10MiB", 10_485_760), ("1.5 KB", 1_500), ("1GB", 1_000_000_000)] {
+        for (text, bytes) in
+            [("10485760", 10_485_760), ("10MiB", 10_485_760), ("1.5 KB", 1_500), ("1GB", 1_000_000_000)]
+        {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
         for bad in ["", "0", "MB", "5 TB"] {

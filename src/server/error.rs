@@ -94,19 +94,16 @@ impl Failure {
 
     fn body(&self) -> String {
         match self {
-            Failure::Invalid(errors) => json(&Message {
-                code: None,
-                message: "Invalid request",
-                errors: Some(errors),
-            }),
+            Failure::Invalid(errors) => {
+                json(&Message { code: None, message: "Invalid request", errors: Some(errors) })
+            }
             Failure::Mismatch => message(
                 "The specified shape definition and handle do not match. Please ensure the shape definition \
                  is correct or omit the shape handle from the request to obtain a new one.",
             ),
-            Failure::BodyNotJson(details) => json(&BodyError {
-                error: "Invalid JSON in request body",
-                details: Some(details),
-            }),
+            Failure::BodyNotJson(details) => {
+                json(&BodyError { error: "Invalid JSON in request body", details: Some(details) })
+            }
             Failure::BodyNotObject => body_error("Request body must be a JSON object"),
             Failure::BodyUnreadable => body_error("Failed to read request body"),
             Failure::BodyTooLarge => body_error("Request body too large"),
@@ -127,9 +124,7 @@ impl Failure {
             Failure::LogUnreadable(cause) => message(&format!("Unable to retrieve shape log: {cause}")),
             Failure::Overloaded { class, limit, .. } => json(&Message {
                 code: Some("concurrent_request_limit_exceeded"),
-                message: &format!(
-                    "Concurrent {class} request limit exceeded (limit: {limit}), please retry"
-                ),
+                message: &format!("Concurrent {class} request limit exceeded (limit: {limit}), please retry"),
                 errors: None,
             }),
         }

@@ -165,7 +165,8 @@ fn preflight(request: &HeaderMap) -> Response {
     let mut headers = HeaderMap::with_capacity(10);
     headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
-    let requested = request.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter().filter_map(|line| line.to_str().ok());
+    let requested =
+        request.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter().filter_map(|line| line.to_str().ok());
     let allowed: Vec<&str> = requested
         .flat_map(|line| line.split(','))
         .filter_map(|name| ALLOWED_HEADERS.iter().find(|allowed| name.trim().eq_ignore_ascii_case(allowed)))
