@@ -1,10 +1,11 @@
 //! `shapefold journal`: what happened, what is, and whether all is well. Reads, never writes.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::domain::{EventId, Sid};
+use crate::domain::{EventId, Handle, Sid};
 use crate::events::{self, Event, Recorded};
 use crate::journal::{OfflineJournal, Reading};
 use crate::projections::forensics::Checker;
@@ -193,24 +194,50 @@ fn tail(
     json: bool,
     out: &mut impl Write,
 ) -> Result<ExitCode, Failure> {
-    let mut wanted = events(journal, from).filter(|recorded| filter.accepts(recorded));
-    match lines {
-        None => wanted.try_for_each(|recorded| show(&recorded, json, out))?,
-        Some(lines) => {
-            let mut newest = std::collections::VecDeque::with_capacity(lines.min(65_536));
-            for recorded in wanted {
-                if newest.len() == lines {
+    // From the beginning, whatever is wanted: what is shown names shapes by their handles.
+    let mut names = Names::default();
+    let mut newest = VecDeque::new();
+    for recorded in events(journal, EventId(1)) {
+        names.learn(&recorded);
+        if recorded.id < from || !filter.accepts(&recorded) {
+            continue;
+        }
+        match lines {
+            None => show(&recorded, &names, json, out)?,
+            Some(lines) => {
+                newest.push_back(recorded);
+                if newest.len() > lines {
                     newest.pop_front();
                 }
-                newest.push_back(recorded);
             }
-            newest.iter().take(lines).try_for_each(|recorded| show(recorded, json, out))?;
         }
     }
+    newest.iter().try_for_each(|recorded| show(recorded, &names, json, out))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(recorded: &Recorded, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+/// Handles of shapes by their numbers.
+#[derive(Default)]
+struct Names(BTreeMap<Sid, Handle>);
+
+impl Names {
+    fn learn(&mut self, recorded: &Recorded) {
+        if let Event::Shape(events::ShapeEvent::Created { sid, handle, .. }) = &recorded.event {
+            self.0.insert(*sid, *handle);
+        }
+    }
+
+    /// The handle of the shape that an event is about.
+    fn of(&self, event: &Event) -> Option<Handle> {
+        match event {
+            Event::Shape(event) => self.0.get(&event.sid()).copied(),
+            Event::Consumer(event) => self.0.get(&event.sid()).copied(),
+            Event::Ownership(_) | Event::Stream(_) | Event::Flush(_) | Event::Journal(_) => None,
+        }
+    }
+}
+
+fn show(recorded: &Recorded, names: &Names, json: bool, out: &mut impl Write) -> Result<(), Failure> {
     if json {
         let line = serde_json::json!({
             "id": recorded.id,
@@ -218,14 +245,16 @@ fn show(recorded: &Recorded, json: bool, out: &mut impl Write) -> Result<(), Fai
             "epoch": recorded.epoch,
             "because": recorded.because,
             "kind": recorded.event.name(),
+            "shape": names.of(&recorded.event).map(|handle| handle.to_string()),
             "event": details(&recorded.event),
         });
         writeln!(out, "{line}")?;
         return Ok(());
     }
     let because = recorded.because.map(|id| format!(" because {id}")).unwrap_or_default();
+    let shape = names.of(&recorded.event).map(|handle| format!(" [{handle}]")).unwrap_or_default();
     let (id, at, epoch) = (recorded.id, recorded.at, recorded.epoch);
-    writeln!(out, "{id:>8} {at} epoch {epoch} {}{because}", details(&recorded.event))?;
+    writeln!(out, "{id:>8} {at} epoch {epoch} {}{shape}{because}", details(&recorded.event))?;
     Ok(())
 }
 
