@@ -1,0 +1,441 @@
+//! What may happen next.
+
+use std::time::Duration;
+
+use shapefold::domain::{DefinitionHash, Incarnation, Oid, Sid};
+use shapefold::engine::Input;
+use shapefold::events::{
+    DrainCause, ExitCause, FaultClass, FileKind, InvalidationCause, LossEvidence, SnapshotFailure, Stage,
+    StopCause,
+};
+
+use crate::postgres::{DEFINITIONS, TABLES, definition};
+use crate::world::{Connection, World};
+
+#[derive(Clone, Copy, Debug)]
+enum Action {
+    Settle,
+    Begin,
+    Commit,
+    AbortTxn,
+    Reveal,
+    StreamNext,
+    TakeMessage,
+    Sync,
+    Perform,
+    WriterWorks,
+    Flush,
+    CreateShape,
+    SnapshotWorks,
+    SnapshotFails,
+    WriterEnds,
+    WriterObeys,
+    WriterIdle,
+    TrashWorks,
+    Tick,
+    Keepalive,
+    Audit,
+    Disconnect,
+    Connect,
+    StorageFault,
+    Delete,
+    RelationAnnounced,
+    Checkpoint,
+    PostgresCrash,
+    Meddle,
+    ReplaceServer,
+    Drain,
+    LoseOwnership,
+    Crash,
+}
+
+const ACTIONS: [(Action, usize); 33] = [
+    (Action::Settle, 40),
+    (Action::Begin, 90),
+    (Action::Commit, 90),
+    (Action::AbortTxn, 5),
+    (Action::Reveal, 60),
+    (Action::StreamNext, 110),
+    (Action::TakeMessage, 130),
+    (Action::Sync, 70),
+    (Action::Perform, 110),
+    (Action::WriterWorks, 70),
+    (Action::Flush, 60),
+    (Action::CreateShape, 25),
+    (Action::SnapshotWorks, 40),
+    (Action::SnapshotFails, 2),
+    (Action::WriterEnds, 14),
+    (Action::WriterObeys, 30),
+    (Action::WriterIdle, 14),
+    (Action::TrashWorks, 14),
+    (Action::Tick, 30),
+    (Action::Keepalive, 20),
+    (Action::Audit, 10),
+    (Action::Disconnect, 8),
+    (Action::Connect, 30),
+    (Action::StorageFault, 3),
+    (Action::Delete, 4),
+    (Action::RelationAnnounced, 3),
+    (Action::Checkpoint, 10),
+    (Action::PostgresCrash, 2),
+    (Action::Meddle, 1),
+    (Action::ReplaceServer, 2),
+    (Action::Drain, 4),
+    (Action::LoseOwnership, 1),
+    (Action::Crash, 10),
+];
+
+impl World {
+    pub fn act(&mut self) {
+        if self.process.is_none() {
+            return self.boot();
+        }
+        let total: usize = ACTIONS.iter().map(|(_, weight)| weight).sum();
+        let mut number = self.choices.below(total);
+        for (action, weight) in ACTIONS {
+            if number < weight {
+                return self.take(action);
+            }
+            number -= weight;
+        }
+    }
+
+    fn take(&mut self, action: Action) {
+        match action {
+            Action::Begin
+            | Action::Commit
+            | Action::AbortTxn
+            | Action::Reveal
+            | Action::Checkpoint
+            | Action::PostgresCrash
+            | Action::Meddle
+            | Action::ReplaceServer => self.act_postgres(action),
+            Action::WriterWorks
+            | Action::Flush
+            | Action::WriterEnds
+            | Action::WriterObeys
+            | Action::WriterIdle
+            | Action::Audit => self.act_writer(action),
+            Action::CreateShape
+            | Action::SnapshotWorks
+            | Action::SnapshotFails
+            | Action::TrashWorks
+            | Action::StorageFault
+            | Action::Delete
+            | Action::RelationAnnounced => self.act_shape(action),
+            Action::Settle
+            | Action::StreamNext
+            | Action::TakeMessage
+            | Action::Sync
+            | Action::Perform
+            | Action::Tick
+            | Action::Keepalive
+            | Action::Disconnect
+            | Action::Connect
+            | Action::Drain
+            | Action::LoseOwnership
+            | Action::Crash => self.act_process(action),
+        }
+    }
+
+    fn act_postgres(&mut self, action: Action) {
+        let running = self.postgres.running.len();
+        match action {
+            Action::Begin => self.postgres.begin(&mut self.choices),
+            Action::Commit if running > 0 => {
+                let (index, gap) = (self.choices.below(running), self.choices.below(5) as u64);
+                self.postgres.commit(index, self.now, gap);
+                if self.choices.chance(50) {
+                    self.postgres.reveal(self.postgres.wal.len() - 1);
+                }
+            }
+            Action::AbortTxn if running > 0 => self.postgres.abort(self.choices.below(running)),
+            Action::Reveal => {
+                if let Some(index) = self.choices.one(&self.postgres.invisible()) {
+                    self.postgres.reveal(index);
+                }
+            }
+            Action::Checkpoint => {
+                if let Some(slot) = &mut self.postgres.slot {
+                    slot.persisted = slot.confirmed;
+                }
+            }
+            Action::PostgresCrash => {
+                self.postgres.crash();
+                self.disconnect(StopCause::Connection);
+            }
+            Action::Meddle => {
+                let streaming = self.process.as_ref().map(|process| process.connection);
+                if !matches!(streaming, Some(Connection::Streaming { .. } | Connection::Ready { .. })) {
+                    self.meddle();
+                }
+            }
+            Action::ReplaceServer => {
+                self.disconnect(StopCause::Connection);
+                let timeline_only = self.choices.chance(50);
+                self.postgres.replace(timeline_only);
+                self.fail_snapshots();
+            }
+            _ => {}
+        }
+    }
+
+    /// Somebody drops the slot, or lets its data be discarded.
+    fn meddle(&mut self) {
+        if self.choices.chance(50) {
+            self.postgres.slot = None;
+        } else if let Some(slot) = &mut self.postgres.slot {
+            slot.lost = true;
+        }
+    }
+
+    /// The connections of all snapshots break.
+    fn fail_snapshots(&mut self) {
+        for sid in self.snapshot_tasks() {
+            self.snapshot_fails(sid, SnapshotFailure::Connection);
+        }
+    }
+
+    fn writers(&self) -> Vec<(Sid, Incarnation)> {
+        self.process.iter().flat_map(|process| process.writers.keys().copied()).collect()
+    }
+
+    fn snapshot_tasks(&self) -> Vec<Sid> {
+        self.process.iter().flat_map(|process| process.snapshots.keys().copied()).collect()
+    }
+
+    fn act_writer(&mut self, action: Action) {
+        let writers = self.writers();
+        let chosen = self.choices.one(&writers);
+        match (action, chosen) {
+            (Action::WriterWorks, Some(_)) => {
+                for (sid, incarnation) in writers {
+                    if self.choices.chance(60) {
+                        let upto = 1 + self.choices.below(4);
+                        self.writer_works(sid, incarnation, upto);
+                    }
+                }
+            }
+            (Action::Flush, Some(_)) => {
+                let some: Vec<_> = writers.into_iter().filter(|_| self.choices.chance(60)).collect();
+                self.flush(&some);
+            }
+            (Action::WriterEnds, Some((sid, incarnation))) => {
+                let causes = [
+                    ExitCause::Panicked,
+                    ExitCause::StorageFault,
+                    ExitCause::Ended,
+                    ExitCause::Vanished,
+                    ExitCause::Suspended,
+                    ExitCause::Drained,
+                    ExitCause::Removed,
+                ];
+                let cause = causes[self.choices.below(causes.len())];
+                self.writer_ends(sid, incarnation, cause);
+            }
+            (Action::WriterObeys, Some((sid, incarnation))) => self.writer_obeys(sid, incarnation),
+            (Action::WriterIdle, Some((sid, incarnation))) => {
+                self.send(Input::WriterIdle { sid, incarnation });
+            }
+            (Action::Audit, _) => self.audit(),
+            _ => {}
+        }
+    }
+
+    /// Asked for when everything recorded has been performed.
+    fn audit(&mut self) {
+        self.perform_all();
+        let live = self.writers();
+        if let Some(process) = &self.process {
+            let asked = process.engine.state().last;
+            self.send(Input::LiveWriters { asked, live });
+        }
+    }
+
+    fn act_shape(&mut self, action: Action) {
+        let known: Vec<Sid> = self
+            .process
+            .iter()
+            .flat_map(|process| process.engine.state().shapes.keys().copied())
+            .collect();
+        match action {
+            Action::CreateShape => {
+                let hash = DefinitionHash(self.choices.below(DEFINITIONS as usize) as u64);
+                self.create_shape(hash, definition(hash).0);
+            }
+            Action::SnapshotWorks => {
+                for sid in self.snapshot_tasks() {
+                    if self.choices.chance(60) {
+                        self.snapshot_works(sid);
+                    }
+                }
+            }
+            Action::SnapshotFails => {
+                if let Some(sid) = self.choices.one(&self.snapshot_tasks()) {
+                    self.snapshot_fails(sid, SnapshotFailure::Connection);
+                }
+            }
+            Action::TrashWorks => {
+                let count = self.process.as_ref().map_or(0, |process| process.trashing.len());
+                if count > 0 {
+                    let index = self.choices.below(count);
+                    self.trash_works(index);
+                }
+            }
+            Action::StorageFault => {
+                let classes = [
+                    FaultClass::Corrupt,
+                    FaultClass::Vanished,
+                    FaultClass::NoSpace,
+                    FaultClass::Denied,
+                    FaultClass::Transient { errno: 5 },
+                ];
+                let class = classes[self.choices.below(classes.len())];
+                let sid = self.choices.one(&known);
+                self.send(Input::StorageFault { class, stage: Stage::Read, file: FileKind::ShapeLog, sid });
+            }
+            Action::Delete => {
+                // Also one that does not exist.
+                let sid = self.choices.one(&known).unwrap_or(Sid(4_000));
+                self.send(Input::Invalidate { sid, cause: InvalidationCause::Deleted });
+            }
+            Action::RelationAnnounced => self.relation_announced(),
+            _ => {}
+        }
+    }
+
+    fn relation_announced(&mut self) {
+        let oid = Oid(100 + self.choices.below(TABLES as usize) as u32);
+        let schema = 1 + self.choices.below(3) as u64;
+        let changed = self.choices.chance(30);
+        let Some(process) = &self.process else { return };
+        if !matches!(process.connection, Connection::Streaming { .. }) {
+            return;
+        }
+        let on_table = process.router.iter().filter(|(_, hash)| changed && definition(**hash).0 == oid);
+        let affected = on_table.map(|(sid, _)| *sid).collect();
+        self.send(Input::RelationAnnounced { oid, schema, affected });
+    }
+
+    fn act_process(&mut self, action: Action) {
+        match action {
+            Action::Settle => self.settle(),
+            Action::StreamNext => {
+                for _ in 0..=self.choices.below(3) {
+                    self.stream_next();
+                }
+            }
+            Action::TakeMessage => {
+                for _ in 0..=self.choices.below(4) {
+                    self.take_message();
+                }
+            }
+            Action::Sync => {
+                let survivable = self.disk.survivable();
+                let count = survivable[self.choices.below(survivable.len())];
+                self.disk.sync_to(count);
+            }
+            Action::Perform => {
+                for _ in 0..=self.choices.below(5) {
+                    if self.choices.chance(30) {
+                        self.perform_status();
+                    }
+                    self.perform_next();
+                }
+            }
+            Action::Tick => self.tick(),
+            Action::Keepalive => self.send_keepalive(),
+            Action::Disconnect => self.disconnect(StopCause::Connection),
+            Action::Connect => self.connect(),
+            Action::Drain => self.send(Input::Drain { cause: DrainCause::Signal }),
+            Action::LoseOwnership => self.send(Input::OwnershipLost { evidence: LossEvidence::EpochHigher }),
+            Action::Crash => self.crash(),
+            _ => {}
+        }
+    }
+
+    fn tick(&mut self) {
+        let step = match self.choices.below(20) {
+            0..10 => Duration::from_millis(self.choices.below(100) as u64),
+            10..18 => Duration::from_millis(self.choices.below(1_000) as u64),
+            18 => Duration::from_secs(self.choices.below(40) as u64),
+            _ => Duration::ZERO,
+        };
+        let before = self.now;
+        self.now = self.now.plus(step);
+        // No commit stays invisible for as long as the ring of recent commits remembers it.
+        if step > Duration::from_secs(1) {
+            self.postgres.reveal_before(before);
+        }
+        if step.is_zero() {
+            self.now.0 -= 500_000;
+        }
+        self.send(Input::Tick);
+    }
+
+    /// Everything that is on its way arrives.
+    fn settle(&mut self) {
+        for _ in 0..20 {
+            self.perform_all();
+            while self.take_message() {}
+        }
+    }
+}
+
+/// More rounds than any run has been seen to need, by far.
+const QUIET_ROUNDS_MAX: usize = 400;
+
+impl World {
+    /// Nothing goes wrong any more: everything must come to an end by itself.
+    pub fn quiesce(&mut self) {
+        while !self.postgres.running.is_empty() {
+            self.postgres.commit(0, self.now, 1);
+        }
+        self.postgres.reveal_before(self.now);
+        self.postgres.insert.0 += 8;
+        let target = self.postgres.insert;
+        for _ in 0..QUIET_ROUNDS_MAX {
+            if self.failure.is_some() {
+                return;
+            }
+            if self.unfinished(target).is_none() {
+                return self.check_end();
+            }
+            self.quiet_round();
+        }
+        if let Some(why) = self.unfinished(target) {
+            self.fail(format!("no end is reached: {why}"));
+        }
+    }
+
+    fn quiet_round(&mut self) {
+        if self.process.is_none() {
+            return self.boot();
+        }
+        self.settle();
+        self.connect();
+        self.settle();
+        while self.stream_next() {}
+        self.send_keepalive();
+        self.settle();
+        for sid in self.snapshot_tasks() {
+            self.snapshot_works(sid);
+        }
+        self.settle();
+        for (sid, incarnation) in self.writers() {
+            self.writer_works(sid, incarnation, usize::MAX);
+        }
+        self.flush(&self.writers());
+        for (sid, incarnation) in self.writers() {
+            self.writer_obeys(sid, incarnation);
+        }
+        self.settle();
+        while self.process.as_ref().is_some_and(|process| !process.trashing.is_empty()) {
+            self.trash_works(0);
+        }
+        self.audit();
+        self.now = self.now.plus(Duration::from_millis(300));
+        self.send(Input::Tick);
+        self.settle();
+    }
+}
