@@ -145,7 +145,8 @@ impl Decision<'_> {
         asked: EventId,
         live: &[(Sid, Incarnation)],
     ) -> Result<(), Refusal> {
-        self.require_active()?;
+        // Also while draining: the end would wait for ever for a writer that is gone.
+        self.require_owned()?;
         if self.engine.scratch.writer_started > asked {
             // Some writer was started after the question; the answer says nothing about it.
             return Ok(());
