@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shapefold::domain::{DefinitionHash, Incarnation, Oid, Sid};
+use shapefold::domain::{DefinitionHash, Incarnation, Oid, Sid, Timestamp};
 use shapefold::engine::Input;
 use shapefold::events::{
     DrainCause, ExitCause, FaultClass, FileKind, InvalidationCause, LossEvidence, SnapshotFailure, Stage,
@@ -15,6 +15,8 @@ use crate::world::{Connection, World};
 #[derive(Clone, Copy, Debug)]
 enum Action {
     Settle,
+    /// Whatever can be done is.
+    Progress,
     Begin,
     Commit,
     AbortTxn,
@@ -49,8 +51,9 @@ enum Action {
     Crash,
 }
 
-const ACTIONS: [(Action, usize); 33] = [
+const ACTIONS: [(Action, usize); 34] = [
     (Action::Settle, 40),
+    (Action::Progress, 25),
     (Action::Begin, 90),
     (Action::Commit, 90),
     (Action::AbortTxn, 5),
@@ -78,22 +81,43 @@ const ACTIONS: [(Action, usize); 33] = [
     (Action::RelationAnnounced, 3),
     (Action::Checkpoint, 10),
     (Action::PostgresCrash, 2),
-    (Action::Meddle, 1),
+    (Action::Meddle, 3),
     (Action::ReplaceServer, 2),
     (Action::Drain, 4),
     (Action::LoseOwnership, 1),
     (Action::Crash, 10),
 ];
 
+/// What makes a process, a connection or a shape end.
+fn is_fault(action: Action) -> bool {
+    matches!(
+        action,
+        Action::SnapshotFails
+            | Action::Disconnect
+            | Action::StorageFault
+            | Action::Delete
+            | Action::RelationAnnounced
+            | Action::PostgresCrash
+            | Action::Meddle
+            | Action::ReplaceServer
+            | Action::Drain
+            | Action::LoseOwnership
+            | Action::Crash
+    )
+}
+
 impl World {
     pub fn act(&mut self) {
         if self.process.is_none() {
             return self.boot();
         }
+        // Some histories are stormy, most have long stretches in which things get done.
+        let calm = self.calm > 0 && self.choices.below(self.calm) > 0;
         let total: usize = ACTIONS.iter().map(|(_, weight)| weight).sum();
         let mut number = self.choices.below(total);
         for (action, weight) in ACTIONS {
             if number < weight {
+                let action = if calm && is_fault(action) { Action::Progress } else { action };
                 return self.take(action);
             }
             number -= weight;
@@ -101,6 +125,9 @@ impl World {
     }
 
     fn take(&mut self, action: Action) {
+        if self.trace {
+            eprintln!("{}: {action:?}", self.disk.history.len());
+        }
         match action {
             Action::Begin
             | Action::Commit
@@ -124,6 +151,7 @@ impl World {
             | Action::Delete
             | Action::RelationAnnounced => self.act_shape(action),
             Action::Settle
+            | Action::Progress
             | Action::StreamNext
             | Action::TakeMessage
             | Action::Sync
@@ -180,13 +208,17 @@ impl World {
         }
     }
 
-    /// Somebody drops the slot, or lets its data be discarded.
+    /// Somebody drops the slot, moves it on, or lets its data be discarded.
     fn meddle(&mut self) {
-        if self.choices.chance(50) {
-            self.postgres.slot = None;
-        } else if let Some(slot) = &mut self.postgres.slot {
-            slot.lost = true;
+        let how = self.choices.below(3);
+        let insert = self.postgres.insert;
+        self.postgres.reveal_before(Timestamp(i64::MAX));
+        match &mut self.postgres.slot {
+            Some(slot) if how == 1 => slot.lost = true,
+            Some(slot) if how == 2 => slot.confirmed = insert,
+            slot => *slot = None,
         }
+        self.slot_meddled = true;
     }
 
     /// The connections of all snapshots break.
@@ -320,6 +352,7 @@ impl World {
     fn act_process(&mut self, action: Action) {
         match action {
             Action::Settle => self.settle(),
+            Action::Progress => self.quiet_round(),
             Action::StreamNext => {
                 for _ in 0..=self.choices.below(3) {
                     self.stream_next();
@@ -391,7 +424,7 @@ impl World {
         while !self.postgres.running.is_empty() {
             self.postgres.commit(0, self.now, 1);
         }
-        self.postgres.reveal_before(self.now);
+        self.postgres.reveal_before(Timestamp(i64::MAX));
         self.postgres.insert.0 += 8;
         let target = self.postgres.insert;
         for _ in 0..QUIET_ROUNDS_MAX {

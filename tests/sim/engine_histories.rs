@@ -20,6 +20,7 @@ const ACTIONS: usize = 400;
 /// One history, and after it peace.
 fn run(choices: Choices, mutation: Mutation) -> World {
     let mut world = World::new(choices, mutation);
+    world.trace = std::env::var_os("SHAPEFOLD_TRACE").is_some();
     for _ in 0..ACTIONS {
         if world.failure.is_some() || world.choices.exhausted() {
             break;
@@ -36,6 +37,11 @@ fn run_seed(seed: u64) -> World {
     let world = catch_unwind(AssertUnwindSafe(|| run(Choices::seeded(seed), Mutation::None)));
     let world = world.unwrap_or_else(|_| panic!("the engine panicked; replay it with SHAPEFOLD_SEED={seed}"));
     if let Some(why) = &world.failure {
+        if world.trace {
+            for committed in &world.postgres.wal {
+                eprintln!("{committed:?}");
+            }
+        }
         for recorded in &world.disk.history[world.disk.history.len().saturating_sub(60)..] {
             eprintln!("{} e{} {:?}", recorded.id, recorded.epoch, recorded.event);
         }

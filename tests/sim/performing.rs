@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use shapefold::domain::Sid;
 use shapefold::engine::{Effect, Input};
 use shapefold::events::{DestructionTarget, StopCause};
 
@@ -41,6 +40,9 @@ impl World {
     }
 
     fn perform(&mut self, effect: Effect) {
+        if self.trace {
+            eprintln!("  {effect:?}");
+        }
         match effect {
             Effect::ConnectPostgres
             | Effect::StartStream { .. }
@@ -207,9 +209,5 @@ impl World {
     pub fn perform_all(&mut self) {
         self.disk.sync_to(self.disk.history.len());
         while self.perform_next() || self.perform_status() {}
-    }
-
-    pub fn writing(&self, sid: Sid) -> bool {
-        self.process.as_ref().is_some_and(|process| process.writers.keys().any(|(writing, _)| *writing == sid))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use shapefold::domain::{Generation, Incarnation, Lsn, Seq, Sid, SidSet};
+use shapefold::domain::{Generation, Incarnation, Lsn, Seq, Sid, SidSet, Timestamp};
 use shapefold::engine::{Commit, FlushReport, Input, PostgresReady};
 use shapefold::events::{
     DestructionResult, Event, ExitCause, FaultClass, FileKind, SnapshotFailure, Stage, StopCause, StreamEvent,
@@ -47,6 +47,8 @@ impl World {
         let created = self.postgres.slot.is_none() || self.postgres.slot.is_some_and(|slot| slot.lost);
         let lost = self.postgres.slot.is_some_and(|slot| slot.lost);
         if created {
+            // A slot is made when every transaction that was running has ended.
+            self.postgres.reveal_before(Timestamp(i64::MAX));
             self.postgres.slot = Some(fresh);
         }
         let confirmed = self.postgres.slot.map_or(insert, |slot| slot.confirmed);

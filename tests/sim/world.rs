@@ -6,7 +6,7 @@ use std::time::Duration;
 use shapefold::domain::{
     DefinitionHash, Epoch, EventId, Generation, Handle, Incarnation, Lsn, Oid, Seq, Sid, Timestamp,
 };
-use shapefold::engine::{Boot, Effect, Engine, Input, Policy, Refusal, Step};
+use shapefold::engine::{Boot, Effect, Engine, Input, Policy, Step};
 use shapefold::events::{Event, IntentId, OwnershipEvent, PreviousEnd, ProcessInfo};
 use shapefold::projections::forensics::Checker;
 use shapefold::state::State;
@@ -52,8 +52,10 @@ pub struct World {
     pub slot_meddled: bool,
     pub stats: Stats,
     pub failure: Option<String>,
-    /// Time passes, and nothing goes wrong any more.
-    pub calm: bool,
+    /// Tells what is done: for looking into one seed.
+    pub trace: bool,
+    /// Only one fault in so many happens; 0 for all of them.
+    pub calm: usize,
 }
 
 #[derive(Default)]
@@ -119,6 +121,7 @@ impl World {
             stall_grace: Duration::from_secs([60, 600][choices.below(2)]),
             ..Policy::default()
         };
+        let calm = [0, 3, 10, 40][choices.below(4)];
         World {
             choices,
             mutation,
@@ -135,7 +138,8 @@ impl World {
             slot_meddled: false,
             stats: Stats::default(),
             failure: None,
-            calm: false,
+            trace: false,
+            calm,
         }
     }
 
@@ -147,7 +151,7 @@ impl World {
     pub fn boot(&mut self) {
         // The ring of recent commits dies with a process: the model lets no commit stay invisible
         // across a restart. See the limits in the module documentation of `engine_histories`.
-        self.postgres.reveal_before(self.now);
+        self.postgres.reveal_before(Timestamp(i64::MAX));
         let (policy, history) = (self.policy.clone(), &self.disk.history);
         let engine = if self.choices.chance(50) {
             let at = self.choices.below(history.len() + 1);
@@ -300,10 +304,6 @@ impl World {
             // A handle that no client was told may come again after a crash; this world never tries.
             self.last_micros = self.last_micros.max(micros);
         }
-    }
-
-    pub fn refused(&self, refusal: Refusal) -> u64 {
-        self.stats.refusals.get(&format!("{refusal:?}")).copied().unwrap_or(0)
     }
 }
 
