@@ -54,10 +54,10 @@ enum Action {
 const ACTIONS: [(Action, usize); 34] = [
     (Action::Settle, 40),
     (Action::Progress, 25),
-    (Action::Begin, 90),
-    (Action::Commit, 90),
+    (Action::Begin, 60),
+    (Action::Commit, 60),
     (Action::AbortTxn, 5),
-    (Action::Reveal, 60),
+    (Action::Reveal, 45),
     (Action::StreamNext, 110),
     (Action::TakeMessage, 130),
     (Action::Sync, 70),
@@ -169,12 +169,18 @@ impl World {
     fn act_postgres(&mut self, action: Action) {
         let running = self.postgres.running.len();
         match action {
-            Action::Begin => self.postgres.begin(&mut self.choices),
+            Action::Begin => {
+                for _ in 0..=self.choices.below(3) {
+                    self.postgres.begin(&mut self.choices);
+                }
+            }
             Action::Commit if running > 0 => {
-                let (index, gap) = (self.choices.below(running), self.choices.below(5) as u64);
-                self.postgres.commit(index, self.now, gap);
-                if self.choices.chance(50) {
-                    self.postgres.reveal(self.postgres.wal.len() - 1);
+                for left in (1..=running).rev().take(2) {
+                    let (index, gap) = (self.choices.below(left), self.choices.below(5) as u64);
+                    self.postgres.commit(index, self.now, gap);
+                    if self.choices.chance(50) {
+                        self.postgres.reveal(self.postgres.wal.len() - 1);
+                    }
                 }
             }
             Action::AbortTxn if running > 0 => self.postgres.abort(self.choices.below(running)),

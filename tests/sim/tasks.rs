@@ -74,7 +74,7 @@ impl World {
             Connection::Ready { .. } => process.connection = Connection::Ready { alive: false },
             Connection::Streaming { generation, .. } => {
                 process.connection = Connection::None;
-                self.send(Input::StreamStopped { generation, cause });
+                self.send_aside(Input::StreamStopped { generation, cause });
             }
         }
     }
@@ -203,7 +203,7 @@ impl World {
         }
         // One that vanishes says nothing: the audit finds out.
         if cause != ExitCause::Vanished && self.mutation != Mutation::SwallowExits {
-            self.send(Input::WriterExited { sid, incarnation, cause });
+            self.send_aside(Input::WriterExited { sid, incarnation, cause });
         }
     }
 

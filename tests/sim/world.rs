@@ -7,7 +7,9 @@ use shapefold::domain::{
     DefinitionHash, Epoch, EventId, Generation, Handle, Incarnation, Lsn, Oid, Seq, Sid, Timestamp,
 };
 use shapefold::engine::{Boot, Effect, Engine, Input, Policy, Step};
-use shapefold::events::{Event, IntentId, OwnershipEvent, PreviousEnd, ProcessInfo};
+use shapefold::events::{
+    ConsumerEvent, Event, IntentId, OwnershipEvent, PreviousEnd, ProcessInfo, ShapeEvent, StreamEvent,
+};
 use shapefold::projections::forensics::Checker;
 use shapefold::state::State;
 
@@ -235,6 +237,15 @@ impl World {
         }
     }
 
+    /// Sends a message on a way of its own, on which it may overtake the others.
+    pub fn send_aside(&mut self, input: Input) {
+        let overtakes = self.choices.chance(30);
+        match &mut self.process {
+            Some(process) if overtakes => process.inbox.push_front(Message::Input(input)),
+            _ => self.send(input),
+        }
+    }
+
     /// Hands an input to the engine. True where it was acted upon.
     pub fn input(&mut self, input: Input) -> bool {
         let Some(process) = &mut self.process else { return false };
@@ -264,7 +275,7 @@ impl World {
         for recorded in &step.events {
             process.mirror.follow(recorded);
             self.checker.observe(recorded);
-            *self.stats.names.entry(recorded.event.name().to_owned()).or_default() += 1;
+            *self.stats.names.entry(name(&recorded.event)).or_default() += 1;
         }
         self.stats.events += step.events.len() as u64;
         self.disk.append(&step.events);
@@ -304,6 +315,19 @@ impl World {
             // A handle that no client was told may come again after a crash; this world never tries.
             self.last_micros = self.last_micros.max(micros);
         }
+    }
+}
+
+/// The name of an event, with the cause of what has one: each must have been seen.
+fn name(event: &Event) -> String {
+    match event {
+        Event::Shape(ShapeEvent::Invalidated { cause, .. }) => format!("ShapeInvalidated {cause:?}"),
+        Event::Shape(ShapeEvent::SnapshotFailed { failure, .. }) => format!("SnapshotFailed {failure:?}"),
+        Event::Stream(StreamEvent::HistoryBroken { cause }) => format!("HistoryBroken {cause:?}"),
+        Event::Consumer(ConsumerEvent::Exited { cause, pending, .. }) => {
+            format!("ConsumerExited {cause:?} {}", if *pending > 0 { "owing" } else { "even" })
+        }
+        other => other.name().to_owned(),
     }
 }
 
