@@ -5,6 +5,7 @@
 //! [`Sid`] its dense number inside one journal.
 
 mod change;
+mod fnv;
 mod identifier;
 mod ids;
 mod lsn;

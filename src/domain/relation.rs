@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Oid;
+use crate::domain::fnv::Fnv;
 
 /// The qualified name of a table, unquoted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -106,6 +107,20 @@ impl WireRelation {
     #[must_use]
     pub fn position(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)
+    }
+
+    /// A stable hash of name and columns: tells whether a relation was announced anew with a change.
+    #[must_use]
+    pub fn schema_hash(&self) -> u64 {
+        let mut hash = Fnv::new();
+        hash.text(&self.name.schema);
+        hash.text(&self.name.table);
+        for column in &self.columns {
+            hash.text(&column.name);
+            hash.number(u64::from(column.type_oid.0));
+            hash.number(u64::from(column.type_modifier.cast_unsigned()));
+        }
+        hash.finish()
     }
 }
 

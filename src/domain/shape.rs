@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Relation;
+use crate::domain::fnv::Fnv;
 
 /// The name of a shape on the wire: `<decimal hash>-<decimal unix time in microseconds>`.
 ///
@@ -90,12 +91,12 @@ impl ShapeDefinition {
     }
 
     /// A stable hash over everything that makes the identity of a shape; the same in every build
-    /// and on every machine, since handles and the journal carry it. FNV-1a, 64 bits.
+    /// and on every machine, since handles and the journal carry it.
     ///
     /// A collision is harmless: equality of definitions decides, the hash only finds candidates.
     #[must_use]
     pub fn hash(&self) -> DefinitionHash {
-        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        let mut hash = Fnv::new();
         hash.number(u64::from(self.relation.oid.0));
         hash.text(&self.relation.name.schema);
         hash.text(&self.relation.name.table);
@@ -116,7 +117,7 @@ impl ShapeDefinition {
             LogMode::Full => 0,
             LogMode::ChangesOnly => 1,
         });
-        DefinitionHash(hash.0)
+        DefinitionHash(hash.finish())
     }
 
     /// Whether both name the same shape. Facts of the catalog that may change under a living shape
@@ -131,26 +132,6 @@ impl ShapeDefinition {
             && self.columns_named == other.columns_named
             && self.replica == other.replica
             && self.log == other.log
-    }
-}
-
-struct Fnv(u64);
-
-impl Fnv {
-    fn bytes(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-
-    fn number(&mut self, number: u64) {
-        self.bytes(&number.to_le_bytes());
-    }
-
-    /// Length first, so that no two lists of texts run together.
-    fn text(&mut self, text: &str) {
-        self.number(text.len() as u64);
-        self.bytes(text.as_bytes());
     }
 }
 

@@ -99,6 +99,13 @@ impl Engine {
         &self.projections
     }
 
+    /// The newest commit of this connection that was processed, wanted by a shape or not.
+    #[must_use]
+    pub fn received(&self) -> Lsn {
+        let nothing = self.scratch.nothing.map_or(Lsn(0), |(upto, _)| upto);
+        self.state.stream.received.max(nothing)
+    }
+
     /// Takes one input.
     ///
     /// # Errors

@@ -53,10 +53,12 @@ impl Decision<'_> {
             return Ok(());
         }
         let visible = self.record(None, ShapeEvent::SnapshotVisible { sid, snapshot, lsn });
-        self.ask(Effect::CopyRows { sid, attempt });
+        // First what came since the shape is routed: by the time a client has read the rows, the
+        // writer has been handed it.
         if !self.state().shapes[&sid].pending.is_empty() {
             self.start_writer(sid, visible);
         }
+        self.ask(Effect::CopyRows { sid, attempt });
         Ok(())
     }
 

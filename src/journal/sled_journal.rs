@@ -1,0 +1,420 @@
+//! The journal on sled 0.34.7, with what that version needs to be durable.
+//!
+//! sled's `flush()` uses `sync_file_range` on Linux: neither file metadata nor the disk's cache is
+//! flushed, and a power cut may lose the whole journal. So every sync is `flush()` and then `fdatasync` on
+//! a second handle of sled's `db` file, and only then may anything be acknowledged.
+
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+use std::time::Duration;
+
+use sled::Tree;
+
+use crate::domain::EventId;
+
+use super::checkpoint::{self, CHECKPOINTS_KEPT, Saved};
+use super::error::{Finding, JournalError, Stage};
+use super::files::{self, JournalPaths};
+use super::value::{self, FLOOR_KEY, MANIFEST_CHUNK, Value};
+use super::walk::{Entries, Step, Walk, guarded};
+use super::{Checkpoint, Entry, Journal, check_batch, check_checkpoint};
+
+/// Cannot change after creation: sled refuses to open with another one.
+const SEGMENT_BYTES: usize = 512 * 1024;
+const CACHE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Left on: this thread also drives sled's garbage collection.
+const FLUSH_EVERY_MS: u64 = 500;
+const OPEN_ATTEMPTS_MAX: u32 = 20;
+const OPEN_RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// What opening found. Facts for the caller to record; none of them is an error.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// The store did not exist before.
+    pub created: bool,
+    /// First entry kept; `EventId(0)` in an empty journal.
+    pub first: EventId,
+    pub last: EventId,
+    pub torn: Option<TornTail>,
+    /// Events after `last` up to this one were durable (a checkpoint stands on them) and are gone. The
+    /// caller may not trust what it acknowledged on their account.
+    pub missing_upto: Option<EventId>,
+    /// Damage in what a newer intact checkpoint covers, and damaged checkpoints.
+    pub findings: Vec<Finding>,
+}
+
+/// The end of the journal could not be read. It was moved to the tree `damaged`, not deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TornTail {
+    /// The first event that is lost.
+    pub at: EventId,
+    /// Values (not events: their number is not known) that were moved.
+    pub values: u64,
+}
+
+/// One writer, at most one per store: sled locks its file too.
+pub struct SledJournal {
+    db: sled::Db,
+    entries: Tree,
+    checkpoints: Tree,
+    meta: Tree,
+    /// Second handle of sled's file: the one whose `fdatasync` really is one.
+    db_file: File,
+    last: EventId,
+    floor: EventId,
+    /// Verified checkpoints, oldest first. Invariant: at most [`CHECKPOINTS_KEPT`], each `upto <= last`.
+    saved: Vec<Saved>,
+    next_serial: u64,
+    poisoned: bool,
+}
+
+impl SledJournal {
+    /// Opens or creates the store. Only under the ownership lock. `base` is the last id of the history so
+    /// far for a store that is empty (0 for a fresh directory; the archive's end if the store was lost).
+    ///
+    /// # Errors
+    /// [`JournalError::NewerFormat`] before anything is touched; [`JournalError::Hole`] or
+    /// [`JournalError::Damaged`] where events are missing that no intact checkpoint covers.
+    pub fn open(data_dir: &Path, base: EventId) -> Result<(SledJournal, OpenReport), JournalError> {
+        let paths = JournalPaths::new(data_dir);
+        let stamped = paths.check_stamp()?;
+        let created = !paths.sled().join("db").try_exists().map_err(JournalError::io(Stage::Open))?;
+        if !stamped {
+            if !created {
+                return Err(JournalError::Damaged {
+                    at: super::Position::File { name: "FORMAT".to_owned(), offset: 0 },
+                    what: "a store without its format stamp",
+                });
+            }
+            paths.write_stamp().map_err(JournalError::io(Stage::Open))?;
+        }
+        Self::open_store(&paths.sled(), base, created)
+    }
+
+    /// Opens the sled directory itself, without a look at the stamp: for copies and fixtures.
+    pub(super) fn open_store(
+        dir: &Path,
+        base: EventId,
+        created: bool,
+    ) -> Result<(SledJournal, OpenReport), JournalError> {
+        let db = open_sled(dir)?;
+        let tree = |name: &str| guarded(Stage::Open, || db.open_tree(name));
+        let (entries, checkpoints, meta, damaged) =
+            (tree("entries")?, tree("checkpoints")?, tree("meta")?, tree("damaged")?);
+        let db_file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(dir.join("db"))
+            .map_err(JournalError::io(Stage::Open))?;
+        let mut journal = SledJournal {
+            db,
+            entries,
+            checkpoints,
+            meta,
+            db_file,
+            last: base,
+            floor: EventId(0),
+            saved: Vec::new(),
+            next_serial: 1,
+            poisoned: false,
+        };
+        if created {
+            journal.make_creation_durable(dir).map_err(JournalError::io(Stage::Open))?;
+        }
+        let report = journal.inspect(&damaged, created)?;
+        if report.torn.is_some() || report.missing_upto.is_some() {
+            journal.sync()?;
+        }
+        Ok((journal, report))
+    }
+
+    /// sled fsyncs neither its `conf` nor its directory.
+    fn make_creation_durable(&self, dir: &Path) -> std::io::Result<()> {
+        self.db.flush().map_err(|error| std::io::Error::other(error.to_string()))?;
+        File::open(dir.join("conf"))?.sync_all()?;
+        self.db_file.sync_all()?;
+        files::sync_dir(dir)?;
+        dir.parent().map_or(Ok(()), files::sync_dir)
+    }
+
+    /// Walks everything once: density, checksums, the tail; then the checkpoints.
+    fn inspect(&mut self, damaged: &Tree, created: bool) -> Result<OpenReport, JournalError> {
+        self.floor = read_floor(&self.meta)?;
+        let base = self.last;
+        let survey = Survey::take(&self.entries, self.floor)?;
+        let below_floor = EventId(self.floor.0.saturating_sub(1));
+        self.last = survey.end.map_or(base.max(below_floor), |end| EventId(end - 1));
+        let inventory = checkpoint::inventory(&self.checkpoints, self.last)?;
+        let covered = inventory.intact.last().map_or(EventId(0), |saved| saved.upto);
+        let mut findings = inventory.findings;
+        for (next_intact, error) in survey.faults {
+            if next_intact > covered.0 + 1 {
+                return Err(error);
+            }
+            findings.push(Finding::from(&error));
+        }
+        let first = EventId(survey.first.unwrap_or(0));
+        if covered > EventId(0) && first > covered.next() {
+            return Err(JournalError::Hole { expected: covered.next(), found: first });
+        }
+        let torn = survey.torn.map(|(at, keys)| (EventId(at), keys));
+        let torn = match torn {
+            Some((at, keys)) => {
+                let values = keys.len() as u64;
+                set_aside(&self.entries, damaged, keys)?;
+                Some(TornTail { at, values })
+            }
+            None => None,
+        };
+        // Else it would look valid again once new events reach its number.
+        let beyond = inventory.beyond.iter().map(|lost| value::checkpoint_key(lost.serial, MANIFEST_CHUNK));
+        set_aside(&self.checkpoints, damaged, beyond.map(|key| sled::IVec::from(&key)).collect())?;
+        let missing_upto = inventory.beyond.iter().map(|lost| lost.upto).max();
+        let kept = inventory.intact.len().saturating_sub(CHECKPOINTS_KEPT);
+        self.saved = inventory.intact[kept..].to_vec();
+        self.next_serial = inventory.next_serial;
+        Ok(OpenReport { created, first, last: self.last, torn, missing_upto, findings })
+    }
+
+    /// A view for reading beside the writer, also from another thread: for seals and inspection.
+    #[must_use]
+    pub fn reader(&self) -> JournalReader {
+        JournalReader { entries: self.entries.clone(), meta: self.meta.clone() }
+    }
+
+    /// Reads every value and names every fault, without changing anything.
+    ///
+    /// # Errors
+    /// Only if the store cannot be read at all.
+    pub fn verify(&self) -> Result<Vec<Finding>, JournalError> {
+        let mut findings: Vec<Finding> = self
+            .reader()
+            .read(EventId(0))
+            .filter_map(|item| item.err().map(|error| Finding::from(&error)))
+            .collect();
+        findings.extend(checkpoint::inventory(&self.checkpoints, self.last)?.findings);
+        Ok(findings)
+    }
+
+    /// Refuses when poisoned; poisons when `work` fails.
+    fn poisoning<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, JournalError>,
+    ) -> Result<T, JournalError> {
+        if self.poisoned {
+            return Err(JournalError::Poisoned);
+        }
+        let result = work(self);
+        self.poisoned = result.is_err();
+        result
+    }
+
+    fn flush(&self, stage: Stage) -> Result<(), JournalError> {
+        guarded(stage, || self.db.flush())?;
+        self.db_file.sync_data().map_err(JournalError::io(stage))
+    }
+}
+
+impl Journal for SledJournal {
+    fn append(&mut self, batch: &[Entry]) -> Result<(), JournalError> {
+        if self.poisoned {
+            return Err(JournalError::Poisoned);
+        }
+        check_batch(self.last, batch)?;
+        let Some(last) = batch.last() else { return Ok(()) };
+        self.poisoning(|journal| {
+            let mut writes = sled::Batch::default();
+            for (key, value) in value::pack(batch) {
+                writes.insert(&key, value);
+            }
+            guarded(Stage::Append, || journal.entries.apply_batch(writes))?;
+            journal.last = last.id;
+            Ok(())
+        })
+    }
+
+    fn sync(&mut self) -> Result<EventId, JournalError> {
+        self.poisoning(|journal| {
+            journal.flush(Stage::Sync)?;
+            Ok(journal.last)
+        })
+    }
+
+    fn read(&self, from: EventId) -> Box<dyn Iterator<Item = Result<Entry, JournalError>> + '_> {
+        self.reader().read(from)
+    }
+
+    fn last(&self) -> EventId {
+        self.last
+    }
+
+    fn checkpoint(&mut self, upto: EventId, state: &[u8]) -> Result<(), JournalError> {
+        if self.poisoned {
+            return Err(JournalError::Poisoned);
+        }
+        let newest = self.saved.last().map_or(EventId(0), |saved| saved.upto);
+        check_checkpoint(newest, upto, self.last, state)?;
+        self.poisoning(|journal| {
+            // The entries it stands on are durable before it is.
+            journal.flush(Stage::Checkpoint)?;
+            let serial = journal.next_serial;
+            checkpoint::write(&journal.checkpoints, serial, upto, state)?;
+            journal.flush(Stage::Checkpoint)?;
+            journal.next_serial += 1;
+            journal.saved.push(Saved { serial, upto });
+            if journal.saved.len() > CHECKPOINTS_KEPT {
+                journal.saved.remove(0);
+            }
+            checkpoint::remove_others(&journal.checkpoints, &journal.saved)
+        })
+    }
+
+    fn checkpoints(&self) -> Result<Vec<Checkpoint>, JournalError> {
+        let mut intact = Vec::new();
+        for saved in self.saved.iter().rev() {
+            match checkpoint::load(&self.checkpoints, saved.serial) {
+                Ok(checkpoint) => intact.extend(checkpoint),
+                Err(JournalError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(intact)
+    }
+
+    fn trim(&mut self, before: EventId) -> Result<EventId, JournalError> {
+        if self.poisoned {
+            return Err(JournalError::Poisoned);
+        }
+        if self.saved.len() < CHECKPOINTS_KEPT {
+            return Ok(self.floor);
+        }
+        let needed = self.saved[0].upto.next();
+        // Values are dropped whole: the floor is the start of the value that holds the first kept id.
+        let kept = before.min(needed).min(self.last);
+        self.poisoning(|journal| {
+            let start = guarded(Stage::Trim, || {
+                journal.entries.range(..=value::entry_key(kept.0, u16::MAX)).next_back().transpose()
+            })?;
+            let Some((first, _)) = start.and_then(|(key, _)| value::parse_entry_key(&key)) else {
+                return Ok(journal.floor);
+            };
+            if EventId(first) > journal.floor {
+                journal.floor = EventId(first);
+                let floor = value::encode_floor(journal.floor);
+                guarded(Stage::Trim, || journal.meta.insert(FLOOR_KEY, floor))?;
+            }
+            let below = journal.entries.range(..value::entry_key(first, 0)).keys();
+            checkpoint::remove_keys(&journal.entries, Stage::Trim, below)?;
+            Ok(journal.floor)
+        })
+    }
+}
+
+/// Moves values out of the way, keeping them as evidence.
+fn set_aside(tree: &Tree, damaged: &Tree, keys: Vec<sled::IVec>) -> Result<(), JournalError> {
+    for key in keys {
+        guarded(Stage::Open, || {
+            if let Some(bytes) = tree.get(&key)? {
+                damaged.insert(&key, bytes)?;
+            }
+            tree.remove(&key)
+        })?;
+    }
+    Ok(())
+}
+
+/// sled locks its file. A process that this one is just starting holds a copy of the handle until its
+/// `exec`, so the lock of a store that was closed a moment ago may still be there for an instant.
+pub(super) fn open_sled(dir: &Path) -> Result<sled::Db, JournalError> {
+    let mut attempts_left = OPEN_ATTEMPTS_MAX;
+    loop {
+        attempts_left -= 1;
+        let opened = guarded(Stage::Open, || {
+            sled::Config::default()
+                .path(dir)
+                .segment_size(SEGMENT_BYTES)
+                .cache_capacity(CACHE_BYTES_MAX)
+                .flush_every_ms(Some(FLUSH_EVERY_MS))
+                .open()
+        });
+        match opened {
+            Err(JournalError::InUse) if attempts_left > 0 => std::thread::sleep(OPEN_RETRY_PAUSE),
+            done => return done,
+        }
+    }
+}
+
+fn read_floor(meta: &Tree) -> Result<EventId, JournalError> {
+    let Some(bytes) = guarded(Stage::Read, || meta.get(FLOOR_KEY))? else { return Ok(EventId(0)) };
+    match value::decode(FLOOR_KEY, &bytes) {
+        Ok(Value::Floor(first)) => Ok(first),
+        Ok(_) => Err(JournalError::damaged_event(0, "trim floor")),
+        Err(value::ValueFault::Damaged(what)) => Err(JournalError::damaged_event(0, what)),
+        Err(value::ValueFault::Newer { found }) => Err(JournalError::NewerFormat {
+            what: "the trim floor",
+            found: u32::from(found),
+            supported: u32::from(value::VALUE_VERSION),
+        }),
+    }
+}
+
+/// One pass over all entries.
+#[derive(Default)]
+struct Survey {
+    first: Option<u64>,
+    /// Id after the last intact entry.
+    end: Option<u64>,
+    /// Faults with intact entries behind them, and the id with which those begin.
+    faults: Vec<(u64, JournalError)>,
+    /// Faults with nothing intact behind them: where, and which keys.
+    torn: Option<(u64, Vec<sled::IVec>)>,
+}
+
+impl Survey {
+    fn take(entries: &Tree, floor: EventId) -> Result<Survey, JournalError> {
+        let mut survey = Survey::default();
+        let mut pending: Vec<(u64, JournalError, Vec<sled::IVec>)> = Vec::new();
+        for step in Walk::from(entries, floor)? {
+            match step {
+                Step::Fault { error: error @ JournalError::NewerFormat { .. }, .. } => return Err(error),
+                // Without keys it is the store that failed, not a value.
+                Step::Fault { error, keys, .. } if keys.is_empty() => return Err(error),
+                Step::Fault { first, error, keys } => pending.push((first, error, keys)),
+                Step::Intact { first, entries } => {
+                    let damaged = !pending.is_empty();
+                    survey.faults.extend(pending.drain(..).map(|(_, error, _)| (first, error)));
+                    if let Some(end) = survey.end.filter(|end| *end != first && !damaged) {
+                        let error = JournalError::Hole { expected: EventId(end), found: EventId(first) };
+                        survey.faults.push((first, error));
+                    }
+                    survey.first.get_or_insert(first);
+                    survey.end = Some(first + entries.len() as u64);
+                }
+            }
+        }
+        if let Some((at, ..)) = pending.first() {
+            let at = survey.end.unwrap_or(*at);
+            survey.torn = Some((at, pending.into_iter().flat_map(|(_, _, keys)| keys).collect()));
+        }
+        Ok(survey)
+    }
+}
+
+/// Reads entries of an open store; cheap to clone, usable from any thread.
+#[derive(Clone)]
+pub struct JournalReader {
+    entries: Tree,
+    meta: Tree,
+}
+
+impl JournalReader {
+    /// As [`Journal::read`]. May see entries that are not durable yet.
+    #[must_use]
+    pub fn read(&self, from: EventId) -> Box<dyn Iterator<Item = Result<Entry, JournalError>>> {
+        let entries = read_floor(&self.meta).and_then(|floor| Entries::from(&self.entries, from, floor));
+        match entries {
+            Ok(entries) => Box::new(entries),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        }
+    }
+}

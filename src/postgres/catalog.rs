@@ -1,0 +1,64 @@
+//! What the catalog says about a table.
+
+use crate::domain::{Column, Oid, Relation, RelationName};
+use crate::postgres::{PgError, SqlClient};
+
+/// One row per column; a table without columns yields one row without a name, so that it can be told
+/// from a table that does not exist.
+const INSPECT: &str = "
+SELECT c.oid, c.relkind = 'p', a.attname, a.atttypid, e.typname, e.oid, a.atttypmod,
+       a.attndims::int4, a.attnotnull, a.attgenerated <> '', e.typtype,
+       array_position((i.indkey::int2[])[0:i.indnkeyatts - 1], a.attnum) - array_lower(i.indkey::int2[], 1)
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_catalog.pg_type x ON x.oid = t.typelem AND x.typarray = t.oid
+LEFT JOIN pg_catalog.pg_type e ON e.oid = coalesce(x.oid, t.oid)
+LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary
+WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')
+ORDER BY a.attnum";
+
+/// Describes an ordinary or partitioned table; `None` where there is none of this name (a view, a
+/// sequence or a foreign table counts as none).
+///
+/// # Errors
+/// See [`crate::postgres::PgErrorKind`].
+pub async fn inspect(client: &SqlClient, name: &RelationName) -> Result<Option<Relation>, PgError> {
+    let rows = client.query(INSPECT, &[&name.schema, &name.table]).await?;
+    let Some(first) = rows.first() else {
+        return Ok(None);
+    };
+    let mut relation = Relation {
+        oid: Oid(first.try_get(0)?),
+        name: name.clone(),
+        columns: Vec::with_capacity(rows.len()),
+        partitioned: first.try_get(1)?,
+    };
+    for row in &rows {
+        let Some(column_name) = row.try_get::<_, Option<String>>(2)? else {
+            continue;
+        };
+        let type_oid: u32 = row.try_get(3)?;
+        let element_oid: u32 = row.try_get(5)?;
+        let is_array = element_oid != type_oid;
+        // Postgres does not keep the declared count of dimensions in every place (CREATE TABLE AS, LIKE):
+        // an array has one at least.
+        let dimensions: i32 = row.try_get(7)?;
+        let dimensions = if is_array { dimensions.max(1) } else { 0 };
+        let pk_position: Option<i32> = row.try_get(11)?;
+        relation.columns.push(Column {
+            name: column_name,
+            type_oid: Oid(type_oid),
+            type_name: row.try_get(4)?,
+            element_oid: Oid(if is_array { element_oid } else { 0 }),
+            type_modifier: row.try_get(6)?,
+            dimensions: u16::try_from(dimensions).unwrap_or(u16::MAX),
+            not_null: row.try_get(8)?,
+            pk_position: pk_position.and_then(|position| u16::try_from(position).ok()),
+            generated: row.try_get(9)?,
+            type_kind: char::from(row.try_get::<_, i8>(10)?.unsigned_abs()),
+        });
+    }
+    Ok(Some(relation))
+}

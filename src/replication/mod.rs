@@ -1,0 +1,72 @@
+//! The logical replication stream: a client of its own for the walsender, the decoder of `pgoutput`,
+//! the assembly of transactions, and the objects in Postgres that this needs.
+
+mod assembler;
+mod client;
+mod connection;
+mod pgoutput;
+mod publication;
+mod slot;
+mod spill;
+mod status;
+mod stream;
+
+use std::io;
+
+pub use assembler::{Assembler, SPILL_BYTES_DEFAULT, StreamItem};
+pub use client::{ReplicationClient, SystemIdentity, TextRow};
+pub use connection::{HistoryBroken, Ready, ReplicationSettings, StartupNotice, connect_and_identify};
+pub use pgoutput::{Head, Malformed};
+pub use publication::{
+    EnsuredTable, Fence, PublicationInfo, PublishedTable, drop_table, ensure_publication, ensure_table, published_tables,
+    set_identity_full,
+};
+pub use slot::{SlotInfo, publication_name, slot_name};
+pub use spill::Transaction;
+pub use status::StatusSender;
+pub use stream::{Frame, ReplicationStream, StreamOptions, TransactionStream};
+
+use crate::domain::RelationName;
+use crate::postgres::PgError;
+
+/// What can go wrong between Postgres' log and a [`Transaction`].
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicationError {
+    #[error(transparent)]
+    Postgres(#[from] PgError),
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The server ended the stream in order, as it does at shutdown.
+    #[error("the server ended the replication stream")]
+    Ended,
+    /// Nothing came for longer than the server's own limit, though an answer was asked for.
+    #[error("the replication connection is silent: nothing came for {0} s")]
+    Silent(u64),
+    #[error("cannot write a large transaction to disk: {0}")]
+    Spill(#[source] io::Error),
+    #[error("Publication \"{0}\" not found in the database")]
+    PublicationNotFound(String),
+    #[error(
+        "Publication \"{0}\" does not publish all required operations: INSERT, UPDATE, DELETE, TRUNCATE"
+    )]
+    PublicationIncomplete(String),
+    /// Contract 4.4, table not in the publication.
+    #[error(
+        "Database table \"{table}\" is missing from the publication \"{publication}\" and {}",
+        if *.manual {
+            "the ELECTRIC_MANUAL_TABLE_PUBLISHING setting prevents Electric from adding it"
+        } else {
+            "Electric lacks privileges to add it"
+        }
+    )]
+    NotPublished { table: RelationName, publication: String, manual: bool },
+    #[error("Database table \"{0}\" does not have its replica identity set to FULL")]
+    IdentityNotFull(RelationName),
+    #[error("Database table \"{0}\" has been dropped or renamed")]
+    TableGone(RelationName),
+    #[error("Snapshot timed out while waiting for a table lock")]
+    LockTimeout,
+    /// Transactions that wrote to the table before it was published are still open.
+    #[error("transactions that wrote to the table before it was published are still open after {0} s")]
+    FenceTimeout(u64),
+}

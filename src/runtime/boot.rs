@@ -1,0 +1,142 @@
+//! From a data directory to a core that carries on from it: lock, journal, fold.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::domain::{Epoch, EventId};
+use crate::engine::{Boot, Engine, Policy};
+use crate::events::{self, CodecError, PreviousEnd, ProcessInfo};
+use crate::journal::{Journal, JournalError, SledJournal};
+use crate::ownership::{Attempt, FsLock, Identity, LockedDirectory, OwnershipError, PrevEnd};
+use crate::runtime::clock;
+use crate::runtime::core::Core;
+use crate::runtime::handle::{Service, Status};
+use crate::state::State;
+
+/// Version of the layout of a data directory as a whole.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// How often a waiting instance looks whether the directory is free.
+const LOCK_POLL: Duration = Duration::from_millis(200);
+
+/// Why a data directory cannot be used. Nothing in it has been changed.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    #[error("{error}. {}", .error.remedy())]
+    Ownership {
+        #[from]
+        error: OwnershipError,
+    },
+    #[error("the journal cannot be used: {0}")]
+    Journal(#[from] JournalError),
+    #[error("event {id} of the journal cannot be read: {error}")]
+    Event { id: EventId, error: CodecError },
+    #[error("the journal begins at event {first} and no checkpoint says what was before")]
+    NoBeginning { first: EventId },
+    #[error("a thread could not be started: {0}")]
+    Thread(std::io::Error),
+    #[error("the data directory cannot be used: {0}")]
+    Directory(std::io::Error),
+}
+
+/// A data directory that is ours, and what its journal says.
+#[derive(Debug)]
+pub struct Opened {
+    pub lock: FsLock,
+    pub journal: SledJournal,
+    pub core: Core,
+    /// The first input of this process.
+    pub boot: Boot,
+    /// The newest checkpoint.
+    pub checkpoint: EventId,
+}
+
+/// Waits until the directory is free, then takes it. Nothing in it is touched before.
+///
+/// # Errors
+/// [`BootError::Ownership`] where it cannot be locked at all.
+pub async fn lock(data_dir: &Path, service: &Service) -> Result<(LockedDirectory, Duration), BootError> {
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        match FsLock::try_acquire(data_dir)? {
+            Attempt::Locked(locked) => return Ok((locked, started.elapsed())),
+            Attempt::HeldByAnother(holder) => {
+                if !told {
+                    told = true;
+                    tracing::info!(?holder, "waiting: another instance owns the data directory");
+                    let reason = "Timeout waiting for Postgres lock acquisition".to_owned();
+                    service.set_status(Status::Waiting { reason });
+                }
+                tokio::time::sleep(LOCK_POLL).await;
+            }
+        }
+    }
+}
+
+/// Opens the journal under the lock, folds it, and claims the next epoch.
+///
+/// # Errors
+/// [`BootError`]; the directory is as it was.
+pub fn open(
+    data_dir: &Path,
+    locked: LockedDirectory,
+    waited: Duration,
+    policy: Policy,
+    config_hash: u64,
+) -> Result<Opened, BootError> {
+    let (journal, report) = SledJournal::open(data_dir, EventId(0))?;
+    for finding in &report.findings {
+        tracing::warn!(?finding, "the journal was damaged");
+    }
+    let (state, checkpoint) = newest_state(&journal)?;
+    if state.last == EventId(0) && report.first > EventId(1) {
+        return Err(BootError::NoBeginning { first: report.first });
+    }
+    let mut engine = Engine::from_state(state, policy);
+    for entry in journal.read(engine.state().last.next()) {
+        let entry = entry?;
+        let recorded =
+            events::decode(&entry.bytes).map_err(|error| BootError::Event { id: entry.id, error })?;
+        engine.follow(&recorded);
+    }
+    let previous_end = match locked.previous().end {
+        PrevEnd::None => PreviousEnd::None,
+        PrevEnd::Released => PreviousEnd::Released,
+        PrevEnd::Crashed => PreviousEnd::Crashed,
+    };
+    let identity = Identity::of_this_process(env!("CARGO_PKG_VERSION"), clock::now());
+    let process = ProcessInfo {
+        boot_id: identity.boot_id.clone(),
+        version: identity.version.clone(),
+        format: FORMAT_VERSION,
+        host: identity.host.clone(),
+        pid: identity.pid,
+        config_hash,
+    };
+    let held: Epoch = engine.state().owner.epoch;
+    let lock = locked.claim(held, identity)?;
+    let boot = Boot {
+        process,
+        epoch: lock.epoch(),
+        previous_end,
+        device: lock.directory().dev,
+        inode: lock.directory().ino,
+        waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+        torn_bytes: report.torn.map_or(0, |torn| torn.values),
+    };
+    Ok(Opened { lock, journal, core: Core::new(engine), boot, checkpoint })
+}
+
+/// The newest checkpoint that this build reads, and where it stands; from nothing where there is none.
+fn newest_state(journal: &SledJournal) -> Result<(State, EventId), BootError> {
+    for checkpoint in journal.checkpoints()? {
+        match State::from_bytes(&checkpoint.state) {
+            Some(state) if state.last == checkpoint.upto => return Ok((state, checkpoint.upto)),
+            Some(_) | None => {
+                tracing::warn!(upto = %checkpoint.upto, "a checkpoint is of another version or damaged; folding more instead");
+            }
+        }
+    }
+    Ok((State::default(), EventId(0)))
+}

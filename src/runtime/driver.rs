@@ -1,0 +1,540 @@
+//! The driver thread: one loop around the core. It waits for nobody but its inputs.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::domain::{EventId, Generation, Handle, Incarnation, Lsn, ShapeDefinition, Sid, WireRelation};
+use crate::engine::{Commit, Input, Refusal};
+use crate::events::{
+    self, DrainCause, Event, InvalidationCause, JournalEvent, LossEvidence, Recorded, ShapeEvent, StopCause, StreamEvent,
+};
+use crate::filter::Predicate;
+use crate::journal::{Durability, Entry, JournalError, JournalHandle, JournalThread, Notice};
+use crate::ownership::{FsLock, NotHeld};
+use crate::replication::{StreamItem, Transaction};
+use crate::runtime::clock;
+use crate::runtime::core::{Core, Persist};
+use crate::runtime::executor::{Executor, Outcome};
+use crate::runtime::handle::{CreateError, LiveShape, Request, Status};
+use crate::runtime::keeper::Keeper;
+use crate::runtime::settings::{HELD_BYTES_MAX, QUEUED_DELIVERIES_MAX};
+use crate::runtime::stream::Batch;
+use crate::runtime::writers::Report;
+use crate::shape_log::StorageFault;
+
+const TICK: Duration = Duration::from_millis(50);
+/// Is the directory still ours?
+const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Do all writers exist that the registry names?
+const AUDIT_INTERVAL: Duration = Duration::from_secs(10);
+/// Does every projection equal the fold? Costs time in proportion to the shapes.
+const PROJECTION_CHECK_INTERVAL: Duration = Duration::from_secs(60);
+/// A drain that has not ended by itself after this long is cut short: what is lost comes again.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// What other tasks send to the driver.
+#[derive(Debug)]
+pub enum Message {
+    Input(Input),
+    Drain(DrainCause),
+}
+
+/// Why the process must stop. What was not acknowledged comes again from Postgres.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    #[error("the journal failed: {0}")]
+    Journal(JournalError),
+    #[error("a sync of the shape logs failed: {0}; what the page cache holds can no longer be trusted")]
+    Sync(StorageFault),
+    #[error("the data directory is no longer owned: {0}")]
+    OwnershipLost(NotHeld),
+    #[error("the journal thread has ended")]
+    JournalGone,
+    #[error("the engine was told that ownership is lost")]
+    Aborted,
+}
+
+/// The queues that the driver serves.
+#[derive(Debug)]
+pub struct Queues {
+    pub messages: mpsc::Receiver<Message>,
+    pub requests: mpsc::Receiver<Request>,
+    pub batches: mpsc::Receiver<Batch>,
+    /// At most one flush report and one exit for each writer, and one answer to each audit, wait here.
+    pub reports: mpsc::UnboundedReceiver<Report>,
+    /// At most one notice for each group commit.
+    pub notices: mpsc::UnboundedReceiver<Notice>,
+}
+
+/// The driver.
+pub struct Driver {
+    core: Core,
+    executor: Executor,
+    journal: JournalHandle,
+    journal_thread: JournalThread,
+    lock: FsLock,
+    queues: Queues,
+    keeper: Keeper,
+    state: Loop,
+}
+
+/// What the loop remembers from turn to turn.
+#[derive(Debug)]
+struct Loop {
+    /// Events of this turn that the journal has not been handed yet.
+    entries: Vec<Entry>,
+    sync: bool,
+    progress: Lsn,
+    audit: Option<Audit>,
+    drain_until: Option<Instant>,
+    checked: Checked,
+}
+
+#[derive(Debug)]
+struct Audit {
+    asked: EventId,
+    parts_missing: usize,
+    live: Vec<(Sid, Incarnation)>,
+}
+
+#[derive(Debug)]
+struct Checked {
+    lock: Instant,
+    audit: Instant,
+    projections: Instant,
+}
+
+impl Driver {
+    #[must_use]
+    pub fn new(
+        core: Core,
+        executor: Executor,
+        (journal, journal_thread): (JournalHandle, JournalThread),
+        lock: FsLock,
+        queues: Queues,
+        keeper: Keeper,
+    ) -> Driver {
+        let now = Instant::now();
+        let state = Loop {
+            entries: Vec::new(),
+            sync: false,
+            progress: Lsn(0),
+            audit: None,
+            drain_until: None,
+            checked: Checked { lock: now, audit: now, projections: now },
+        };
+        Driver { core, executor, journal, journal_thread, lock, queues, keeper, state }
+    }
+
+    /// Runs until the end of the process's ownership; then gives the lock back.
+    ///
+    /// # Errors
+    /// [`Fatal`]: the process must stop and change nothing more.
+    pub async fn run(mut self, boot: Input) -> Result<(), Fatal> {
+        self.input(boot);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if self.settle()? {
+                break;
+            }
+            let read_stream = self.takes_more();
+            tokio::select! {
+                biased;
+                Some(notice) = self.queues.notices.recv() => self.notice(notice)?,
+                Some(report) = self.queues.reports.recv() => self.report(report)?,
+                Some(message) = self.queues.messages.recv() => self.message(message),
+                Some(request) = self.queues.requests.recv() => self.request(request),
+                Some(batch) = self.queues.batches.recv(), if read_stream => self.batch(batch),
+                _ = tick.tick() => {
+                    if self.tick()? {
+                        break;
+                    }
+                }
+            }
+        }
+        self.close()
+    }
+
+    /// Whether there is room for more of the stream. Where there is not, Postgres keeps it.
+    fn takes_more(&self) -> bool {
+        let held = self.executor.bodies.bytes() < HELD_BYTES_MAX as u64;
+        held && self.executor.writers.queued() < QUEUED_DELIVERIES_MAX
+    }
+
+    /// Persists what was decided, then performs what may be performed. Whether that was the end.
+    fn settle(&mut self) -> Result<bool, Fatal> {
+        loop {
+            self.persist()?;
+            while let Some(effect) = self.core.next_effect() {
+                match self.executor.perform(effect) {
+                    Outcome::Done => {}
+                    Outcome::Answer(input) => self.input(input),
+                    Outcome::Exit => {
+                        self.persist()?;
+                        return Ok(true);
+                    }
+                    Outcome::Abort => return Err(Fatal::Aborted),
+                }
+            }
+            if self.state.entries.is_empty() {
+                break;
+            }
+        }
+        // Everything received has been handed out: readers may be told so.
+        let received = self.core.engine().received();
+        if self.core.is_settled() && received > self.state.progress {
+            self.state.progress = received;
+            self.executor.writers.progress(received);
+        }
+        Ok(false)
+    }
+
+    fn persist(&mut self) -> Result<(), Fatal> {
+        if self.state.entries.is_empty() {
+            return Ok(());
+        }
+        let entries = std::mem::take(&mut self.state.entries);
+        let durability = if std::mem::take(&mut self.state.sync) { Durability::Now } else { Durability::Lazy };
+        self.journal.append(entries, durability).map_err(|_| Fatal::JournalGone)
+    }
+
+    /// Takes an input. A refusal is no error: it says that the world has moved on meanwhile.
+    fn input(&mut self, input: Input) {
+        match self.core.input(clock::now(), input) {
+            Ok(persist) => self.follow(persist),
+            Err(refusal) => tracing::debug!(%refusal, "an input was refused"),
+        }
+    }
+
+    /// Queues a step's events for the journal, and lets the router follow them at once: the next
+    /// transaction must be matched against the shapes as they are now.
+    fn follow(&mut self, persist: Persist) {
+        for recorded in &persist.events {
+            log(recorded);
+            if let Event::Shape(ShapeEvent::Unrouted { sid }) = &recorded.event {
+                self.executor.unroute(*sid);
+            }
+        }
+        self.state.entries.extend(
+            persist.events.iter().map(|recorded| Entry { id: recorded.id, bytes: events::encode(recorded) }),
+        );
+        self.state.sync |= persist.sync;
+    }
+
+    fn notice(&mut self, notice: Notice) -> Result<(), Fatal> {
+        match notice {
+            Notice::Durable(upto) => self.core.durable(upto),
+            Notice::Checkpointed(upto) => {
+                if let Some(event) = self.keeper.checkpointed(upto) {
+                    let persist = self.core.note(clock::now(), event);
+                    self.follow(persist);
+                }
+            }
+            Notice::Trimmed(_) => {}
+            Notice::Failed(error) => return Err(Fatal::Journal(error)),
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, report: Report) -> Result<(), Fatal> {
+        match report {
+            Report::Input(input) => {
+                let exited = match &input {
+                    Input::WriterExited { sid, .. } => Some(*sid),
+                    _ => None,
+                };
+                self.input(input);
+                if let Some(sid) = exited {
+                    self.catch_up(sid);
+                }
+            }
+            Report::Live { asked, live } => {
+                let complete = self.state.audit.as_mut().filter(|audit| audit.asked == asked).is_some_and(|audit| {
+                    audit.live.extend(live);
+                    audit.parts_missing -= 1;
+                    audit.parts_missing == 0
+                });
+                if complete && let Some(audit) = self.state.audit.take() {
+                    self.input(Input::LiveWriters { asked: audit.asked, live: audit.live });
+                }
+            }
+            Report::SyncFailed(fault) => return Err(Fatal::Sync(fault)),
+        }
+        Ok(())
+    }
+
+    /// A shape that owes nothing is as far as its thread: whatever comes next is handed to a new writer
+    /// before the mark of the thread passes it.
+    fn catch_up(&self, sid: Sid) {
+        let settled = self.core.engine().state().shape(sid).is_some_and(|shape| shape.pending.is_empty());
+        if settled && let Some(shape) = self.executor.shapes.get(&sid) {
+            shape.caught_up();
+        }
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::Input(input) => {
+                let opened = match &input {
+                    Input::SnapshotOpened { sid, .. } => Some(*sid),
+                    _ => None,
+                };
+                self.input(input);
+                if let Some(sid) = opened {
+                    self.catch_up(sid);
+                }
+            }
+            Message::Drain(cause) => {
+                self.executor.service.set_status(Status::Draining);
+                self.state.drain_until = Some(Instant::now() + DRAIN_MAX);
+                self.input(Input::Drain { cause });
+            }
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::FindOrCreate { definition, reply } => self.find_or_create(&definition, reply),
+            Request::Delete { sid, reply } => {
+                let known = self.executor.shapes.contains_key(&sid);
+                self.input(Input::Invalidate { sid, cause: InvalidationCause::Deleted });
+                let _gone = reply.send(known);
+            }
+            #[cfg(feature = "test-hooks")]
+            Request::Sabotage { sid } => {
+                self.executor.writers.send(sid, crate::runtime::writers::Command::Sabotage { sid });
+            }
+        }
+    }
+
+    fn find_or_create(
+        &mut self,
+        definition: &Arc<ShapeDefinition>,
+        reply: oneshot::Sender<Result<Arc<LiveShape>, CreateError>>,
+    ) {
+        let hash = definition.hash();
+        let found = self.core.engine().projections().shape_index.by_definition(hash).find(|sid| {
+            self.executor.shapes.get(sid).is_some_and(|shape| shape.definition.same_shape(definition))
+        });
+        let (sid, shape) = match found {
+            Some(sid) => (sid, self.executor.shapes.get(&sid).cloned()),
+            None => match self.create(definition) {
+                Some((sid, shape)) => (sid, Some(shape)),
+                None => {
+                    let _gone = reply.send(Err(CreateError::NotActive));
+                    return;
+                }
+            },
+        };
+        // Known to readers already, or durable soon.
+        match shape.filter(|shape| self.executor.service.shape(shape.handle).is_some()) {
+            Some(shape) => {
+                let _gone = reply.send(Ok(shape));
+            }
+            None => self.executor.waiting.entry(sid).or_default().push(reply),
+        }
+    }
+
+    fn create(&mut self, definition: &Arc<ShapeDefinition>) -> Option<(Sid, Arc<LiveShape>)> {
+        let predicate = match &definition.where_sql {
+            Some(sql) => match Predicate::from_canonical(sql, &definition.relation) {
+                Ok(predicate) => Some(predicate),
+                Err(_) => {
+                    tracing::error!("a where clause was accepted that its canonical form is not");
+                    return None;
+                }
+            },
+            None => None,
+        };
+        let newest = self.core.engine().state().last_handle_micros;
+        let micros = u64::try_from(clock::now().0).unwrap_or(0).max(newest + 1);
+        let handle = Handle { hash: definition.hash().0, micros };
+        let input = Input::CreateShape { handle, definition: definition.hash(), oid: definition.relation.oid };
+        let persist = match self.core.input(clock::now(), input) {
+            Ok(persist) => persist,
+            Err(refusal) => {
+                tracing::debug!(%refusal, "a shape was not created");
+                return None;
+            }
+        };
+        let sid = self.core.engine().state().last_sid;
+        // Before the next transaction is matched, and before the effects of the step are performed.
+        let shape = self.executor.add_shape(sid, handle, definition, predicate);
+        self.follow(persist);
+        Some((sid, shape))
+    }
+
+    fn batch(&mut self, batch: Batch) {
+        match batch {
+            Batch::Items { generation, items } => {
+                for item in items {
+                    match item {
+                        StreamItem::Transaction(txn) => self.transaction(generation, txn),
+                        StreamItem::Relation(relation) => self.relation(&relation),
+                        StreamItem::Keepalive { wal_end, .. } => {
+                            self.input(Input::Keepalive { generation, wal_end });
+                        }
+                    }
+                }
+            }
+            Batch::Stopped { generation, cause } => self.input(Input::StreamStopped { generation, cause }),
+        }
+    }
+
+    fn transaction(&mut self, generation: Generation, txn: Arc<Transaction>) {
+        let routing = match self.executor.router.route(Arc::clone(&txn)) {
+            Ok(routing) => routing,
+            Err(error) => {
+                tracing::error!(%error, "a transaction could not be read back; the stream is started again");
+                self.input(Input::StreamStopped { generation, cause: StopCause::Spill });
+                return;
+            }
+        };
+        let commit = Commit {
+            generation,
+            lsn: txn.lsn,
+            xid: txn.xid,
+            committed_at: txn.committed_at,
+            changes: txn.changes,
+            bytes: txn.bytes,
+            set: routing.set,
+            tables: txn.relations.clone(),
+            truncated: txn.truncated.clone(),
+            old_row_missing: routing.old_row_missing,
+        };
+        match self.core.input(clock::now(), Input::Commit(commit)) {
+            Ok(persist) => {
+                // The body is in place before the delivery that refers to it is performed.
+                let body = Arc::new(routing.routed);
+                for recorded in &persist.events {
+                    if let Event::Stream(
+                        StreamEvent::TxnRouted { seq, .. } | StreamEvent::TxnRedelivered { seq, .. },
+                    ) = &recorded.event
+                    {
+                        self.executor.bodies.insert(*seq, Arc::clone(&body));
+                    }
+                }
+                self.follow(persist);
+            }
+            // The rest of a batch of a stream that has been ended.
+            Err(refusal @ (Refusal::StaleGeneration | Refusal::NotActive)) => {
+                tracing::debug!(%refusal, "a transaction was not taken");
+            }
+            Err(refusal) => tracing::error!(%refusal, "a transaction was refused"),
+        }
+    }
+
+    fn relation(&mut self, relation: &Arc<WireRelation>) {
+        let affected = self.executor.router.announce(relation);
+        self.executor.inspector.forget(&relation.name);
+        let (oid, schema) = (relation.oid, relation.schema_hash());
+        self.input(Input::RelationAnnounced { oid, schema, affected });
+    }
+
+    /// What is due now and then. Whether a drain has taken too long.
+    fn tick(&mut self) -> Result<bool, Fatal> {
+        let now = Instant::now();
+        if now.duration_since(self.state.checked.lock) >= LOCK_CHECK_INTERVAL {
+            self.state.checked.lock = now;
+            // What the operating system could not say is no evidence of a loss.
+            if let Err(lost) = self.lock.still_held()
+                && !matches!(lost, NotHeld::Unverified(_))
+            {
+                tracing::error!(%lost, "the data directory is no longer owned by this process");
+                self.input(Input::OwnershipLost { evidence: evidence(&lost) });
+                return Err(Fatal::OwnershipLost(lost));
+            }
+        }
+        if now.duration_since(self.state.checked.audit) >= AUDIT_INTERVAL && self.core.is_settled() {
+            self.state.checked.audit = now;
+            let asked = self.core.engine().state().last;
+            let parts_missing = self.executor.writers.audit(asked);
+            self.state.audit = Some(Audit { asked, parts_missing, live: Vec::new() });
+        }
+        if now.duration_since(self.state.checked.projections) >= PROJECTION_CHECK_INTERVAL {
+            self.state.checked.projections = now;
+            let persist = self.core.audit(clock::now());
+            self.follow(persist);
+        }
+        self.input(Input::Tick);
+        self.relieve();
+        // The checkpoint covers what the journal has been handed.
+        self.persist()?;
+        if let Some((upto, state)) = self.keeper.due(self.core.engine().state()) {
+            self.journal.checkpoint(upto, state).map_err(|_| Fatal::JournalGone)?;
+        }
+        let late = self.state.drain_until.is_some_and(|until| now >= until);
+        if late {
+            tracing::warn!("the drain takes too long and is cut short; nothing acknowledged is lost");
+        }
+        Ok(late)
+    }
+
+    /// Where too much is held for shapes whose snapshot is not open yet, gives those up (N5): one slow
+    /// snapshot must not stop the stream for all.
+    fn relieve(&mut self) {
+        if self.takes_more() {
+            return;
+        }
+        let engine = self.core.engine();
+        let waiting: Vec<Sid> = engine
+            .projections()
+            .flush_tracker
+            .blockers()
+            .map(|(_, sid)| sid)
+            .filter(|sid| engine.state().shape(*sid).is_some_and(|shape| shape.visible.is_none()))
+            .collect();
+        for sid in waiting {
+            self.input(Input::Invalidate { sid, cause: InvalidationCause::Backlog });
+        }
+    }
+
+    /// The end of an ownership: a last checkpoint, the journal closed, the lock released.
+    fn close(self) -> Result<(), Fatal> {
+        let Driver { core, executor, journal, journal_thread, lock, mut queues, .. } = self;
+        // Waits for the writer threads.
+        drop(executor);
+        let state = core.engine().state();
+        journal.checkpoint(state.last, state.to_bytes()).map_err(|_| Fatal::JournalGone)?;
+        // The thread ends, after a last sync, when its last handle is dropped.
+        drop(journal);
+        journal_thread.join();
+        while let Ok(notice) = queues.notices.try_recv() {
+            if let Notice::Failed(error) = notice {
+                return Err(Fatal::Journal(error));
+            }
+        }
+        if let Err(error) = lock.release() {
+            tracing::error!(%error, "the lock was not released in order");
+        }
+        Ok(())
+    }
+}
+
+fn evidence(lost: &NotHeld) -> LossEvidence {
+    match lost {
+        NotHeld::DirectoryVanished | NotHeld::Unverified(_) => LossEvidence::DirectoryVanished,
+        NotHeld::InodeChanged => LossEvidence::InodeChanged,
+        NotHeld::EpochHigher { .. } => LossEvidence::EpochHigher,
+    }
+}
+
+/// Lifecycle changes are worth a line each; what comes with every transaction is in the journal only.
+fn log(recorded: &Recorded) {
+    let name = recorded.event.name();
+    match &recorded.event {
+        Event::Ownership(event) => tracing::info!(id = %recorded.id, name, ?event),
+        Event::Shape(ShapeEvent::Created { sid, handle, .. }) => tracing::info!(id = %recorded.id, name, %sid, %handle),
+        Event::Shape(ShapeEvent::Invalidated { sid, cause }) => {
+            tracing::info!(id = %recorded.id, name, %sid, ?cause);
+        }
+        Event::Journal(JournalEvent::ProjectionMismatch { projection }) => {
+            tracing::error!(id = %recorded.id, ?projection, "a view differs from the fold; nothing is acknowledged");
+        }
+        Event::Consumer(event) => tracing::debug!(id = %recorded.id, name, ?event),
+        Event::Shape(_) | Event::Stream(_) | Event::Flush(_) | Event::Journal(_) => {}
+    }
+}

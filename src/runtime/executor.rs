@@ -1,0 +1,339 @@
+//! From effects to actions: the only translator between the engine and the io modules.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::domain::{Handle, Oid, RelationName, Seq, ShapeDefinition, Sid};
+use crate::engine::{Effect, Input};
+use crate::events::{DestructionResult, IntentId, InvalidationCause};
+use crate::filter::Predicate;
+use crate::replication;
+use crate::runtime::driver::Message;
+use crate::runtime::handle::{CreateError, LiveShape, Phase, Service};
+use crate::runtime::inspector::Inspector;
+use crate::runtime::router::{Router, RoutedTransaction};
+use crate::runtime::snapshots::{SnapshotContext, Snapshots};
+use crate::runtime::stream::{self, Acknowledgements};
+use crate::runtime::writers::{Command, WriterThreads};
+use crate::runtime::faults;
+use crate::shape_log::{
+    Disk, FaultClass, ShapeFiles, ShapeLogError, ShapeReader, Verify, open_read_only, purge,
+};
+
+/// Everything that effects act upon. Lives on the driver thread.
+#[derive(Debug)]
+pub struct Executor {
+    pub service: Service,
+    pub router: Router,
+    pub inspector: Inspector,
+    pub snapshots: Snapshots,
+    pub context: Arc<SnapshotContext>,
+    pub writers: WriterThreads,
+    pub acknowledgements: Acknowledgements,
+    pub stream: mpsc::Sender<stream::Command>,
+    pub runtime: tokio::runtime::Handle,
+    pub data_dir: PathBuf,
+    pub disk: Arc<dyn Disk>,
+    pub shapes: BTreeMap<Sid, Arc<LiveShape>>,
+    pub bodies: Bodies,
+    /// Who asked for a shape that is not durable in the journal yet.
+    pub waiting: BTreeMap<Sid, Vec<oneshot::Sender<Result<Arc<LiveShape>, CreateError>>>>,
+    /// The tables that have shapes: read by the tasks that publish and un-publish.
+    pub tables: Arc<Mutex<BTreeSet<Oid>>>,
+    pub table_names: BTreeMap<Oid, RelationName>,
+}
+
+/// What the driver has to do about an effect, beyond performing it.
+#[derive(Debug)]
+pub enum Outcome {
+    Done,
+    /// Something to tell the engine at once.
+    Answer(Input),
+    Exit,
+    Abort,
+}
+
+/// The transactions that some shape still owes, by number.
+#[derive(Debug, Default)]
+pub struct Bodies {
+    bodies: BTreeMap<Seq, Arc<RoutedTransaction>>,
+    bytes: u64,
+}
+
+impl Bodies {
+    pub fn insert(&mut self, seq: Seq, body: Arc<RoutedTransaction>) {
+        self.bytes += body.txn.memory_bytes();
+        if let Some(before) = self.bodies.insert(seq, body) {
+            self.bytes -= before.txn.memory_bytes();
+        }
+    }
+
+    #[must_use]
+    pub fn get(&self, seq: Seq) -> Option<&Arc<RoutedTransaction>> {
+        self.bodies.get(&seq)
+    }
+
+    /// Bytes of memory that they hold.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn forget_before(&mut self, seq: Seq) {
+        let kept = self.bodies.split_off(&seq);
+        let gone = std::mem::replace(&mut self.bodies, kept);
+        self.bytes -= gone.values().map(|body| body.txn.memory_bytes()).sum::<u64>();
+    }
+}
+
+impl Executor {
+    /// Performs one effect. Never waits for a disk or the network, but for the files of a shape that is
+    /// restored.
+    pub fn perform(&mut self, effect: Effect) -> Outcome {
+        match effect {
+            Effect::ConnectPostgres => self.command_stream(stream::Command::Connect),
+            Effect::StartStream { generation } => self.command_stream(stream::Command::Start { generation }),
+            Effect::StopStream => self.command_stream(stream::Command::Stop),
+            Effect::SendStatus { lsn } => {
+                self.acknowledgements.send(lsn);
+                Outcome::Done
+            }
+            Effect::RestoreShape { sid, handle } => self.restore(sid, handle),
+            Effect::OpenShape { sid, .. } => self.open(sid),
+            Effect::StartSnapshot { sid, attempt } => {
+                if let Some(shape) = self.shapes.get(&sid) {
+                    self.snapshots.start(Arc::clone(shape), attempt);
+                }
+                Outcome::Done
+            }
+            Effect::CopyRows { sid, attempt } => {
+                self.snapshots.copy_rows(sid, attempt);
+                Outcome::Done
+            }
+            Effect::AbortSnapshot { sid } => {
+                if self.snapshots.abort(sid) {
+                    Outcome::Done
+                } else {
+                    Outcome::Answer(Input::SnapshotStopped { sid })
+                }
+            }
+            // Its last step made the rows visible when it made them durable; the journal knows by now.
+            Effect::PublishSnapshot { .. } => Outcome::Done,
+            Effect::StartWriter { sid, incarnation, replay } => self.start_writer(sid, incarnation, &replay),
+            Effect::StopWriter { sid, incarnation, cause } => {
+                self.writers.send(sid, Command::Stop { sid, incarnation, cause });
+                Outcome::Done
+            }
+            Effect::Deliver { seq, to } => {
+                match self.bodies.get(seq) {
+                    Some(routed) => self.writers.deliver(seq, routed, to),
+                    None => tracing::error!(%seq, "a transaction is owed but not held"),
+                }
+                Outcome::Done
+            }
+            Effect::ForgetBefore { seq } => {
+                self.bodies.forget_before(seq);
+                Outcome::Done
+            }
+            Effect::RotateReaders { sid, cause } => self.rotate(sid, cause),
+            Effect::TrashFiles { sid, handle, intent } => self.trash(sid, handle, intent),
+            Effect::ReleasePublication { oid } => self.release(oid),
+            Effect::Exit => Outcome::Exit,
+            Effect::Abort => Outcome::Abort,
+        }
+    }
+
+    /// Makes a shape known to router and readers: from the next transaction on it is matched.
+    pub fn add_shape(
+        &mut self,
+        sid: Sid,
+        handle: Handle,
+        definition: &Arc<ShapeDefinition>,
+        predicate: Option<Predicate>,
+    ) -> Arc<LiveShape> {
+        let files = self.files(handle);
+        let reader = ShapeReader::new(&files);
+        self.install(sid, handle, definition, predicate, reader, Phase::Opening)
+    }
+
+    fn install(
+        &mut self,
+        sid: Sid,
+        handle: Handle,
+        definition: &Arc<ShapeDefinition>,
+        predicate: Option<Predicate>,
+        reader: Arc<ShapeReader>,
+        phase: Phase,
+    ) -> Arc<LiveShape> {
+        let published = self.writers.published(sid);
+        let shape = Arc::new(LiveShape::new(sid, handle, Arc::clone(definition), reader, phase, published));
+        let relation = &definition.relation;
+        self.router.insert(sid, Arc::clone(definition), predicate);
+        self.table_names.insert(relation.oid, relation.name.clone());
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).insert(relation.oid);
+        self.shapes.insert(sid, Arc::clone(&shape));
+        shape
+    }
+
+    /// Nothing is routed to the shape from here on.
+    pub fn unroute(&mut self, sid: Sid) {
+        self.router.remove(sid);
+    }
+
+    fn files(&self, handle: Handle) -> ShapeFiles {
+        ShapeFiles::open(Arc::clone(&self.disk), &self.data_dir, handle)
+    }
+
+    fn command_stream(&self, command: stream::Command) -> Outcome {
+        // The queue is longer than the driver can have commands outstanding; the task ends only with
+        // the process.
+        if self.stream.try_send(command).is_err() {
+            tracing::error!(?command, "the stream task takes no command");
+        }
+        Outcome::Done
+    }
+
+    fn open(&mut self, sid: Sid) -> Outcome {
+        let Some(shape) = self.shapes.get(&sid) else { return Outcome::Done };
+        self.service.add(shape);
+        for waiting in self.waiting.remove(&sid).unwrap_or_default() {
+            // The client may have gone away meanwhile.
+            let _gone = waiting.send(Ok(Arc::clone(shape)));
+        }
+        Outcome::Done
+    }
+
+    fn restore(&mut self, sid: Sid, handle: Handle) -> Outcome {
+        match self.read_shape(handle) {
+            Ok((definition, predicate, reader)) => {
+                self.inspector.remember(&definition.relation);
+                let shape = self.install(sid, handle, &definition, predicate, reader, Phase::Readable);
+                self.service.add(&shape);
+                Outcome::Done
+            }
+            Err(ShapeLogError::Storage(fault)) => {
+                tracing::error!(%sid, %handle, %fault, "a shape cannot be restored");
+                Outcome::Answer(faults::input(fault, Some(sid)))
+            }
+            Err(error) => {
+                tracing::error!(%sid, %handle, %error, "a shape cannot be restored");
+                Outcome::Answer(Input::Invalidate { sid, cause: InvalidationCause::StorageDamaged })
+            }
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "the parts of a shape, used once")]
+    fn read_shape(
+        &self,
+        handle: Handle,
+    ) -> Result<(Arc<ShapeDefinition>, Option<Predicate>, Arc<ShapeReader>), ShapeLogError> {
+        let files = self.files(handle);
+        let definition = Arc::new(files.read_definition()?);
+        let predicate = match &definition.where_sql {
+            Some(sql) => Some(
+                Predicate::from_canonical(sql, &definition.relation).map_err(|_| ShapeLogError::SnapshotFailed)?,
+            ),
+            None => None,
+        };
+        let reader = ShapeReader::open(&files)?;
+        open_read_only(&files, &reader, Verify::Tail)?;
+        Ok((definition, predicate, reader))
+    }
+
+    fn start_writer(&mut self, sid: Sid, incarnation: crate::domain::Incarnation, replay: &[Seq]) -> Outcome {
+        let Some(shape) = self.shapes.get(&sid).cloned() else { return Outcome::Done };
+        let files = self.files(shape.handle);
+        let replay = replay
+            .iter()
+            .filter_map(|seq| {
+                let body = self.bodies.get(*seq).map(|body| (*seq, Arc::clone(body)));
+                if body.is_none() {
+                    tracing::error!(%sid, %seq, "a transaction is owed but not held");
+                }
+                body
+            })
+            .collect();
+        self.writers.send(sid, Command::Start { sid, incarnation, shape, files, replay });
+        Outcome::Done
+    }
+
+    fn rotate(&mut self, sid: Sid, cause: InvalidationCause) -> Outcome {
+        if let Some(shape) = self.shapes.remove(&sid) {
+            tracing::info!(%sid, handle = %shape.handle, ?cause, "a shape has ended");
+            self.service.remove(shape.handle);
+            shape.set_phase(Phase::Ended);
+            for waiting in self.waiting.remove(&sid).unwrap_or_default() {
+                let _gone = waiting.send(Ok(Arc::clone(&shape)));
+            }
+            let oid = shape.definition.relation.oid;
+            let used = self.shapes.values().any(|other| other.definition.relation.oid == oid);
+            if !used {
+                self.tables.lock().unwrap_or_else(PoisonError::into_inner).remove(&oid);
+            }
+        }
+        Outcome::Done
+    }
+
+    fn trash(&self, sid: Sid, handle: Handle, intent: IntentId) -> Outcome {
+        let (files, disk, data_dir) = (self.files(handle), Arc::clone(&self.disk), self.data_dir.clone());
+        let driver = self.context.driver.clone();
+        self.runtime.spawn_blocking(move || {
+            let result = match files.trash(&data_dir) {
+                Ok(()) => Ok(DestructionResult::Done),
+                // An attempt before a crash may have got this far, or the shape never had files.
+                Err(ShapeLogError::Storage(fault)) if fault.class == FaultClass::Vanished => {
+                    Ok(DestructionResult::AlreadyDone)
+                }
+                Err(error) => Err(error),
+            };
+            let result = result.and_then(|result| {
+                match purge(disk.as_ref(), &data_dir, &handle.to_string()) {
+                    Err(ShapeLogError::Storage(fault)) if fault.class == FaultClass::Vanished => Ok(result),
+                    purged => purged.map(|()| result),
+                }
+            });
+            match result {
+                Ok(result) => {
+                    let input = Input::FilesTrashed { sid, intent, result };
+                    let _closed = driver.blocking_send(Message::Input(input));
+                }
+                Err(error) => {
+                    // The intent stays open: the next start takes it up again.
+                    tracing::error!(%sid, %handle, %error, "the files of a shape could not be removed");
+                    if let ShapeLogError::Storage(fault) = error {
+                        let _closed = driver.blocking_send(Message::Input(faults::input(fault, None)));
+                    }
+                }
+            }
+        });
+        Outcome::Done
+    }
+
+    fn release(&mut self, oid: Oid) -> Outcome {
+        let Some(name) = self.table_names.get(&oid).cloned() else { return Outcome::Done };
+        if self.context.manual_publishing {
+            return Outcome::Done;
+        }
+        let (context, tables) = (Arc::clone(&self.context), Arc::clone(&self.tables));
+        self.runtime.spawn(async move {
+            let _turn = context.publishing.lock().await;
+            if tables.lock().unwrap_or_else(PoisonError::into_inner).contains(&oid) {
+                return;
+            }
+            let released = async {
+                let loan = context.admin.get().await.map_err(replication::ReplicationError::from)?;
+                replication::drop_table(loan.client(), &context.publication, &name).await?;
+                loan.give_back();
+                Ok::<(), replication::ReplicationError>(())
+            };
+            // A table that stays published costs decoding, nothing else.
+            if let Err(error) = released.await {
+                tracing::warn!(%oid, %error, "a table without shapes stays in the publication");
+            }
+        });
+        Outcome::Done
+    }
+}

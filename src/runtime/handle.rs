@@ -1,0 +1,289 @@
+//! What the HTTP server sees of the running service.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::domain::{Handle as ShapeHandle, Lsn, Relation, RelationName, ShapeDefinition, Sid};
+use crate::runtime::inspector::Inspector;
+use crate::shape_log::ShapeReader;
+
+/// Requests that wait for the driver, at most.
+pub const REQUESTS_MAX: usize = 1_024;
+
+/// A cheap, shared entry to the service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    shared: Arc<Shared>,
+}
+
+/// Readiness, as contract 1.20 and 6.6 tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Shapes are not loaded yet; the text says what is waited for, and the last error of it.
+    Starting { reason: String },
+    /// Existing shapes can be read; for new ones something is missing yet.
+    Waiting { reason: String },
+    Active,
+    /// Shutting down: answer what waits, take nothing new.
+    Draining,
+}
+
+/// A shape that can be read.
+#[derive(Debug)]
+pub struct LiveShape {
+    pub sid: Sid,
+    pub handle: ShapeHandle,
+    pub definition: Arc<ShapeDefinition>,
+    /// Rows, and a signal when there are more.
+    pub reader: Arc<ShapeReader>,
+    phase: watch::Sender<Phase>,
+    /// Every commit up to this LSN has been taken in by the writers of one thread, if they exist.
+    published: Arc<AtomicU64>,
+    /// Something may be owed that was handed to no writer: the mark says nothing about this shape.
+    lagging: AtomicBool,
+}
+
+/// How far a shape has come, for those who wait for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The snapshot is not open yet.
+    Opening,
+    /// Rows can be read, perhaps not all of them yet.
+    Readable,
+    /// There will be no rows.
+    Failed(SnapshotProblem),
+    /// The shape is gone: must-refetch.
+    Ended,
+}
+
+/// Why there are no initial rows, as the client is told: contract 4.4.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotProblem {
+    /// 409: table, column or function vanished.
+    MustRefetch,
+    /// 503 with `electric-internal-known-error`.
+    Known(String),
+    /// 500 with Postgres' own words.
+    Unexpected(String),
+}
+
+/// Why no shape could be given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CreateError {
+    #[error("the service is shutting down or does not own its data directory")]
+    NotActive,
+}
+
+/// Why a table could not be looked at.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InspectError {
+    #[error("Cannot connect to the database to verify the shape. Please try again later.")]
+    Unreachable,
+}
+
+/// What the server asks of the driver.
+#[derive(Debug)]
+pub enum Request {
+    FindOrCreate { definition: Arc<ShapeDefinition>, reply: oneshot::Sender<Result<Arc<LiveShape>, CreateError>> },
+    Delete { sid: Sid, reply: oneshot::Sender<bool> },
+    /// Make the writer of a shape panic at its next transaction: for tests of the supervision.
+    #[cfg(feature = "test-hooks")]
+    Sabotage { sid: Sid },
+}
+
+struct Shared {
+    status: watch::Sender<Status>,
+    shapes: RwLock<Shapes>,
+    requests: mpsc::Sender<Request>,
+    inspector: Inspector,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("status", &*self.status.borrow()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Shapes {
+    by_handle: HashMap<ShapeHandle, Arc<LiveShape>>,
+    by_definition: HashMap<u64, Vec<Arc<LiveShape>>>,
+}
+
+impl Service {
+    #[must_use]
+    pub fn new(requests: mpsc::Sender<Request>, inspector: Inspector) -> Service {
+        let (status, _) = watch::channel(Status::Starting { reason: "the journal is being read".to_owned() });
+        let shapes = RwLock::default();
+        Service { shared: Arc::new(Shared { status, shapes, requests, inspector }) }
+    }
+
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.shared.status.borrow().clone()
+    }
+
+    /// Follows the readiness.
+    #[must_use]
+    pub fn watch_status(&self) -> watch::Receiver<Status> {
+        self.shared.status.subscribe()
+    }
+
+    pub fn set_status(&self, status: Status) {
+        self.shared.status.send_if_modified(|current| {
+            let changed = *current != status && *current != Status::Draining;
+            if changed {
+                *current = status;
+            }
+            changed
+        });
+    }
+
+    /// The shape of this handle, unless it is gone.
+    #[must_use]
+    pub fn shape(&self, handle: ShapeHandle) -> Option<Arc<LiveShape>> {
+        let shapes = self.shared.shapes.read().unwrap_or_else(PoisonError::into_inner);
+        shapes.by_handle.get(&handle).cloned()
+    }
+
+    /// The shape of this definition, if there is one.
+    #[must_use]
+    pub fn find(&self, definition: &ShapeDefinition) -> Option<Arc<LiveShape>> {
+        let shapes = self.shared.shapes.read().unwrap_or_else(PoisonError::into_inner);
+        let candidates = shapes.by_definition.get(&definition.hash().0)?;
+        candidates.iter().find(|shape| shape.definition.same_shape(definition)).cloned()
+    }
+
+    /// The shape of this definition, made if there is none. Answers once it is durable in the journal;
+    /// its rows come later: [`LiveShape::started`].
+    ///
+    /// # Errors
+    /// [`CreateError`] where this process makes no shapes now.
+    pub async fn find_or_create(&self, definition: ShapeDefinition) -> Result<Arc<LiveShape>, CreateError> {
+        if let Some(shape) = self.find(&definition) {
+            return Ok(shape);
+        }
+        let (reply, answer) = oneshot::channel();
+        let request = Request::FindOrCreate { definition: Arc::new(definition), reply };
+        self.shared.requests.send(request).await.map_err(|_| CreateError::NotActive)?;
+        answer.await.map_err(|_| CreateError::NotActive)?
+    }
+
+    /// Ends a shape. `false` where it was gone already.
+    pub async fn delete(&self, sid: Sid) -> bool {
+        let (reply, answer) = oneshot::channel();
+        if self.shared.requests.send(Request::Delete { sid, reply }).await.is_err() {
+            return false;
+        }
+        answer.await.unwrap_or(false)
+    }
+
+    /// See [`Request::Sabotage`].
+    #[cfg(feature = "test-hooks")]
+    pub async fn sabotage(&self, sid: Sid) {
+        let _closed = self.shared.requests.send(Request::Sabotage { sid }).await;
+    }
+
+    /// The table as the catalog describes it; `None` where there is no such table.
+    ///
+    /// # Errors
+    /// [`InspectError::Unreachable`] where Postgres cannot be asked.
+    pub async fn inspect(&self, name: RelationName) -> Result<Option<Arc<Relation>>, InspectError> {
+        self.shared.inspector.inspect(name).await
+    }
+
+    /// Number of shapes that can be read.
+    #[must_use]
+    pub fn shapes_count(&self) -> usize {
+        self.shared.shapes.read().unwrap_or_else(PoisonError::into_inner).by_handle.len()
+    }
+
+    pub(super) fn add(&self, shape: &Arc<LiveShape>) {
+        let mut shapes = self.shared.shapes.write().unwrap_or_else(PoisonError::into_inner);
+        shapes.by_handle.insert(shape.handle, Arc::clone(shape));
+        shapes.by_definition.entry(shape.definition.hash().0).or_default().push(Arc::clone(shape));
+    }
+
+    pub(super) fn remove(&self, handle: ShapeHandle) -> Option<Arc<LiveShape>> {
+        let mut shapes = self.shared.shapes.write().unwrap_or_else(PoisonError::into_inner);
+        let shape = shapes.by_handle.remove(&handle)?;
+        let hash = shape.definition.hash().0;
+        if let Some(same) = shapes.by_definition.get_mut(&hash) {
+            same.retain(|other| other.handle != handle);
+            if same.is_empty() {
+                shapes.by_definition.remove(&hash);
+            }
+        }
+        Some(shape)
+    }
+}
+
+impl LiveShape {
+    pub(super) fn new(
+        sid: Sid,
+        handle: ShapeHandle,
+        definition: Arc<ShapeDefinition>,
+        reader: Arc<ShapeReader>,
+        phase: Phase,
+        published: Arc<AtomicU64>,
+    ) -> LiveShape {
+        let phase = watch::Sender::new(phase);
+        LiveShape { sid, handle, definition, reader, phase, published, lagging: AtomicBool::new(true) }
+    }
+
+    /// Every commit up to here that concerns this shape is in every view taken *after* this call (P3):
+    /// take the mark first, then the view. Zero where nothing can be said but what the view says.
+    #[must_use]
+    pub fn published(&self) -> Lsn {
+        let mark = Lsn(self.published.load(Ordering::Acquire));
+        // After the mark: a shape that falls behind is flagged before the mark passes what it lacks.
+        if self.lagging.load(Ordering::Acquire) { Lsn(0) } else { mark }
+    }
+
+    /// Nothing is owed: the mark of the thread holds for this shape.
+    pub(super) fn caught_up(&self) {
+        self.set_lagging(false);
+    }
+
+    /// Invariant: true while something is owed that no living writer has been handed. Set by the writer
+    /// thread when an incarnation ends, before its mark moves on; cleared once nothing is owed or the
+    /// next incarnation has replayed it.
+    pub(super) fn set_lagging(&self, lagging: bool) {
+        self.lagging.store(lagging, Ordering::Release);
+    }
+
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase.borrow().clone()
+    }
+
+    /// Follows the phase: register, then check.
+    #[must_use]
+    pub fn watch_phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Waits until rows can be read or never will; the phase then.
+    pub async fn started(&self) -> Phase {
+        let mut phase = self.phase.subscribe();
+        match phase.wait_for(|phase| *phase != Phase::Opening).await {
+            Ok(phase) => phase.clone(),
+            // The sender lives in `self`.
+            Err(_) => Phase::Ended,
+        }
+    }
+
+    /// Later phases win: a shape that failed or ended stays so.
+    pub(super) fn set_phase(&self, next: Phase) {
+        self.phase.send_if_modified(|current| {
+            let over = matches!(current, Phase::Failed(_) | Phase::Ended);
+            if !over {
+                *current = next;
+            }
+            !over
+        });
+    }
+}

@@ -1,0 +1,21 @@
+//! The running service: the only place where the pure core meets the io modules.
+
+mod boot;
+pub mod clock;
+mod connections;
+pub mod core;
+pub mod driver;
+mod executor;
+mod faults;
+pub mod handle;
+mod inspector;
+mod keeper;
+pub mod router;
+pub mod settings;
+mod snapshots;
+mod start;
+mod stream;
+pub mod writers;
+
+pub use boot::BootError;
+pub use start::{Running, start};

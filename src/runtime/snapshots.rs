@@ -1,0 +1,322 @@
+//! Taking snapshots: one task per shape, from the publication of its table to the last row.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+
+use crate::domain::{LogMode, Sid};
+use crate::engine::Input;
+use crate::events::SnapshotFailure;
+use crate::replication::{self, ReplicationError};
+use crate::runtime::connections::Connections;
+use crate::runtime::driver::Message;
+use crate::runtime::faults;
+use crate::runtime::handle::{LiveShape, Phase, SnapshotProblem};
+use crate::shape_log::{Disk, ShapeFiles, ShapeLogError, SnapshotWriter};
+use crate::snapshot::{self, OpenSnapshot, RowBatch, SnapshotError};
+
+/// Longest wait for transactions that wrote to a table before it was published.
+const FENCE_WAIT_MAX: Duration = Duration::from_secs(45);
+
+/// What all snapshot tasks share.
+#[derive(Debug)]
+pub struct SnapshotContext {
+    /// For publishing tables.
+    pub admin: Connections,
+    /// For reading rows.
+    pub query: Connections,
+    pub publication: String,
+    pub manual_publishing: bool,
+    pub data_dir: PathBuf,
+    pub disk: Arc<dyn Disk>,
+    pub chunk_bytes: u64,
+    pub driver: mpsc::Sender<Message>,
+    /// Publishing and un-publishing take turns: what is dropped must not be what was just added.
+    pub publishing: tokio::sync::Mutex<()>,
+}
+
+/// The running snapshot tasks.
+#[derive(Debug)]
+pub struct Snapshots {
+    context: Arc<SnapshotContext>,
+    runtime: tokio::runtime::Handle,
+    running: Arc<Mutex<BTreeMap<Sid, Running>>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    attempt: u32,
+    go_on: Option<oneshot::Sender<()>>,
+    abort: AbortHandle,
+}
+
+impl Snapshots {
+    #[must_use]
+    pub fn new(context: Arc<SnapshotContext>, runtime: tokio::runtime::Handle) -> Snapshots {
+        Snapshots { context, runtime, running: Arc::default() }
+    }
+
+    /// Publishes the table and opens a snapshot; ends an earlier attempt.
+    pub fn start(&self, shape: Arc<LiveShape>, attempt: u32) {
+        let (go_on, verdict) = oneshot::channel();
+        let sid = shape.sid;
+        let task = Task { context: Arc::clone(&self.context), shape, attempt };
+        let running = Arc::clone(&self.running);
+        let driver = self.context.driver.clone();
+        // Supervised: however the work ends, by return, panic or abort, the task beside it notices.
+        let work = self.runtime.spawn(task.run(verdict));
+        let abort = work.abort_handle();
+        let earlier = {
+            let mut table = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            table.insert(sid, Running { attempt, go_on: Some(go_on), abort })
+        };
+        if let Some(earlier) = earlier {
+            earlier.abort.abort();
+        }
+        self.runtime.spawn(async move {
+            let result = work.await;
+            let replaced = {
+                let mut table = running.lock().unwrap_or_else(PoisonError::into_inner);
+                let current = table.get(&sid).is_some_and(|running| running.attempt == attempt);
+                if current {
+                    table.remove(&sid);
+                }
+                !current
+            };
+            if replaced {
+                return;
+            }
+            let input = match result {
+                Ok(input) => input,
+                Err(error) if error.is_panic() => {
+                    Some(Input::SnapshotFailed { sid, attempt, failure: SnapshotFailure::Query })
+                }
+                Err(_aborted) => None,
+            };
+            // The driver may be gone at shutdown.
+            if let Some(input) = input {
+                let _closed = driver.send(Message::Input(input)).await;
+            }
+            let _closed = driver.send(Message::Input(Input::SnapshotStopped { sid })).await;
+        });
+    }
+
+    /// The snapshot that this attempt opened is good.
+    pub fn copy_rows(&self, sid: Sid, attempt: u32) {
+        let mut table = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = table.get_mut(&sid).filter(|running| running.attempt == attempt);
+        if let Some(go_on) = running.and_then(|running| running.go_on.take()) {
+            // The task may have failed in between; it says so itself.
+            let _ended = go_on.send(());
+        }
+    }
+
+    /// Ends the task of a shape. `false` where none runs: then nobody will answer.
+    #[must_use]
+    pub fn abort(&self, sid: Sid) -> bool {
+        let table = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        table.get(&sid).map(|running| running.abort.abort()).is_some()
+    }
+}
+
+struct Task {
+    context: Arc<SnapshotContext>,
+    shape: Arc<LiveShape>,
+    attempt: u32,
+}
+
+/// Why there will be no rows.
+enum Problem {
+    Replication(ReplicationError),
+    Snapshot(SnapshotError),
+    ShapeLog(ShapeLogError),
+    /// The driver is gone, or has started another attempt.
+    NotWanted,
+}
+
+impl From<ReplicationError> for Problem {
+    fn from(error: ReplicationError) -> Problem {
+        Problem::Replication(error)
+    }
+}
+
+impl From<SnapshotError> for Problem {
+    fn from(error: SnapshotError) -> Problem {
+        Problem::Snapshot(error)
+    }
+}
+
+impl From<ShapeLogError> for Problem {
+    fn from(error: ShapeLogError) -> Problem {
+        Problem::ShapeLog(error)
+    }
+}
+
+impl Task {
+    async fn run(self, verdict: oneshot::Receiver<()>) -> Option<Input> {
+        let (sid, attempt) = (self.shape.sid, self.attempt);
+        match self.take(verdict).await {
+            Ok((rows, bytes)) => Some(Input::SnapshotCompleted { sid, attempt, rows, bytes }),
+            Err(Problem::NotWanted) => None,
+            Err(problem) => {
+                let (failure, told) = self.explain(&problem);
+                tracing::warn!(%sid, handle = %self.shape.handle, ?failure, "a snapshot failed");
+                // The client that asked gets the reason; the journal gets its kind.
+                self.shape.set_phase(Phase::Failed(told));
+                if let Problem::ShapeLog(ShapeLogError::Storage(fault)) = problem {
+                    self.tell(faults::input(fault, Some(sid))).await.ok()?;
+                }
+                Some(Input::SnapshotFailed { sid, attempt, failure })
+            }
+        }
+    }
+
+    async fn take(&self, verdict: oneshot::Receiver<()>) -> Result<(u64, u64), Problem> {
+        let files = self.make_files().await?;
+        self.publish().await?;
+        let loan = self.context.query.get().await.map_err(SnapshotError::from)?;
+        let (client, place) = loan.split();
+        let opened = snapshot::open(client, &self.shape.definition).await?;
+        self.tell(Input::SnapshotOpened {
+            sid: self.shape.sid,
+            attempt: self.attempt,
+            snapshot: opened.visible.clone(),
+            lsn: opened.lsn,
+        })
+        .await?;
+        verdict.await.map_err(|_| Problem::NotWanted)?;
+        let (done, client) = self.copy(&files, opened).await?;
+        if let Some(client) = client {
+            place.keep(client);
+        }
+        Ok(done)
+    }
+
+    async fn make_files(&self) -> Result<ShapeFiles, Problem> {
+        let (context, shape) = (Arc::clone(&self.context), Arc::clone(&self.shape));
+        let make = move || {
+            ShapeFiles::create(Arc::clone(&context.disk), &context.data_dir, shape.handle, &shape.definition)
+        };
+        // A retake finds the directory that the first attempt made.
+        if self.attempt > 1 {
+            let context = &self.context;
+            return Ok(ShapeFiles::open(Arc::clone(&context.disk), &context.data_dir, self.shape.handle));
+        }
+        Ok(blocking(make).await??)
+    }
+
+    /// The order matters: published, and every earlier writer of the table ended, before the snapshot
+    /// is taken (N3).
+    async fn publish(&self) -> Result<(), Problem> {
+        let context = &self.context;
+        let relation = &self.shape.definition.relation;
+        let started = Instant::now();
+        let loan = context.admin.get().await.map_err(ReplicationError::from)?;
+        let ensured = {
+            let _turn = context.publishing.lock().await;
+            let client = loan.client();
+            replication::ensure_table(client, &context.publication, relation, context.manual_publishing).await?
+        };
+        ensured.fence.wait(loan.client(), FENCE_WAIT_MAX).await?;
+        loan.give_back();
+        let waited_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.tell(Input::PublicationReady { sid: self.shape.sid, oid: relation.oid, waited_ms }).await
+    }
+
+    async fn copy(
+        &self,
+        files: &ShapeFiles,
+        opened: OpenSnapshot,
+    ) -> Result<((u64, u64), Option<crate::postgres::SqlClient>), Problem> {
+        let visible = opened.visible.clone();
+        let reader = Arc::clone(&self.shape.reader);
+        let mut writer =
+            SnapshotWriter::create(files, &self.shape.definition, reader, self.context.chunk_bytes)?;
+        self.shape.set_phase(Phase::Readable);
+        let mut client = None;
+        match self.shape.definition.log {
+            LogMode::ChangesOnly => {}
+            LogMode::Full => {
+                let mut rows = opened.rows().await?;
+                let mut batch = RowBatch::new();
+                while rows.next_batch(&mut batch).await? {
+                    writer = push(writer, &batch)?;
+                }
+                client = Some(rows.finish().await?);
+            }
+        }
+        let done = blocking(move || writer.finish(&visible)).await??;
+        Ok(((done.rows, done.bytes), client))
+    }
+
+    async fn tell(&self, input: Input) -> Result<(), Problem> {
+        self.context.driver.send(Message::Input(input)).await.map_err(|_| Problem::NotWanted)
+    }
+
+    fn explain(&self, problem: &Problem) -> (SnapshotFailure, SnapshotProblem) {
+        match problem {
+            Problem::Replication(error) => explain_publication(error),
+            Problem::Snapshot(error) => explain_query(error),
+            Problem::ShapeLog(error) => {
+                let text = format!("Unexpected error while creating snapshot: {error}");
+                (SnapshotFailure::Storage, SnapshotProblem::Unexpected(text))
+            }
+            Problem::NotWanted => (SnapshotFailure::Query, SnapshotProblem::MustRefetch),
+        }
+    }
+}
+
+/// Encodes and writes a batch. Into the page cache, hence quick; a thread of its own would cost more
+/// than it saves.
+fn push(mut writer: SnapshotWriter, batch: &RowBatch) -> Result<SnapshotWriter, ShapeLogError> {
+    let mut result = Ok(());
+    batch.for_each(&mut |row| {
+        if result.is_ok() {
+            result = writer.push_row(row);
+        }
+    });
+    result.map(|()| writer)
+}
+
+fn explain_publication(error: &ReplicationError) -> (SnapshotFailure, SnapshotProblem) {
+    let known = || SnapshotProblem::Known(error.to_string());
+    match error {
+        ReplicationError::Postgres(error) => explain_query(&SnapshotError::from(error.clone())),
+        ReplicationError::TableGone(_) => (SnapshotFailure::Vanished, known()),
+        ReplicationError::LockTimeout | ReplicationError::FenceTimeout(_) => (SnapshotFailure::Timeout, known()),
+        ReplicationError::NotPublished { .. }
+        | ReplicationError::IdentityNotFull(_)
+        | ReplicationError::PublicationNotFound(_)
+        | ReplicationError::PublicationIncomplete(_)
+        | ReplicationError::Malformed(_)
+        | ReplicationError::Ended
+        | ReplicationError::Silent(_)
+        | ReplicationError::Spill(_) => (SnapshotFailure::Publication, known()),
+    }
+}
+
+fn explain_query(error: &SnapshotError) -> (SnapshotFailure, SnapshotProblem) {
+    let known = || SnapshotProblem::Known(error.to_string());
+    let unexpected = || SnapshotProblem::Unexpected(error.to_string());
+    match error {
+        SnapshotError::MustRefetch => (SnapshotFailure::Vanished, SnapshotProblem::MustRefetch),
+        SnapshotError::PermissionDenied(_) => (SnapshotFailure::Permission, known()),
+        SnapshotError::LockTimeout
+        | SnapshotError::FirstDataTimeout(_)
+        | SnapshotError::StartTimeout
+        | SnapshotError::PoolQueueTimeout => (SnapshotFailure::Timeout, known()),
+        SnapshotError::Unavailable => (SnapshotFailure::Connection, known()),
+        SnapshotError::Cancelled | SnapshotError::Unexpected(_) | SnapshotError::Malformed => {
+            (SnapshotFailure::Query, unexpected())
+        }
+    }
+}
+
+/// Runs what waits for a disk on a thread that may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Problem::NotWanted)
+}

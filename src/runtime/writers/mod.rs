@@ -1,0 +1,47 @@
+//! Writers: one light incarnation per active shape, many to a thread.
+
+mod pool;
+mod thread;
+
+use std::sync::Arc;
+
+use crate::domain::{EventId, Incarnation, Lsn, Seq, Sid};
+use crate::engine::Input;
+use crate::events::ExitCause;
+use crate::runtime::handle::LiveShape;
+use crate::runtime::router::RoutedTransaction;
+use crate::shape_log::{ShapeFiles, StorageFault};
+
+pub use pool::{PoolSettings, WriterPool};
+pub use thread::WriterThreads;
+
+/// What the driver asks of the writers.
+#[derive(Debug)]
+pub enum Command {
+    Start {
+        sid: Sid,
+        incarnation: Incarnation,
+        shape: Arc<LiveShape>,
+        files: ShapeFiles,
+        replay: Vec<(Seq, Arc<RoutedTransaction>)>,
+    },
+    Deliver { seq: Seq, routed: Arc<RoutedTransaction>, to: Vec<(Sid, Incarnation)> },
+    Stop { sid: Sid, incarnation: Incarnation, cause: ExitCause },
+    /// Every commit up to here has been handed out before this command.
+    Progress(Lsn),
+    /// Which incarnations exist? `asked` goes into the answer.
+    Audit { asked: EventId },
+    /// Make a writer panic at its next transaction: for tests of the supervision.
+    #[cfg(feature = "test-hooks")]
+    Sabotage { sid: Sid },
+}
+
+/// What the writers tell the driver.
+#[derive(Debug)]
+pub enum Report {
+    Input(Input),
+    /// Part of the answer to an audit: the driver puts the parts of all threads together.
+    Live { asked: EventId, live: Vec<(Sid, Incarnation)> },
+    /// A sync failed. What the page cache holds can no longer be trusted, in this process: it must stop.
+    SyncFailed(StorageFault),
+}

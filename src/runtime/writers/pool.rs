@@ -1,0 +1,354 @@
+//! The writers of one thread, without the thread: the simulator drives the same code.
+//!
+//! Supervision: an incarnation only ever runs inside [`guarded`], which turns a panic or a fault into
+//! an exit, and only [`WriterPool::end`] removes one, which reports it. So every end yields a
+//! `WriterExited`, and none is reported by the writer itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::domain::{Incarnation, Lsn, Seq, Sid, Timestamp};
+use crate::engine::{FlushReport, Input};
+use crate::events::ExitCause;
+use crate::replication::ReplicationError;
+use crate::runtime::faults;
+use crate::runtime::handle::LiveShape;
+use crate::runtime::router::RoutedTransaction;
+use crate::runtime::writers::{Command, Report};
+use crate::shape_log::{
+    Disk, LogWriter, ShapeFiles, ShapeLogError, Stage, StorageFault, Verify, flush_all,
+};
+
+/// Settings of the writers.
+#[derive(Clone, Debug)]
+pub struct PoolSettings {
+    pub chunk_bytes: u64,
+    /// A writer without work is put to sleep after this long.
+    pub idle_after: Duration,
+}
+
+/// The writers of the shapes of one thread.
+#[derive(Debug)]
+pub struct WriterPool {
+    settings: PoolSettings,
+    disk: Arc<dyn Disk>,
+    writers: BTreeMap<Sid, Incarnated>,
+    /// Writers that have taken in something which they have not reported as durable. Invariant: those
+    /// with `taken > reported`.
+    owing: BTreeSet<Sid>,
+    /// Shared with every shape of this thread: see [`LiveShape::published`].
+    published: Arc<AtomicU64>,
+    reports: Vec<Report>,
+}
+
+/// One writer incarnation.
+#[derive(Debug)]
+struct Incarnated {
+    incarnation: Incarnation,
+    shape: Arc<LiveShape>,
+    log: LogWriter,
+    /// The newest transaction that it has taken in, and the newest that it has reported as durable.
+    taken: Seq,
+    reported: Seq,
+    active_at: Timestamp,
+    idle_told: bool,
+    #[cfg(feature = "test-hooks")]
+    sabotaged: bool,
+}
+
+/// Why an incarnation could not go on.
+#[derive(Debug)]
+enum Failure {
+    Panicked,
+    ShapeLog(ShapeLogError),
+    Transaction(ReplicationError),
+}
+
+impl From<ShapeLogError> for Failure {
+    fn from(error: ShapeLogError) -> Failure {
+        Failure::ShapeLog(error)
+    }
+}
+
+impl From<ReplicationError> for Failure {
+    fn from(error: ReplicationError) -> Failure {
+        Failure::Transaction(error)
+    }
+}
+
+impl WriterPool {
+    #[must_use]
+    pub fn new(settings: PoolSettings, disk: Arc<dyn Disk>, published: Arc<AtomicU64>) -> WriterPool {
+        WriterPool {
+            settings,
+            disk,
+            writers: BTreeMap::new(),
+            owing: BTreeSet::new(),
+            published,
+            reports: Vec::new(),
+        }
+    }
+
+    /// Performs one command.
+    pub fn perform(&mut self, now: Timestamp, command: Command) {
+        match command {
+            Command::Start { sid, incarnation, shape, files, replay } => {
+                self.start(now, sid, incarnation, shape, &files, replay);
+            }
+            Command::Deliver { seq, routed, to } => {
+                for (sid, incarnation) in to {
+                    self.deliver(now, sid, incarnation, seq, &routed);
+                }
+            }
+            Command::Stop { sid, incarnation, cause } => self.stop(sid, incarnation, cause),
+            Command::Progress(lsn) => {
+                // After the views of everything before it: a reader takes this mark first.
+                self.published.fetch_max(lsn.0, Ordering::AcqRel);
+            }
+            Command::Audit { asked } => {
+                let live = self.writers.iter().map(|(sid, writer)| (*sid, writer.incarnation)).collect();
+                self.reports.push(Report::Live { asked, live });
+            }
+            #[cfg(feature = "test-hooks")]
+            Command::Sabotage { sid } => {
+                if let Some(writer) = self.writers.get_mut(&sid) {
+                    writer.sabotaged = true;
+                }
+            }
+        }
+    }
+
+    /// What there is to tell since the last time.
+    pub fn take_reports(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// Something waits to be flushed or to be reported as flushed.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        !self.owing.is_empty()
+    }
+
+    /// Makes everything that was taken in durable, with one barrier where there is much, and reports
+    /// what is.
+    pub fn flush(&mut self) {
+        let owing = std::mem::take(&mut self.owing);
+        if owing.is_empty() {
+            return;
+        }
+        let logs = self.writers.iter_mut().filter(|(sid, _)| owing.contains(sid)).map(|(_, writer)| writer);
+        let results = flush_all(self.disk.as_ref(), logs.map(|writer| &mut writer.log));
+        let mut reports = Vec::with_capacity(owing.len());
+        for (sid, result) in owing.into_iter().zip(results) {
+            match result {
+                Ok(_) => {
+                    if let Some(writer) = self.writers.get_mut(&sid) {
+                        writer.reported = writer.taken;
+                        let (incarnation, upto) = (writer.incarnation, writer.taken);
+                        reports.push(FlushReport { sid, incarnation, upto });
+                    }
+                }
+                Err(fault) => self.fail(sid, Failure::ShapeLog(fault.into())),
+            }
+        }
+        if !reports.is_empty() {
+            self.reports.push(Report::Input(Input::Flushed { reports }));
+        }
+    }
+
+    /// Tells which writers have had nothing to do for long.
+    pub fn tell_idle(&mut self, now: Timestamp) {
+        for (sid, writer) in &mut self.writers {
+            let settled = writer.taken == writer.reported;
+            if settled && !writer.idle_told && now.since(writer.active_at) >= self.settings.idle_after {
+                writer.idle_told = true;
+                let incarnation = writer.incarnation;
+                self.reports.push(Report::Input(Input::WriterIdle { sid: *sid, incarnation }));
+            }
+        }
+    }
+
+    fn start(
+        &mut self,
+        now: Timestamp,
+        sid: Sid,
+        incarnation: Incarnation,
+        shape: Arc<LiveShape>,
+        files: &ShapeFiles,
+        replay: Vec<(Seq, Arc<RoutedTransaction>)>,
+    ) {
+        shape.set_lagging(true);
+        let chunk_bytes = self.settings.chunk_bytes;
+        let recovered = guarded(|| {
+            let reader = Arc::clone(&shape.reader);
+            let definition = &shape.definition;
+            Ok(LogWriter::recover(files, definition, reader, incarnation, chunk_bytes, Verify::Tail)?)
+        });
+        let (log, recovered) = match recovered {
+            Ok(recovered) => recovered,
+            Err(failure) => {
+                self.report_failure(sid, &failure);
+                self.report_exit(sid, incarnation, failure.cause());
+                return;
+            }
+        };
+        self.reports.push(Report::Input(Input::WriterReady {
+            sid,
+            incarnation,
+            recovered: recovered.last.tx(),
+            trimmed_bytes: recovered.trimmed_bytes,
+        }));
+        self.writers.insert(
+            sid,
+            Incarnated {
+                incarnation,
+                shape: Arc::clone(&shape),
+                log,
+                taken: Seq(0),
+                reported: Seq(0),
+                active_at: now,
+                idle_told: false,
+                #[cfg(feature = "test-hooks")]
+                sabotaged: false,
+            },
+        );
+        for (seq, routed) in replay {
+            self.deliver(now, sid, incarnation, seq, &routed);
+        }
+        if self.writers.contains_key(&sid) {
+            shape.set_lagging(false);
+        }
+    }
+
+    fn deliver(
+        &mut self,
+        now: Timestamp,
+        sid: Sid,
+        incarnation: Incarnation,
+        seq: Seq,
+        routed: &RoutedTransaction,
+    ) {
+        let Some(writer) = self.writers.get_mut(&sid) else { return };
+        // What was sent to an incarnation that has ended is owed to its successor, who gets it when it
+        // starts: never from its middle.
+        if writer.incarnation != incarnation {
+            return;
+        }
+        writer.active_at = now;
+        writer.idle_told = false;
+        let result = guarded(|| writer.take(sid, routed));
+        match result {
+            Ok(()) => {
+                writer.taken = writer.taken.max(seq);
+                self.owing.insert(sid);
+            }
+            Err(failure) => self.fail(sid, failure),
+        }
+    }
+
+    fn stop(&mut self, sid: Sid, incarnation: Incarnation, cause: ExitCause) {
+        if self.writers.get(&sid).is_none_or(|writer| writer.incarnation != incarnation) {
+            return;
+        }
+        let flush = match cause {
+            ExitCause::Suspended | ExitCause::Drained => true,
+            ExitCause::Removed
+            | ExitCause::Panicked
+            | ExitCause::StorageFault
+            | ExitCause::Ended
+            | ExitCause::Vanished => false,
+        };
+        if flush {
+            self.flush();
+        }
+        // A flush that failed has ended it already.
+        self.end(sid, cause);
+    }
+
+    fn fail(&mut self, sid: Sid, failure: Failure) {
+        self.report_failure(sid, &failure);
+        self.end(sid, failure.cause());
+    }
+
+    /// The only way in which an incarnation ends.
+    fn end(&mut self, sid: Sid, cause: ExitCause) {
+        self.owing.remove(&sid);
+        if let Some(writer) = self.writers.remove(&sid) {
+            writer.shape.set_lagging(true);
+            writer.shape.reader.release_files();
+            self.report_exit(sid, writer.incarnation, cause);
+        }
+    }
+
+    fn report_exit(&mut self, sid: Sid, incarnation: Incarnation, cause: ExitCause) {
+        self.reports.push(Report::Input(Input::WriterExited { sid, incarnation, cause }));
+    }
+
+    fn report_failure(&mut self, sid: Sid, failure: &Failure) {
+        match failure {
+            Failure::Panicked => tracing::error!(%sid, "a writer panicked"),
+            Failure::Transaction(error) => tracing::error!(%sid, %error, "a transaction could not be read back"),
+            Failure::ShapeLog(ShapeLogError::Storage(fault)) => {
+                tracing::error!(%sid, %fault, "a shape log failed");
+                if is_failed_sync(fault) {
+                    self.reports.push(Report::SyncFailed(*fault));
+                }
+                self.reports.push(Report::Input(faults::input(*fault, Some(sid))));
+            }
+            Failure::ShapeLog(error) => tracing::error!(%sid, %error, "a change could not be written"),
+        }
+    }
+}
+
+impl Incarnated {
+    /// Takes in a transaction: whole, or not at all.
+    fn take(&mut self, sid: Sid, routed: &RoutedTransaction) -> Result<(), Failure> {
+        #[cfg(feature = "test-hooks")]
+        assert!(!std::mem::take(&mut self.sabotaged), "a test asked for this panic");
+        let log = &mut self.log;
+        log.begin(routed.txn.lsn, routed.txn.xid)?;
+        let pushed = routed.for_each(sid, |change, op| Ok::<(), Failure>(log.push(change, op)?));
+        if let Err(failure) = pushed {
+            log.abort()?;
+            return Err(failure);
+        }
+        log.commit()?;
+        Ok(())
+    }
+}
+
+impl Failure {
+    fn cause(&self) -> ExitCause {
+        match self {
+            Failure::Panicked => ExitCause::Panicked,
+            Failure::ShapeLog(ShapeLogError::Storage(_)) | Failure::Transaction(_) => ExitCause::StorageFault,
+            Failure::ShapeLog(_) => ExitCause::Ended,
+        }
+    }
+}
+
+/// Runs a piece of one writer's work; a panic ends this writer and no other.
+fn guarded<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    // The incarnation is thrown away after a panic, so nothing half-done in it is seen again; its file
+    // is recovered by its successor.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Failure::Panicked))
+}
+
+fn is_failed_sync(fault: &StorageFault) -> bool {
+    fault.stage == Stage::Sync
+}
+
+/// Which thread a shape belongs to.
+#[must_use]
+pub(super) fn thread_of(sid: Sid, threads: usize) -> usize {
+    sid.0 as usize % threads
+}
+
+/// See [`Command::Progress`].
+#[must_use]
+pub fn published(mark: &AtomicU64) -> Lsn {
+    Lsn(mark.load(Ordering::Acquire))
+}

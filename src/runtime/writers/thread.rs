@@ -1,0 +1,190 @@
+//! Writer threads: a queue, a pool, and a flush now and then.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::domain::{EventId, Lsn, Sid};
+use crate::runtime::clock;
+use crate::runtime::writers::pool::thread_of;
+use crate::runtime::writers::{Command, PoolSettings, Report, WriterPool};
+use crate::shape_log::Disk;
+
+/// Commands that a thread takes in before it looks at its timers.
+const COMMANDS_AT_ONCE_MAX: usize = 256;
+
+/// How often idle writers are looked for.
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// All writer threads.
+///
+/// The queues have no bound of their own, since the driver must never wait for a disk: it stops reading
+/// the stream instead, as long as [`WriterThreads::queued`] is above its limit.
+#[derive(Debug)]
+pub struct WriterThreads {
+    threads: Vec<Thread>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    commands: Option<Sender<Command>>,
+    queued: Arc<AtomicUsize>,
+    published: Arc<AtomicU64>,
+    join: Option<JoinHandle<()>>,
+}
+
+impl WriterThreads {
+    /// Starts `count` threads. `report` is called on them and must not block.
+    ///
+    /// # Errors
+    /// The operating system gives no thread.
+    pub fn spawn(
+        count: usize,
+        settings: &PoolSettings,
+        flush_interval: Duration,
+        disk: &Arc<dyn Disk>,
+        report: impl Fn(Report) + Clone + Send + 'static,
+    ) -> std::io::Result<WriterThreads> {
+        let threads = (0..count)
+            .map(|number| {
+                let (commands, queue) = channel();
+                let queued = Arc::new(AtomicUsize::new(0));
+                let published = Arc::new(AtomicU64::new(0));
+                let pool = WriterPool::new(settings.clone(), Arc::clone(disk), Arc::clone(&published));
+                let report = report.clone();
+                let counter = Arc::clone(&queued);
+                let join = thread::Builder::new()
+                    .name(format!("writers-{number}"))
+                    .spawn(move || run(pool, &queue, &counter, flush_interval, &report))?;
+                Ok(Thread { commands: Some(commands), queued, published, join: Some(join) })
+            })
+            .collect::<std::io::Result<Vec<Thread>>>()?;
+        Ok(WriterThreads { threads })
+    }
+
+    /// Hands a command to the thread of a shape.
+    pub fn send(&self, sid: Sid, command: Command) {
+        self.send_to(thread_of(sid, self.threads.len()), command);
+    }
+
+    /// Hands a delivery to each thread that has some of its shapes.
+    pub fn deliver(
+        &self,
+        seq: crate::domain::Seq,
+        routed: &Arc<crate::runtime::router::RoutedTransaction>,
+        to: Vec<(Sid, crate::domain::Incarnation)>,
+    ) {
+        let count = self.threads.len();
+        let mut parts = vec![Vec::new(); count];
+        for writer in to {
+            parts[thread_of(writer.0, count)].push(writer);
+        }
+        for (number, to) in parts.into_iter().enumerate() {
+            if !to.is_empty() {
+                self.send_to(number, Command::Deliver { seq, routed: Arc::clone(routed), to });
+            }
+        }
+    }
+
+    /// Tells every thread that all commits up to `lsn` have been handed out.
+    pub fn progress(&self, lsn: Lsn) {
+        for number in 0..self.threads.len() {
+            self.send_to(number, Command::Progress(lsn));
+        }
+    }
+
+    /// Asks every thread for its writers; each answers with a part.
+    pub fn audit(&self, asked: EventId) -> usize {
+        for number in 0..self.threads.len() {
+            self.send_to(number, Command::Audit { asked });
+        }
+        self.threads.len()
+    }
+
+    /// The mark of the thread of a shape.
+    #[must_use]
+    pub fn published(&self, sid: Sid) -> Arc<AtomicU64> {
+        Arc::clone(&self.threads[thread_of(sid, self.threads.len())].published)
+    }
+
+    /// Commands that wait.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.threads.iter().map(|thread| thread.queued.load(Ordering::Relaxed)).sum()
+    }
+
+    fn send_to(&self, number: usize, command: Command) {
+        let thread = &self.threads[number];
+        thread.queued.fetch_add(1, Ordering::Relaxed);
+        // A thread ends only when its sender is dropped; a panic in its loop is a bug that the audit
+        // would show.
+        let sent = thread.commands.as_ref().is_some_and(|commands| commands.send(command).is_ok());
+        if !sent {
+            tracing::error!(number, "a writer thread is gone");
+        }
+    }
+}
+
+impl Drop for WriterThreads {
+    fn drop(&mut self) {
+        for thread in &mut self.threads {
+            thread.commands = None;
+        }
+        for thread in &mut self.threads {
+            if thread.join.take().is_some_and(|join| join.join().is_err()) {
+                tracing::error!("a writer thread panicked");
+            }
+        }
+    }
+}
+
+fn run(
+    mut pool: WriterPool,
+    queue: &Receiver<Command>,
+    queued: &AtomicUsize,
+    flush_interval: Duration,
+    report: &impl Fn(Report),
+) {
+    let mut dirty_since: Option<Instant> = None;
+    let mut idle_checked = Instant::now();
+    loop {
+        let wait = match dirty_since {
+            Some(since) => flush_interval.saturating_sub(since.elapsed()),
+            None => IDLE_CHECK_INTERVAL,
+        };
+        match queue.recv_timeout(wait) {
+            Ok(command) => {
+                let now = clock::now();
+                pool.perform(now, command);
+                let mut taken = 1;
+                while taken < COMMANDS_AT_ONCE_MAX
+                    && let Ok(command) = queue.try_recv()
+                {
+                    pool.perform(now, command);
+                    taken += 1;
+                }
+                queued.fetch_sub(taken, Ordering::Relaxed);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        match dirty_since {
+            Some(since) if since.elapsed() >= flush_interval => {
+                pool.flush();
+                dirty_since = None;
+            }
+            Some(_) => {}
+            None if pool.is_dirty() => dirty_since = Some(Instant::now()),
+            None => {}
+        }
+        if idle_checked.elapsed() >= IDLE_CHECK_INTERVAL {
+            idle_checked = Instant::now();
+            pool.tell_idle(clock::now());
+        }
+        for message in pool.take_reports() {
+            report(message);
+        }
+    }
+}

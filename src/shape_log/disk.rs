@@ -1,0 +1,290 @@
+//! The file system as this module uses it: positioned reads and writes, and explicit durability.
+//!
+//! Two implementations: [`RealDisk`] here, and [`SimDisk`](super::SimDisk), which loses what was not
+//! synced. Calls are made per buffer of many rows, never per row, so dynamic dispatch costs nothing.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::error::{FaultClass, FileKind, Named, Stage, StorageFault};
+
+/// A directory tree. Paths are whole paths below the data directory.
+pub trait Disk: Send + Sync + fmt::Debug {
+    /// Opens an existing file for reading and writing.
+    ///
+    /// # Errors
+    /// `NotFound` where it does not exist.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Creates a file that must not exist. Its entry is durable after [`Disk::sync_dir`].
+    ///
+    /// # Errors
+    /// `AlreadyExists` where it does.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Creates a directory and those above it; says whether the last one is new.
+    ///
+    /// # Errors
+    /// Those of `mkdir`.
+    fn create_dir(&self, path: &Path) -> io::Result<bool>;
+
+    /// Makes the entries of a directory durable.
+    ///
+    /// # Errors
+    /// Those of `fsync`.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Renames a file or directory.
+    ///
+    /// # Errors
+    /// `NotFound` where `from` does not exist.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a directory and everything in it.
+    ///
+    /// # Errors
+    /// `NotFound` where it does not exist.
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// `NotFound` where it does not exist.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Names in a directory, ascending.
+    ///
+    /// # Errors
+    /// `NotFound` where it does not exist.
+    fn list(&self, path: &Path) -> io::Result<Vec<String>>;
+
+    /// One barrier for everything written before the call, files and entries alike.
+    ///
+    /// # Errors
+    /// Those of `syncfs`; since Linux 5.8 these include write-back errors of any file.
+    fn barrier(&self) -> io::Result<()>;
+}
+
+/// An open file. All positions are byte offsets; there is no cursor.
+pub trait DiskFile: Send + Sync + fmt::Debug {
+    /// Reads at most `buffer.len()` bytes; 0 at the end of the file.
+    ///
+    /// # Errors
+    /// Those of `pread`.
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize>;
+
+    /// Writes a prefix of `bytes` and says how long it was.
+    ///
+    /// # Errors
+    /// Those of `pwrite`.
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<usize>;
+
+    /// # Errors
+    /// Those of `fstat`.
+    fn len(&self) -> io::Result<u64>;
+
+    /// # Errors
+    /// Those of `ftruncate`.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// `fdatasync`: the bytes and the length.
+    ///
+    /// # Errors
+    /// Those of `fdatasync`. What it left behind is unknown: the file must not be written again.
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+/// The file system of the machine.
+#[derive(Debug)]
+pub struct RealDisk {
+    /// Opened before anything is written, since `syncfs` reports the errors since its open.
+    root: File,
+}
+
+impl RealDisk {
+    /// `root` is the data directory; created where it does not exist.
+    ///
+    /// # Errors
+    /// Those of creating and opening the directory.
+    pub fn new(root: &Path) -> io::Result<RealDisk> {
+        fs::create_dir_all(root)?;
+        Ok(RealDisk { root: File::open(root)? })
+    }
+}
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(RealFile(OpenOptions::new().read(true).write(true).open(path)?)))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(RealFile(OpenOptions::new().read(true).write(true).create_new(true).open(path)?)))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<bool> {
+        match fs::create_dir(path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(path)?;
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path)? {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn barrier(&self) -> io::Result<()> {
+        rustix::fs::syncfs(&self.root).map_err(io::Error::from)
+    }
+}
+
+#[derive(Debug)]
+struct RealFile(File);
+
+impl DiskFile for RealFile {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, at)
+    }
+
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<usize> {
+        self.0.write_at(bytes, at)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+/// One file of a shape by its path, opened at first use and closed on [`FileSlot::release`], so that
+/// an idle shape holds no descriptor. Clones of the open handle stay valid after a release and after
+/// the file was moved to the trash.
+#[derive(Debug)]
+pub(crate) struct FileSlot {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    pub kind: FileKind,
+    handle: Mutex<Option<Arc<dyn DiskFile>>>,
+}
+
+impl FileSlot {
+    pub fn new(disk: Arc<dyn Disk>, path: PathBuf, kind: FileKind) -> FileSlot {
+        FileSlot { disk, path, kind, handle: Mutex::new(None) }
+    }
+
+    /// The open file; `Vanished` where it does not exist.
+    pub fn open(&self) -> Result<Arc<dyn DiskFile>, StorageFault> {
+        let mut handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = handle.as_ref() {
+            return Ok(Arc::clone(file));
+        }
+        let file = self.disk.open(&self.path).named(Stage::Open, self.kind)?;
+        *handle = Some(Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// The open file, `None` where there is none yet.
+    pub fn open_existing(&self) -> Result<Option<Arc<dyn DiskFile>>, StorageFault> {
+        match self.open() {
+            Ok(file) => Ok(Some(file)),
+            Err(StorageFault { class: FaultClass::Vanished, .. }) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// The open file and whether it is new: then its entry is not durable yet.
+    pub fn open_or_create(&self) -> Result<(Arc<dyn DiskFile>, bool), StorageFault> {
+        if let Some(file) = self.open_existing()? {
+            return Ok((file, false));
+        }
+        let file = self.disk.create(&self.path).named(Stage::Create, self.kind)?;
+        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&file));
+        Ok((file, true))
+    }
+
+    /// Closes the descriptor once nobody reads through it; the next use opens the file again.
+    pub fn release(&self) {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    pub fn sync_directory(&self) -> Result<(), StorageFault> {
+        let parent = self.path.parent().unwrap_or(Path::new("."));
+        self.disk.sync_dir(parent).named(Stage::Sync, FileKind::Directory)
+    }
+}
+
+/// Writes all of `bytes`. A short write is carried on with: the next call names the reason.
+pub(crate) fn write_all(
+    file: &dyn DiskFile,
+    mut bytes: &[u8],
+    mut at: u64,
+    kind: FileKind,
+) -> Result<(), StorageFault> {
+    while !bytes.is_empty() {
+        let written = match file.write_at(bytes, at) {
+            Ok(0) => Err(io::Error::from(io::ErrorKind::WriteZero)),
+            Ok(count) => Ok(count.min(bytes.len())),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(error) => Err(error),
+        }
+        .named(Stage::Write, kind)?;
+        bytes = &bytes[written..];
+        at += written as u64;
+    }
+    Ok(())
+}
+
+/// Fills `buffer` as far as the file reaches and says how far.
+pub(crate) fn read_full(
+    file: &dyn DiskFile,
+    buffer: &mut [u8],
+    at: u64,
+    kind: FileKind,
+) -> Result<usize, StorageFault> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(StorageFault::new(&error, Stage::Read, kind)),
+        }
+    }
+    Ok(filled)
+}

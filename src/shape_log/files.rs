@@ -1,0 +1,197 @@
+//! The directory of a shape, its definition, and its end.
+//!
+//! ```text
+//! <data>/shapes/<2 hex>/<handle>/definition   what the shape is; durable when `create` returns
+//!                                snapshot     initial rows, see snapshot.rs
+//!                                log          changes, see frame.rs; made at the first change
+//!                                log.idx      marks, see index.rs; derived
+//! <data>/trash/<handle>/                      removed shapes until they are purged
+//! ```
+//!
+//! `definition`, little endian: magic `SFDF`, version u16 (1), zero u16, length u32, crc32c u32 of the
+//! bytes before it and of the body, then the body: the MessagePack map of a
+//! [`ShapeDefinition`](crate::domain::ShapeDefinition).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::domain::{Handle, ShapeDefinition};
+
+use super::disk::{Disk, FileSlot, read_full, write_all};
+use super::error::{FileKind, Named, ShapeLogError, Stage, StorageFault};
+
+const MAGIC: &[u8; 4] = b"SFDF";
+const VERSION: u16 = 1;
+const HEADER_LEN: usize = 16;
+/// A definition with the largest possible table (1,600 columns) is far below.
+const DEFINITION_BYTES_MAX: usize = 4 << 20;
+
+/// The files of one shape.
+#[derive(Clone, Debug)]
+pub struct ShapeFiles {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+    handle: Handle,
+}
+
+impl ShapeFiles {
+    /// Makes the directory of a new shape; it and its definition are durable on return.
+    ///
+    /// # Errors
+    /// A [`StorageFault`]; what was made is then left for [`list_shapes`] to find.
+    pub fn create(
+        disk: Arc<dyn Disk>,
+        data: &Path,
+        handle: Handle,
+        definition: &ShapeDefinition,
+    ) -> Result<ShapeFiles, ShapeLogError> {
+        let files = ShapeFiles::open(disk, data, handle);
+        let shard = files.dir.parent().unwrap_or(data).to_path_buf();
+        let new_shard = files.disk.create_dir(&shard).named(Stage::Create, FileKind::Directory)?;
+        files.disk.create_dir(&files.dir).named(Stage::Create, FileKind::Directory)?;
+        let file = files.disk.create(&files.path("definition")).named(Stage::Create, FileKind::Definition)?;
+        write_all(file.as_ref(), &encode_definition(definition), 0, FileKind::Definition)?;
+        file.sync_data().named(Stage::Sync, FileKind::Definition)?;
+        let mut entries = vec![files.dir.as_path(), &shard];
+        if new_shard {
+            entries.extend(shard.parent());
+            entries.push(data);
+        }
+        for dir in entries {
+            files.disk.sync_dir(dir).named(Stage::Sync, FileKind::Directory)?;
+        }
+        Ok(files)
+    }
+
+    /// The files of a shape that exists; touches nothing.
+    #[must_use]
+    pub fn open(disk: Arc<dyn Disk>, data: &Path, handle: Handle) -> ShapeFiles {
+        let dir = data.join("shapes").join(shard(handle)).join(handle.to_string());
+        ShapeFiles { disk, dir, handle }
+    }
+
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle
+    }
+
+    /// # Errors
+    /// `Vanished` where there is none, `Corrupt` where it is damaged, and
+    /// [`ShapeLogError::DefinitionVersion`] where a newer release wrote it.
+    pub fn read_definition(&self) -> Result<ShapeDefinition, ShapeLogError> {
+        let kind = FileKind::Definition;
+        let file = self.disk.open(&self.path("definition")).named(Stage::Open, kind)?;
+        let len = usize::try_from(file.len().named(Stage::Read, kind)?).unwrap_or(usize::MAX);
+        if len > HEADER_LEN + DEFINITION_BYTES_MAX {
+            return Err(StorageFault::corrupt(kind, 0).into());
+        }
+        let mut bytes = vec![0; len];
+        let read = read_full(file.as_ref(), &mut bytes, 0, kind)?;
+        bytes.truncate(read);
+        decode_definition(&bytes)
+    }
+
+    /// Moves the shape into the trash: from here on nothing finds it by its handle, while who reads
+    /// from open files can finish.
+    ///
+    /// # Errors
+    /// `Vanished` where there is no such directory.
+    pub fn trash(&self, data: &Path) -> Result<(), ShapeLogError> {
+        let trash = data.join("trash");
+        self.disk.create_dir(&trash).named(Stage::Create, FileKind::Directory)?;
+        let to = trash.join(self.handle.to_string());
+        Ok(self.disk.rename(&self.dir, &to).named(Stage::Remove, FileKind::Directory)?)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    pub(crate) fn slot(&self, kind: FileKind) -> FileSlot {
+        let name = match kind {
+            FileKind::Directory => ".",
+            FileKind::Definition => "definition",
+            FileKind::Snapshot => "snapshot",
+            FileKind::Log => "log",
+            FileKind::Index => "log.idx",
+        };
+        FileSlot::new(Arc::clone(&self.disk), self.path(name), kind)
+    }
+}
+
+/// The handles of all shape directories, ascending. Names that are no handles are passed over.
+///
+/// # Errors
+/// A [`StorageFault`] other than that there are no shapes yet.
+pub fn list_shapes(disk: &dyn Disk, data: &Path) -> Result<Vec<Handle>, ShapeLogError> {
+    let shapes = data.join("shapes");
+    let mut handles = Vec::new();
+    for shard in list_or_none(disk, &shapes)? {
+        let names = list_or_none(disk, &shapes.join(shard))?;
+        handles.extend(names.iter().filter_map(|name| name.parse::<Handle>().ok()));
+    }
+    handles.sort_unstable();
+    Ok(handles)
+}
+
+/// Names in the trash, for [`purge`].
+///
+/// # Errors
+/// A [`StorageFault`] other than that there is no trash.
+pub fn list_trash(disk: &dyn Disk, data: &Path) -> Result<Vec<String>, ShapeLogError> {
+    list_or_none(disk, &data.join("trash"))
+}
+
+/// Deletes one entry of the trash for good.
+///
+/// # Errors
+/// `Vanished` where it is not there.
+pub fn purge(disk: &dyn Disk, data: &Path, name: &str) -> Result<(), ShapeLogError> {
+    let path = data.join("trash").join(name);
+    Ok(disk.remove_dir_all(&path).named(Stage::Remove, FileKind::Directory)?)
+}
+
+/// A directory that was never made is empty; it is not one that vanished.
+fn list_or_none(disk: &dyn Disk, path: &Path) -> Result<Vec<String>, ShapeLogError> {
+    match disk.list(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        names => Ok(names.named(Stage::Read, FileKind::Directory)?),
+    }
+}
+
+/// Two hex digits that spread handles of one definition and of one moment alike.
+fn shard(handle: Handle) -> String {
+    let mixed = (handle.hash ^ handle.micros).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    format!("{:02x}", mixed >> 56)
+}
+
+fn encode_definition(definition: &ShapeDefinition) -> Vec<u8> {
+    let body = rmp_serde::to_vec_named(definition).expect("a definition is plain data");
+    let mut out = MAGIC.to_vec();
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&[0, 0]);
+    out.extend_from_slice(&u32::try_from(body.len()).expect("a definition is small").to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&out), &body);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(&body);
+    out
+}
+
+fn decode_definition(bytes: &[u8]) -> Result<ShapeDefinition, ShapeLogError> {
+    let corrupt = |at: u64| ShapeLogError::from(StorageFault::corrupt(FileKind::Definition, at));
+    let (header, body) = bytes.split_at_checked(HEADER_LEN).ok_or_else(|| corrupt(0))?;
+    let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
+    if header[..4] != *MAGIC {
+        return Err(corrupt(0));
+    }
+    if number(8) as usize != body.len()
+        || crc32c::crc32c_append(crc32c::crc32c(&header[..12]), body) != number(12)
+    {
+        return Err(corrupt(8));
+    }
+    let version = u16::from_le_bytes([header[4], header[5]]);
+    if version != VERSION {
+        return Err(ShapeLogError::DefinitionVersion { found: version, known: VERSION });
+    }
+    rmp_serde::from_slice(body).map_err(|_| corrupt(HEADER_LEN as u64))
+}

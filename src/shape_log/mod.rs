@@ -1,0 +1,52 @@
+//! The rows of the shapes: their initial snapshot, the log of their changes, and reading both.
+//!
+//! Each shape has a directory of its own (files.rs). What is stored are the bytes that go on the
+//! wire: JSON messages, each followed by a comma, so that a response body is `[`, a byte range, and
+//! `]`. The log is a sequence of checksummed frames (frame.rs), the snapshot a sequence of checksummed
+//! blocks (snapshot.rs).
+//!
+//! * **Whole transactions.** Readers see a transaction when its last frame, which carries the commit
+//!   flag, has been appended; recovery drops one that lacks it.
+//! * **One body per offset.** Chunk ends follow from the messages alone (contract 1.11) and are kept in
+//!   the frames. The same change gets the same offset and the same bytes when it is sent again.
+//! * **One load.** A reader takes an immutable view by one atomic load (view.rs).
+//! * **Nothing is durable that was not synced.** Every result and byte count is checked; after a
+//!   fault a file is not written again (writer.rs, flush.rs).
+//! * **Damage is an error.** A torn tail is cut off, damage to what was durable is reported
+//!   (recovery.rs).
+//!
+//! This module knows nothing of Postgres connections, the journal, or the engine.
+
+mod disk;
+mod encoder;
+mod error;
+mod files;
+mod flush;
+mod frame;
+mod index;
+mod json;
+mod reader;
+mod recovery;
+mod sim_disk;
+mod snapshot;
+mod view;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use disk::{Disk, DiskFile, RealDisk};
+pub use encoder::{Encoded, Encoder, Op, TransactionHeaders, snapshot_columns};
+pub use error::{EncodeError, FaultClass, FileKind, ShapeLogError, Stage, StorageFault};
+pub use files::{ShapeFiles, list_shapes, list_trash, purge};
+pub use flush::{SYNC_EACH_MAX, flush_all};
+pub use json::messages;
+pub use reader::{Body, Range, Read};
+pub use recovery::{Verify, open_read_only};
+pub use sim_disk::{SimDisk, SimFault};
+pub use snapshot::{SnapshotDone, SnapshotFollow, SnapshotState, SnapshotWriter};
+pub use view::{ShapeReader, ShapeView};
+pub use writer::{Committed, LogWriter, OPEN_BYTES_MAX, Recovered, TAIL_BYTES_MAX};
+
+/// Default of `ELECTRIC_SHAPE_CHUNK_BYTES_THRESHOLD` (contract 1.11).
+pub const CHUNK_BYTES_THRESHOLD_DEFAULT: u64 = 10 << 20;

@@ -1,0 +1,1 @@
+//! Tests of the shape log as a whole.

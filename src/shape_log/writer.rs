@@ -1,0 +1,461 @@
+//! Appending the changes of transactions to the log of one shape.
+
+use std::sync::Arc;
+
+use crate::domain::{Change, Incarnation, Lsn, Offset, ShapeDefinition, Xid};
+
+use super::disk::{FileSlot, write_all};
+use super::encoder::{CLOSE, CLOSE_LAST, Encoded, Encoder, Op, TransactionHeaders};
+use super::error::{EncodeError, FileKind, Named, ShapeLogError, Stage, StorageFault};
+use super::files::ShapeFiles;
+use super::frame::{FRAME_PAYLOAD_TARGET, FrameBuilder};
+use super::index::{AppendList, Mark, MarkBuilder, RECORD_LEN};
+use super::recovery::{Verify, scan};
+use super::view::{ShapeReader, ShapeView, TailFrame};
+
+/// Bytes of committed frames in memory at which they are written to the file.
+pub const TAIL_BYTES_MAX: usize = 64 << 10;
+/// Bytes of an open transaction in memory at which they are written to the file.
+pub const OPEN_BYTES_MAX: usize = 1 << 20;
+/// A message has to fit into a frame, whose lengths are 32 bits.
+const MESSAGE_BYTES_MAX: usize = 1 << 31;
+
+/// The one writer of the log of a shape.
+///
+/// `begin`, `push` for each change, then `commit` or `abort`. Readers see a transaction whole at its
+/// commit and not before. Nothing is durable before [`flush_all`](super::flush_all) says so.
+///
+/// After a [`StorageFault`] every call gives that fault again and the file is left alone: what a
+/// failed fsync leaves in the page cache may look written and not be. The shape is then to be replaced,
+/// or the process restarted; a new writer in the same process would trust that cache.
+#[derive(Debug)]
+pub struct LogWriter {
+    log: Arc<FileSlot>,
+    index: FileSlot,
+    reader: Arc<ShapeReader>,
+    encoder: Encoder,
+    encoded: Encoded,
+    frame: FrameBuilder,
+    chunk_bytes_threshold: u64,
+    open: Option<OpenTransaction>,
+
+    /// Last committed offset and the end of its frame. Invariant: `durable <= end`.
+    last: Offset,
+    end: u64,
+    builder: MarkBuilder,
+    marks: AppendList<Mark>,
+    /// Committed frames that are not in the file, oldest first.
+    unwritten: Vec<TailFrame>,
+    unwritten_bytes: usize,
+    /// Bytes in the file, and the last offset in them: up to `end`, or beyond it for an open
+    /// transaction that was too large for memory.
+    written: u64,
+    written_last: Offset,
+    durable: u64,
+    durable_last: Offset,
+    /// Marks that are in the index file.
+    marks_stored: usize,
+    /// The log file is new: its directory entry has to be synced with it.
+    entry_unsynced: bool,
+    /// Bytes found in the file at recovery may be in the page cache only.
+    sync_wanted: bool,
+    index_broken: bool,
+    fault: Option<StorageFault>,
+}
+
+#[derive(Debug)]
+struct OpenTransaction {
+    tx: Lsn,
+    headers: TransactionHeaders,
+    /// The log has this transaction already.
+    duplicate: bool,
+    messages: u64,
+    skipped: u64,
+    builder: MarkBuilder,
+    marks: Vec<Mark>,
+    sealed: Vec<TailFrame>,
+    sealed_bytes: usize,
+    last_op: u64,
+}
+
+/// What a log had when its writer started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// The last offset of the log.
+    pub last: Offset,
+    /// Bytes of torn frames and of unfinished transactions that were cut off.
+    pub trimmed_bytes: u64,
+}
+
+/// What a commit did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Messages appended; 0 where the transaction had none for the shape.
+    pub messages: u64,
+    /// Changes dropped because the log has the transaction already.
+    pub skipped: u64,
+    /// The last offset of the log.
+    pub last: Offset,
+}
+
+impl LogWriter {
+    /// Takes over the log: verifies it, cuts off what a crash left behind, and publishes the rest.
+    ///
+    /// # Errors
+    /// `Corrupt` where bytes that were durable are damaged; then nothing is cut off.
+    pub fn recover(
+        files: &ShapeFiles,
+        definition: &ShapeDefinition,
+        reader: Arc<ShapeReader>,
+        incarnation: Incarnation,
+        chunk_bytes_threshold: u64,
+        verify: Verify,
+    ) -> Result<(LogWriter, Recovered), ShapeLogError> {
+        let log = Arc::new(files.slot(FileKind::Log));
+        let index = files.slot(FileKind::Index);
+        let scan = scan(&log, &index, verify)?;
+        let trimmed_bytes = scan.file_len - scan.end;
+        if trimmed_bytes > 0 {
+            log.open()?.set_len(scan.end).named(Stage::Truncate, FileKind::Log)?;
+        }
+        if scan.index_len > (scan.stored * RECORD_LEN) as u64 {
+            let len = (scan.stored * RECORD_LEN) as u64;
+            index.open()?.set_len(len).named(Stage::Truncate, FileKind::Index)?;
+        }
+        scan.publish(Arc::clone(&log), &reader, incarnation);
+        let writer = LogWriter {
+            log,
+            index,
+            reader,
+            encoder: Encoder::new(definition),
+            encoded: Encoded::default(),
+            frame: FrameBuilder::new(),
+            chunk_bytes_threshold: chunk_bytes_threshold.max(1),
+            open: None,
+            last: scan.last,
+            end: scan.end,
+            builder: scan.builder,
+            marks: scan.marks,
+            unwritten: Vec::new(),
+            unwritten_bytes: 0,
+            written: scan.end,
+            written_last: scan.last,
+            durable: scan.durable,
+            durable_last: scan.durable_last,
+            marks_stored: scan.stored,
+            entry_unsynced: scan.file_len > 0 && scan.durable == 0,
+            sync_wanted: scan.file_len > scan.durable,
+            index_broken: false,
+            fault: None,
+        };
+        Ok((writer, Recovered { last: scan.last, trimmed_bytes }))
+    }
+
+    /// The last committed offset, durable or not.
+    #[must_use]
+    pub fn last(&self) -> Offset {
+        self.last
+    }
+
+    /// The last offset that is known to be durable.
+    #[must_use]
+    pub fn durable(&self) -> Offset {
+        self.durable_last
+    }
+
+    /// Something is to be flushed.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        !self.unwritten.is_empty() || self.end > self.durable || self.sync_wanted
+    }
+
+    /// The fault after which this writer does nothing more.
+    #[must_use]
+    pub fn fault(&self) -> Option<StorageFault> {
+        self.fault
+    }
+
+    /// The encoder of the shape, for changes that are encoded once for several shapes.
+    pub fn encoder(&mut self) -> &mut Encoder {
+        &mut self.encoder
+    }
+
+    /// Starts a transaction. One that the log already has is taken in and dropped: the stream sends
+    /// again what was not acknowledged. Panics where one is open.
+    ///
+    /// # Errors
+    /// The fault of an earlier call.
+    pub fn begin(&mut self, tx: Lsn, xid: Xid) -> Result<(), ShapeLogError> {
+        self.check()?;
+        assert!(self.open.is_none(), "a transaction begins after the one before has ended");
+        self.open = Some(OpenTransaction {
+            tx,
+            headers: TransactionHeaders::new(tx, xid),
+            duplicate: tx <= self.last.tx(),
+            messages: 0,
+            skipped: 0,
+            builder: self.builder,
+            marks: Vec::new(),
+            sealed: Vec::new(),
+            sealed_bytes: 0,
+            last_op: 0,
+        });
+        Ok(())
+    }
+
+    /// Adds a change, in ascending `op`. Panics where no transaction is open.
+    ///
+    /// # Errors
+    /// An [`EncodeError`] or a [`StorageFault`]; the transaction is then to be aborted.
+    pub fn push(&mut self, change: &Change, op: Op) -> Result<(), ShapeLogError> {
+        self.check()?;
+        let open = self.open.as_mut().expect("a change belongs to an open transaction");
+        if open.duplicate {
+            open.skipped += 1;
+            return Ok(());
+        }
+        let mut encoded = std::mem::take(&mut self.encoded);
+        let result = self.encoder.encode(change, op, &open.headers, &mut encoded);
+        let result = result.map_err(ShapeLogError::from).and_then(|()| self.append(&encoded));
+        self.encoded = encoded;
+        result
+    }
+
+    /// Adds a change that an encoder of the same class has encoded for the same transaction.
+    ///
+    /// # Errors
+    /// As [`LogWriter::push`].
+    pub fn push_encoded(&mut self, encoded: &Encoded) -> Result<(), ShapeLogError> {
+        self.check()?;
+        let open = self.open.as_mut().expect("a change belongs to an open transaction");
+        if open.duplicate {
+            open.skipped += 1;
+            return Ok(());
+        }
+        self.append(encoded)
+    }
+
+    /// Ends the transaction: readers see it from here on.
+    ///
+    /// # Errors
+    /// A [`StorageFault`] of writing out what is in memory. The transaction is then visible, as it
+    /// may be before it is durable, but this writer will never report it as durable.
+    pub fn commit(&mut self) -> Result<Committed, ShapeLogError> {
+        self.check()?;
+        if self.frame.has_open() {
+            self.close(CLOSE_LAST, true)?;
+        }
+        let open = self.open.take().expect("a commit ends an open transaction");
+        let done = |last| Committed { messages: open.messages, skipped: open.skipped, last };
+        if open.messages == 0 {
+            return Ok(done(self.last));
+        }
+        self.builder = open.builder;
+        self.end = open.builder.at;
+        self.last = Offset::new(open.tx, open.last_op);
+        open.marks.iter().for_each(|mark| self.marks.push(*mark));
+        drop(self.reader.publish(|view| {
+            let mut next = view.clone();
+            next.log.file_end = self.written;
+            next.log.file_last = self.written_last;
+            next.log.end = self.end;
+            next.log.last = self.last;
+            next.log.marks = self.marks.clone();
+            open.sealed.iter().for_each(|frame| next.log.tail.push(frame.clone()));
+            next
+        }));
+        self.unwritten_bytes += open.sealed_bytes;
+        self.unwritten.extend(open.sealed);
+        if self.unwritten_bytes >= TAIL_BYTES_MAX {
+            self.write_out()?;
+        }
+        Ok(Committed { messages: open.messages, skipped: open.skipped, last: self.last })
+    }
+
+    /// Gives the open transaction up, if there is one; the log is as it was before `begin`.
+    ///
+    /// # Errors
+    /// A [`StorageFault`] of cutting off what was written already.
+    pub fn abort(&mut self) -> Result<(), ShapeLogError> {
+        self.frame.clear();
+        if self.open.take().is_some() && self.written > self.end {
+            self.check()?;
+            let cut =
+                self.log.open().and_then(|file| file.set_len(self.end).named(Stage::Truncate, FileKind::Log));
+            self.noted(cut)?;
+            self.written = self.end;
+            self.written_last = self.last;
+        }
+        Ok(())
+    }
+
+    /// Writes the committed frames in memory to the file, in one call unless there are many large
+    /// ones. They are then in the page cache: safe from a crash of the process, not of the machine.
+    ///
+    /// # Errors
+    /// A [`StorageFault`]; readers keep reading the frames from memory.
+    pub fn write_out(&mut self) -> Result<(), StorageFault> {
+        self.check()?;
+        let frames = std::mem::take(&mut self.unwritten);
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let written = self.write_frames(&frames);
+        if written.is_err() {
+            self.unwritten = frames;
+        }
+        written?;
+        self.unwritten_bytes = 0;
+        drop(self.reader.publish(|view| {
+            let mut next: ShapeView = view.clone();
+            next.log.file_end = self.written;
+            next.log.file_last = self.written_last;
+            next.log.tail = super::view::Tail::default();
+            next
+        }));
+        Ok(())
+    }
+
+    /// Gives back buffers and descriptors, for a shape that has become idle.
+    pub fn release(&mut self) {
+        if self.open.is_none() {
+            self.frame.release();
+            self.encoded = Encoded::default();
+            self.index.release();
+            self.reader.release_files();
+        }
+    }
+
+    fn check(&self) -> Result<(), StorageFault> {
+        self.fault.map_or(Ok(()), Err)
+    }
+
+    fn noted<T>(&mut self, result: Result<T, StorageFault>) -> Result<T, StorageFault> {
+        result.inspect_err(|fault| self.fault = Some(*fault))
+    }
+
+    fn append(&mut self, encoded: &Encoded) -> Result<(), ShapeLogError> {
+        for (op, message) in encoded.messages() {
+            if message.len() >= MESSAGE_BYTES_MAX {
+                return Err(EncodeError::MessageTooLarge { bytes: message.len() as u64 }.into());
+            }
+            // Only the next message shows that the one before was not the last.
+            if self.frame.has_open() {
+                self.close(CLOSE, false)?;
+            }
+            let open = self.open.as_mut().expect("a message belongs to an open transaction");
+            let first = open.messages == 0;
+            assert!(first || op > open.last_op, "the messages of a transaction come in ascending order");
+            self.frame.open(op, message);
+            open.last_op = op;
+            open.messages += 1;
+        }
+        Ok(())
+    }
+
+    /// Closes the open message, and the frame where it is full, where the chunk ends, or at the end
+    /// of the transaction.
+    fn close(&mut self, close: &[u8], commit: bool) -> Result<(), StorageFault> {
+        self.frame.close(close);
+        let open = self.open.as_mut().expect("a message belongs to an open transaction");
+        let chunk_end = open.builder.chunk_bytes + self.frame.json_bytes() >= self.chunk_bytes_threshold;
+        if !commit && !chunk_end && self.frame.payload_len() < FRAME_PAYLOAD_TARGET {
+            return Ok(());
+        }
+        let at = open.builder.at;
+        let sealed = self.frame.seal(open.tx, commit, chunk_end, self.durable);
+        let (header, bytes) = sealed.expect("a frame with a closed message");
+        open.marks.extend(open.builder.push(&header));
+        open.sealed_bytes += bytes.len();
+        open.sealed.push(TailFrame { at, header, bytes });
+        if open.sealed_bytes >= OPEN_BYTES_MAX && !commit {
+            self.spill()?;
+        }
+        Ok(())
+    }
+
+    /// Moves the frames of the open transaction into the file, behind those that are committed.
+    fn spill(&mut self) -> Result<(), StorageFault> {
+        self.write_out()?;
+        let Some(open) = self.open.as_mut() else { return Ok(()) };
+        let frames = std::mem::take(&mut open.sealed);
+        open.sealed_bytes = 0;
+        self.write_frames(&frames)
+    }
+
+    fn write_frames(&mut self, frames: &[TailFrame]) -> Result<(), StorageFault> {
+        let opened = self.log.open_or_create();
+        let (file, new) = self.noted(opened)?;
+        self.entry_unsynced |= new;
+        let mut joined = Vec::new();
+        let mut at = self.written;
+        let mut rest = frames.iter().peekable();
+        while let Some(frame) = rest.next() {
+            assert_eq!(frame.at, at + joined.len() as u64, "frames follow each other");
+            let alone = joined.is_empty() && (rest.peek().is_none() || frame.bytes.len() >= TAIL_BYTES_MAX);
+            if alone {
+                let result = write_all(file.as_ref(), &frame.bytes, at, FileKind::Log);
+                self.noted(result)?;
+                at += frame.bytes.len() as u64;
+                continue;
+            }
+            joined.extend_from_slice(&frame.bytes);
+            if rest.peek().is_none() || joined.len() >= OPEN_BYTES_MAX {
+                let result = write_all(file.as_ref(), &joined, at, FileKind::Log);
+                self.noted(result)?;
+                at += joined.len() as u64;
+                joined.clear();
+            }
+        }
+        self.written = at;
+        if let Some(frame) = frames.last() {
+            self.written_last = Offset::new(frame.header.tx, frame.header.last_op);
+        }
+        Ok(())
+    }
+
+    /// Syncs the file, and its entry where it is new.
+    pub(super) fn sync_file(&mut self) -> Result<(), StorageFault> {
+        self.check()?;
+        let file = self.log.open();
+        let synced = file.and_then(|file| file.sync_data().named(Stage::Sync, FileKind::Log));
+        self.noted(synced)?;
+        if self.entry_unsynced {
+            let synced = self.log.sync_directory();
+            self.noted(synced)?;
+        }
+        Ok(())
+    }
+
+    /// Records a fault of a barrier that this writer took part in.
+    pub(super) fn fail(&mut self, fault: StorageFault) {
+        self.fault.get_or_insert(fault);
+    }
+
+    /// Moves the durable end to what was written out: call after a sync that succeeded and covers
+    /// it. Then stores the marks, which may say so from now on.
+    pub(super) fn synced(&mut self) -> Offset {
+        assert!(self.unwritten.is_empty(), "a flush writes out first");
+        self.entry_unsynced = false;
+        self.sync_wanted = false;
+        self.durable = self.end;
+        self.durable_last = self.last;
+        if self.store_marks().is_err() {
+            // The index is derived: without it recovery reads more, and nothing is lost.
+            self.index_broken = true;
+        }
+        self.durable_last
+    }
+
+    fn store_marks(&mut self) -> Result<(), StorageFault> {
+        if self.index_broken || self.marks_stored == self.marks.len() {
+            return Ok(());
+        }
+        let marks = self.marks.iter_from(self.marks_stored).take_while(|mark| mark.end <= self.durable);
+        let records: Vec<u8> = marks.flat_map(Mark::encode).collect();
+        let (file, _) = self.index.open_or_create()?;
+        write_all(file.as_ref(), &records, (self.marks_stored * RECORD_LEN) as u64, FileKind::Index)?;
+        self.marks_stored += records.len() / RECORD_LEN;
+        Ok(())
+    }
+}
