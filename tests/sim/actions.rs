@@ -10,7 +10,7 @@ use shapefold::events::{
 };
 
 use crate::postgres::{DEFINITIONS, TABLES, definition};
-use crate::world::{Connection, World};
+use crate::world::{Connection, Mutation, World};
 
 #[derive(Clone, Copy, Debug)]
 enum Action {
@@ -214,14 +214,18 @@ impl World {
         }
     }
 
-    /// Somebody drops the slot, moves it on, or lets its data be discarded.
+    /// Somebody drops the slot or the publication, moves the slot on, or lets its data be discarded.
     fn meddle(&mut self) {
-        let how = self.choices.below(3);
+        let how = self.choices.below(4);
         let insert = self.postgres.insert;
         self.postgres.reveal_before(Timestamp(i64::MAX));
         match &mut self.postgres.slot {
             Some(slot) if how == 1 => slot.lost = true,
             Some(slot) if how == 2 => slot.confirmed = insert,
+            _ if how == 3 => {
+                self.fail_snapshots();
+                self.postgres.drop_publication();
+            }
             slot => *slot = None,
         }
         self.slot_meddled = true;
@@ -284,6 +288,9 @@ impl World {
     fn audit(&mut self) {
         self.perform_all();
         let live = self.writers();
+        if self.mutation == Mutation::SwallowExitsAndAudits {
+            return;
+        }
         if let Some(process) = &self.process {
             let asked = process.engine.state().last;
             self.send(Input::LiveWriters { asked, live });
@@ -397,7 +404,7 @@ impl World {
         let step = match self.choices.below(20) {
             0..10 => Duration::from_millis(self.choices.below(100) as u64),
             10..18 => Duration::from_millis(self.choices.below(1_000) as u64),
-            18 => Duration::from_secs(self.choices.below(40) as u64),
+            18 => Duration::from_secs(self.choices.below(25) as u64),
             _ => Duration::ZERO,
         };
         let before = self.now;

@@ -17,6 +17,55 @@ use crate::world::{Mutation, World};
 const SEEDS: u64 = 300;
 const ACTIONS: usize = 400;
 
+/// What the histories must contain.
+const KINDS: [&str; 36] = [
+    "AckSent",
+    "ConsumerExited Ended owing",
+    "ConsumerExited Panicked owing",
+    "ConsumerExited StorageFault owing",
+    "ConsumerExited Suspended even",
+    "ConsumerExited Suspended owing",
+    "ConsumerExited Vanished owing",
+    "ConsumerExited Drained owing",
+    "FlushWatermark",
+    "HistoryBroken NewSlot",
+    "HistoryBroken NewPublication",
+    "HistoryBroken SlotLost",
+    "HistoryBroken SystemId",
+    "HistoryBroken Timeline",
+    "JournalTornTail",
+    "OwnershipLost",
+    "OwnershipReleased",
+    "PgLockLost",
+    "RestartScheduled",
+    "RoutedNothing",
+    "ShapeGone",
+    "ShapeInvalidated Backlog",
+    "ShapeInvalidated Deleted",
+    "ShapeInvalidated HistoryBroken",
+    "ShapeInvalidated OldRowMissing",
+    "ShapeInvalidated SchemaChanged",
+    "ShapeInvalidated SnapshotFailed",
+    "ShapeInvalidated SnapshotInterrupted",
+    "ShapeInvalidated Stalled",
+    "ShapeInvalidated StorageDamaged",
+    "ShapeInvalidated Truncated",
+    "ShapeInvalidated WriterFailed",
+    "ShapesFlushed",
+    "SnapshotFailed NotYetVisible",
+    "StallSuspected",
+    "TxnRedelivered",
+];
+const REFUSALS: [&str; 7] = [
+    "AlreadyInvalidated",
+    "HandleNotNew",
+    "NotActive",
+    "Pending",
+    "StaleGeneration",
+    "StaleIncarnation",
+    "UnknownShape",
+];
+
 /// One history, and after it peace.
 fn run(choices: Choices, mutation: Mutation) -> World {
     let mut world = World::new(choices, mutation);
@@ -73,6 +122,14 @@ fn every_history_keeps_every_promise() {
             *refusals.entry(name).or_default() += count;
         }
     }
+    // A history in which something never happens says nothing about it.
+    for kind in KINDS {
+        assert!(seeds < SEEDS || names.keys().any(|name| name.starts_with(kind)), "{kind} never happened");
+    }
+    for kind in REFUSALS {
+        assert!(seeds < SEEDS || refusals.contains_key(kind), "{kind} was never refused");
+    }
+    assert!(seeds < SEEDS || (crashes > seeds && txns > 5 * seeds && shapes > seeds));
     println!("{crashes} crashes; at the end {shapes} shapes with {txns} transactions were compared");
     println!("events: {names:?}");
     println!("refusals: {refusals:?}");
@@ -105,4 +162,28 @@ fn histories_from_bytes_keep_every_promise() {
         panic!("{failed}");
     }
     summarise(&format!("properties: {cases} cases"));
+}
+
+/// A world that breaks a rule is caught, or the checks check nothing.
+#[test]
+fn worlds_that_break_a_rule_are_caught() {
+    const SEEDS_MAX: u64 = 300;
+    for mutation in Mutation::CAUGHT {
+        let caught = (0..SEEDS_MAX).find_map(|seed| {
+            let ran = catch_unwind(AssertUnwindSafe(|| run(Choices::seeded(seed), mutation)));
+            let why = ran.map_or_else(|_| Some("a panic".to_owned()), |world| world.failure)?;
+            Some((seed, why))
+        });
+        let (seed, why) = caught.unwrap_or_else(|| panic!("{mutation:?} went unnoticed"));
+        println!("{mutation:?}: caught by seed {seed}: {why}");
+    }
+}
+
+/// R5: what no supervisor tells, the audit finds.
+#[test]
+fn the_audit_makes_up_for_a_silent_supervisor() {
+    for seed in 0..100 {
+        let world = run(Choices::seeded(seed), Mutation::SwallowExits);
+        assert_eq!(world.failure, None, "seed {seed}");
+    }
 }

@@ -85,8 +85,8 @@ impl World {
                 other => self.fail(format!("stream {generation} starts on {other:?}")),
             },
             Effect::StopStream => process.connection = Connection::None,
-            Effect::SendStatus { lsn } => {
-                if matches!(process.connection, Connection::Streaming { .. }) {
+            Effect::SendStatus { generation, lsn } => {
+                if matches!(process.connection, Connection::Streaming { generation: own, .. } if own == generation) {
                     self.postgres.confirm(lsn);
                     self.check_acknowledged();
                 }

@@ -94,6 +94,7 @@ pub struct Postgres {
     pub running: Vec<Txn>,
     pub wal: Vec<Committed>,
     pub slot: Option<Slot>,
+    pub publication_dropped: bool,
     /// Published tables, and the transactions that had written to each before it was.
     published: BTreeMap<Oid, BTreeSet<u64>>,
 }
@@ -120,6 +121,7 @@ impl Postgres {
             running: Vec::new(),
             wal: Vec::new(),
             slot: None,
+            publication_dropped: false,
             published: BTreeMap::new(),
         }
     }
@@ -207,6 +209,11 @@ impl Postgres {
             let fence = self.unfinished().filter(wrote).map(|txn| txn.xid).collect();
             self.published.insert(oid, fence);
         }
+    }
+
+    pub fn drop_publication(&mut self) {
+        self.published.clear();
+        self.publication_dropped = true;
     }
 
     pub fn unpublish(&mut self, oid: Oid) {

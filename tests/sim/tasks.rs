@@ -51,6 +51,7 @@ impl World {
             self.postgres.reveal_before(Timestamp(i64::MAX));
             self.postgres.slot = Some(fresh);
         }
+        let publication_created = std::mem::take(&mut self.postgres.publication_dropped);
         let confirmed = self.postgres.slot.map_or(insert, |slot| slot.confirmed);
         self.send(Input::PostgresReady(PostgresReady {
             system_id: self.postgres.system_id,
@@ -63,7 +64,7 @@ impl World {
             restart: confirmed,
             slot_created: created,
             slot_lost: lost,
-            publication_created: false,
+            publication_created,
         }));
     }
 
@@ -148,6 +149,9 @@ impl World {
             self.send(Input::WriterReady { sid, incarnation, recovered, trimmed_bytes: 0 });
             return;
         }
+        if self.cursed && sid.0.is_multiple_of(4) && !writer.queue.is_empty() {
+            return self.writer_ends(sid, incarnation, ExitCause::Panicked);
+        }
         for _ in 0..upto {
             let Some((seq, lsn)) = writer.queue.pop_front() else { break };
             writer.handled = writer.handled.max(Some(seq));
@@ -202,7 +206,7 @@ impl World {
             self.send(Input::StorageFault { class, stage, file, sid: Some(sid) });
         }
         // One that vanishes says nothing: the audit finds out.
-        if cause != ExitCause::Vanished && self.mutation != Mutation::SwallowExits {
+        if cause != ExitCause::Vanished && !self.mutation.swallows_exits() {
             self.send_aside(Input::WriterExited { sid, incarnation, cause });
         }
     }

@@ -32,8 +32,25 @@ pub enum Mutation {
     SkipReceived,
     /// A writer applies what its log already holds.
     ApplyTwice,
-    /// Nobody tells that a writer has ended.
+    /// Nobody tells that a writer has ended; the audit finds out, so nothing breaks.
     SwallowExits,
+    /// The audit finds nothing, either.
+    SwallowExitsAndAudits,
+}
+
+impl Mutation {
+    pub const CAUGHT: [Mutation; 6] = [
+        Mutation::PerformBeforePersist,
+        Mutation::AcknowledgeOnReceive,
+        Mutation::ReportBeforeSync,
+        Mutation::SkipReceived,
+        Mutation::ApplyTwice,
+        Mutation::SwallowExitsAndAudits,
+    ];
+
+    pub fn swallows_exits(self) -> bool {
+        matches!(self, Mutation::SwallowExits | Mutation::SwallowExitsAndAudits)
+    }
 }
 
 pub struct World {
@@ -56,6 +73,8 @@ pub struct World {
     pub failure: Option<String>,
     /// Tells what is done: for looking into one seed.
     pub trace: bool,
+    /// The writers of some shapes panic whenever they are handed something.
+    pub cursed: bool,
     /// Only one fault in so many happens; 0 for all of them.
     pub calm: usize,
 }
@@ -120,9 +139,10 @@ impl World {
             snapshot_backlog_max: [100, 2][choices.below(2)],
             snapshot_attempts_max: [10, 2][choices.below(2)],
             writer_attempts_max: [3, 1][choices.below(2)],
-            stall_grace: Duration::from_secs([60, 600][choices.below(2)]),
+            stall_grace: Duration::from_secs([60, 2][choices.below(2)]),
             ..Policy::default()
         };
+        let cursed = choices.below(4) == 3;
         let calm = [0, 3, 10, 40][choices.below(4)];
         World {
             choices,
@@ -141,6 +161,7 @@ impl World {
             stats: Stats::default(),
             failure: None,
             trace: false,
+            cursed,
             calm,
         }
     }
