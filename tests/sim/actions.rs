@@ -298,11 +298,8 @@ impl World {
     }
 
     fn act_shape(&mut self, action: Action) {
-        let known: Vec<Sid> = self
-            .process
-            .iter()
-            .flat_map(|process| process.engine.state().shapes.keys().copied())
-            .collect();
+        let known: Vec<Sid> =
+            self.process.iter().flat_map(|process| process.engine.state().shapes.keys().copied()).collect();
         match action {
             Action::CreateShape => {
                 let hash = DefinitionHash(self.choices.below(DEFINITIONS as usize) as u64);

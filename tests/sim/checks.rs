@@ -118,8 +118,10 @@ impl World {
         let Some(confirmed) = self.postgres.slot.map(|slot| slot.confirmed) else { return };
         let running = self.process.as_ref().map(|process| process.engine.state());
         let mut living: Vec<Sid> = Vec::new();
-        for (state, at_least) in
-            running.map(|state| (state, Life::Snapshotting)).into_iter().chain([(&self.disk.state, Life::Live)])
+        for (state, at_least) in running
+            .map(|state| (state, Life::Snapshotting))
+            .into_iter()
+            .chain([(&self.disk.state, Life::Live)])
         {
             if state.stream.system_id == Some(self.postgres.system_id)
                 && state.stream.timeline == self.postgres.timeline
@@ -145,7 +147,9 @@ impl World {
                 .iter()
                 .any(|txn| txn.lsn < confirmed && txn.ends(oid) && !contains(txn.lsn));
             if lost && !self.slot_meddled {
-                self.fail(format!("F1: {confirmed} is acknowledged and shape {sid} has not synced all before"));
+                self.fail(format!(
+                    "F1: {confirmed} is acknowledged and shape {sid} has not synced all before"
+                ));
             }
             if outlived && !self.slot_meddled {
                 self.fail(format!("F1: {confirmed} is acknowledged and shape {sid} lives in spite of it"));
@@ -213,7 +217,10 @@ impl World {
             (state.shapes.values().any(|shape| shape.life != Life::Live), "snapshots are unfinished"),
             (!process.snapshots.is_empty() || !process.trashing.is_empty(), "tasks run"),
             (confirmed.is_none_or(|confirmed| confirmed < target), "the slot is behind"),
-            (state.shapes.values().any(|shape| shape.retry.is_some_and(|retry| retry.due.is_some())), "restart"),
+            (
+                state.shapes.values().any(|shape| shape.retry.is_some_and(|retry| retry.due.is_some())),
+                "restart",
+            ),
         ];
         reasons.into_iter().find(|(is, _)| *is).map(|(_, why)| why.to_owned())
     }

@@ -14,7 +14,7 @@ use crate::choices::Choices;
 use crate::summary::{setting, summarise};
 use crate::world::{Mutation, World};
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 1_000;
 const ACTIONS: usize = 400;
 
 /// What the histories must contain.

@@ -86,7 +86,8 @@ impl World {
             },
             Effect::StopStream => process.connection = Connection::None,
             Effect::SendStatus { generation, lsn } => {
-                if matches!(process.connection, Connection::Streaming { generation: own, .. } if own == generation) {
+                if matches!(process.connection, Connection::Streaming { generation: own, .. } if own == generation)
+                {
                     self.postgres.confirm(lsn);
                     self.check_acknowledged();
                 }

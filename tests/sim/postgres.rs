@@ -127,12 +127,8 @@ impl Postgres {
     }
 
     pub fn begin(&mut self, choices: &mut Choices) {
-        let mut txn = Txn {
-            xid: self.next_xid,
-            rows: Vec::new(),
-            truncated: Vec::new(),
-            old_row_missing: Vec::new(),
-        };
+        let mut txn =
+            Txn { xid: self.next_xid, rows: Vec::new(), truncated: Vec::new(), old_row_missing: Vec::new() };
         self.next_xid += 1;
         for _ in 0..choices.below(4) {
             let oid = Oid(100 + choices.below(TABLES as usize) as u32);
@@ -253,7 +249,8 @@ impl Postgres {
     pub fn replace(&mut self, timeline_only: bool) {
         let fresh = Postgres::new();
         let published = std::mem::take(&mut self.published);
-        let slot = timeline_only.then_some(Slot { confirmed: fresh.insert, persisted: fresh.insert, lost: false });
+        let slot =
+            timeline_only.then_some(Slot { confirmed: fresh.insert, persisted: fresh.insert, lost: false });
         *self = Postgres {
             system_id: if timeline_only { self.system_id } else { self.system_id + 1 },
             timeline: if timeline_only { self.timeline + 1 } else { self.timeline },
