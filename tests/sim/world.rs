@@ -271,7 +271,7 @@ impl World {
     pub fn input(&mut self, input: Input) -> bool {
         let Some(process) = &mut self.process else { return false };
         let before = process.engine.state().clone();
-        let sampled = self.stats.inputs % 16 == 0;
+        let sampled = self.stats.inputs.is_multiple_of(16);
         let before_text = if sampled { format!("{:?}", process.engine) } else { String::new() };
         self.stats.inputs += 1;
         match process.engine.step(self.now, input) {
