@@ -175,12 +175,6 @@ impl Decision<'_> {
         let target = DestructionTarget::ShapeFiles(sid);
         let announced = self.state().owner.open_intents.iter().any(|(_, open)| *open == target);
         let steps = shape.steps;
-        if steps.files_trashed {
-            // The journal was cut off between the two.
-            let because = shape.invalidated.map(|invalidation| invalidation.event);
-            self.record(because, ShapeEvent::Gone { sid });
-            return;
-        }
         if steps.writer_stopped && steps.snapshot_stopped && !steps.files_trashed && !announced {
             let handle = shape.handle;
             let because = shape.invalidated.map(|invalidation| invalidation.event);
