@@ -51,7 +51,8 @@ impl Disk {
 
     /// How much of the journal may be found after a crash: whole steps from the synced ones on.
     pub fn survivable(&self) -> Vec<usize> {
-        (self.durable..=self.history.len()).collect()
+        let unsynced = self.steps.iter().copied().filter(|end| *end > self.durable);
+        std::iter::once(self.durable).chain(unsynced).collect()
     }
 
     /// Leaves the first events and takes them for durable: what is read back at a start is synced.

@@ -1,8 +1,10 @@
 //! Random histories of the real engine.
 //!
-//! Limits of the model, which are limits of the design: a commit that is decoded before it is
-//! visible becomes visible within the time that the ring of recent commits covers, and before a
-//! process that is started after it takes a snapshot.
+//! The model takes over what the design relies on: an append to the journal is all or nothing, so a
+//! crash cuts between steps; every snapshot waits for the transactions that had written to its table
+//! before it was published. A commit that is decoded before it is visible becomes visible within the
+//! time that the ring of recent commits covers, and before a process that is started after it takes a
+//! snapshot: the ring is not journaled.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

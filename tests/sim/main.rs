@@ -11,6 +11,7 @@ mod engine_histories;
 mod illegal_histories;
 mod performing;
 mod postgres;
+mod quiet;
 mod summary;
 mod tasks;
 mod world;
