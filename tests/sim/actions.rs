@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use shapefold::domain::{DefinitionHash, Incarnation, Oid, Sid, Timestamp};
+use shapefold::domain::{DefinitionHash, Incarnation, Sid};
 use shapefold::engine::Input;
 use shapefold::events::{
     DrainCause, ExitCause, FaultClass, FileKind, InvalidationCause, LossEvidence, SnapshotFailure, Stage,
     StopCause,
 };
 
-use crate::postgres::{DEFINITIONS, TABLES, definition};
+use crate::postgres::{DEFINITIONS, definition};
 use crate::world::{Connection, Mutation, World};
 
 #[derive(Clone, Copy, Debug)]
@@ -214,30 +214,6 @@ impl World {
         }
     }
 
-    /// Somebody drops the slot or the publication, moves the slot on, or lets its data be discarded.
-    fn meddle(&mut self) {
-        let how = self.choices.below(4);
-        let insert = self.postgres.insert;
-        self.postgres.reveal_before(Timestamp(i64::MAX));
-        match &mut self.postgres.slot {
-            Some(slot) if how == 1 => slot.lost = true,
-            Some(slot) if how == 2 => slot.confirmed = insert,
-            _ if how == 3 => {
-                self.fail_snapshots();
-                self.postgres.drop_publication();
-            }
-            slot => *slot = None,
-        }
-        self.slot_meddled = true;
-    }
-
-    /// The connections of all snapshots break.
-    fn fail_snapshots(&mut self) {
-        for sid in self.snapshot_tasks() {
-            self.snapshot_fails(sid, SnapshotFailure::Connection);
-        }
-    }
-
     pub fn writers(&self) -> Vec<(Sid, Incarnation)> {
         self.process.iter().flat_map(|process| process.writers.keys().copied()).collect()
     }
@@ -344,19 +320,6 @@ impl World {
             Action::RelationAnnounced => self.relation_announced(),
             _ => {}
         }
-    }
-
-    fn relation_announced(&mut self) {
-        let oid = Oid(100 + self.choices.below(TABLES as usize) as u32);
-        let schema = 1 + self.choices.below(3) as u64;
-        let changed = self.choices.chance(30);
-        let Some(process) = &self.process else { return };
-        if !matches!(process.connection, Connection::Streaming { .. }) {
-            return;
-        }
-        let on_table = process.router.iter().filter(|(_, hash)| changed && definition(**hash).0 == oid);
-        let affected = on_table.map(|(sid, _)| *sid).collect();
-        self.send(Input::RelationAnnounced { oid, schema, affected });
     }
 
     fn act_process(&mut self, action: Action) {

@@ -153,7 +153,7 @@ fn a_seed_determines_the_history() {
 /// The same, from bytes that shrink.
 #[test]
 fn histories_from_bytes_keep_every_promise() {
-    let cases = u32::try_from(setting("SHAPEFOLD_CASES").unwrap_or(64)).expect("a number of cases");
+    let cases = u32::try_from(setting("SHAPEFOLD_CASES").unwrap_or(256)).expect("a number of cases");
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&prop::collection::vec(any::<u8>(), 0..1_500), |bytes| {
         let world = run(Choices::bytes(bytes), Mutation::None);

@@ -77,6 +77,7 @@ impl World {
                 Connection::Ready { alive: true } => {
                     let at = self.postgres.slot.map_or(self.postgres.insert, |slot| slot.confirmed);
                     process.connection = Connection::Streaming { generation, at };
+                    self.postgres.publication_dropped = false;
                 }
                 Connection::Ready { alive: false } => {
                     process.connection = Connection::None;

@@ -51,7 +51,9 @@ impl World {
             self.postgres.reveal_before(Timestamp(i64::MAX));
             self.postgres.slot = Some(fresh);
         }
-        let publication_created = std::mem::take(&mut self.postgres.publication_dropped);
+        // It is made when the stream starts, once it is durable that the history is broken: a process
+        // that made it now and died would leave one that its successor takes for the old one.
+        let publication_created = self.postgres.publication_dropped;
         let confirmed = self.postgres.slot.map_or(insert, |slot| slot.confirmed);
         self.send(Input::PostgresReady(PostgresReady {
             system_id: self.postgres.system_id,
