@@ -185,6 +185,11 @@ pub enum Finding {
         from: EventId,
         to: EventId,
     },
+    /// Events `from..=to` lie between two whole segments: retention dropped them, or the file is lost.
+    NotKept {
+        from: EventId,
+        to: EventId,
+    },
     /// Bytes whose checksum or structure is wrong.
     Damaged {
         at: Position,
@@ -193,6 +198,11 @@ pub enum Finding {
     /// A file ends before its footer, or the store before what was promised.
     TornTail {
         at: Position,
+    },
+    /// The history ends at `last`, though events up to `durable_upto` had been durable.
+    EndMissing {
+        last: EventId,
+        durable_upto: EventId,
     },
     NewerFormat {
         what: &'static str,
@@ -228,8 +238,12 @@ impl fmt::Display for Finding {
         match self {
             Finding::Hole { from, to } if from == to => write!(f, "event {from} is missing"),
             Finding::Hole { from, to } => write!(f, "events {from} to {to} are missing"),
+            Finding::NotKept { from, to } => write!(f, "events {from} to {to} are not kept"),
             Finding::Damaged { at, what } => write!(f, "damage at {at}: {what}"),
             Finding::TornTail { at } => write!(f, "torn tail at {at}"),
+            Finding::EndMissing { last, durable_upto } => {
+                write!(f, "the journal ends at event {last}, though event {durable_upto} had been durable")
+            }
             Finding::NewerFormat { what, found, supported } => {
                 write!(f, "{what} has format version {found}, this program reads up to {supported}")
             }

@@ -42,6 +42,10 @@ impl JournalPaths {
         self.root.join("reserve")
     }
 
+    pub(super) fn mark(&self) -> PathBuf {
+        self.root.join("MARK")
+    }
+
     fn stamp(&self) -> PathBuf {
         self.root.join("FORMAT")
     }

@@ -9,6 +9,7 @@
 //! | Path under the data directory | What | Written by |
 //! |---|---|---|
 //! | `journal/FORMAT` | stamp: container version, read before anything else is opened | [`SledJournal::open`] |
+//! | `journal/MARK` | which event was certainly durable: gives a store away that lost its end | [`SledJournal`] |
 //! | `journal/sled/` | recent entries and the last two checkpoints (sled 0.34.7) | [`SledJournal`] |
 //! | `journal/archive/<epoch>-<first>-<last>.sfj` | sealed segments | [`Archive`] |
 //! | `journal/reserve` | disk space kept for the drain | [`Reserve`] |
@@ -21,6 +22,15 @@
 //!
 //! `FORMAT`, version 1: the line `shapefold-journal 1 crc32c=<8 hex digits>`, checksum over the text before
 //! ` crc32c`. Replaced by rename only.
+//!
+//! `MARK`, version 1: two slots, at byte 0 and 512, written in turn; the intact one with the higher turn counts.
+//!
+//! | Slot | bytes | meaning |
+//! |---|---|---|
+//! | magic and version | 8 | `SFJMARK1` |
+//! | turn | u64 | number of the write |
+//! | durable | u64 | id of an event that was durable |
+//! | checksum | u32 | over the fields above |
 //!
 //! sled trees: `entries`, `checkpoints`, `damaged` (values taken out of the way by recovery, kept as
 //! evidence under their old key), `meta` (key `first`: the trim floor).
@@ -54,21 +64,27 @@
 //!
 //! The archive's format is described in [`archive`].
 
+pub mod archive;
 mod checkpoint;
 mod error;
 mod files;
+mod mark;
 mod memory;
+mod offline;
 mod reserve;
 mod sled_journal;
+mod survey;
 mod thread;
 mod value;
 mod walk;
 
 use crate::domain::EventId;
 
+pub use archive::{Archive, ArchiveReader, ArchiveSegment, Retention, SealSpan};
 pub use error::{FaultClass, Finding, JournalError, Position, Stage};
 pub use files::JournalPaths;
 pub use memory::{FailPoint, MemoryJournal};
+pub use offline::{OfflineJournal, Reading};
 pub use reserve::{RESERVE_BYTES, Reserve, ReserveState};
 pub use sled_journal::{JournalReader, OpenReport, SledJournal, TornTail};
 pub use thread::{Durability, JournalHandle, JournalThread, Notice, Stopped};

@@ -15,8 +15,10 @@ use crate::domain::EventId;
 use super::checkpoint::{self, CHECKPOINTS_KEPT, Saved};
 use super::error::{Finding, JournalError, Stage};
 use super::files::{self, JournalPaths};
+use super::mark::Mark;
+use super::survey::Survey;
 use super::value::{self, FLOOR_KEY, MANIFEST_CHUNK, Value};
-use super::walk::{Entries, Step, Walk, guarded};
+use super::walk::{Entries, guarded};
 use super::{Checkpoint, Entry, Journal, check_batch, check_checkpoint};
 
 /// Cannot change after creation: sled refuses to open with another one.
@@ -36,8 +38,8 @@ pub struct OpenReport {
     pub first: EventId,
     pub last: EventId,
     pub torn: Option<TornTail>,
-    /// Events after `last` up to this one were durable (a checkpoint stands on them) and are gone. The
-    /// caller may not trust what it acknowledged on their account.
+    /// Events after `last` up to this one were durable (a checkpoint or the mark says so) and are gone. The
+    /// caller may not trust what it acknowledged on their account. Told again until the next sync.
     pub missing_upto: Option<EventId>,
     /// Damage in what a newer intact checkpoint covers, and damaged checkpoints.
     pub findings: Vec<Finding>,
@@ -58,6 +60,7 @@ pub struct SledJournal {
     entries: Tree,
     checkpoints: Tree,
     meta: Tree,
+    mark: Mark,
     /// Second handle of sled's file: the one whose `fdatasync` really is one.
     db_file: File,
     last: EventId,
@@ -88,15 +91,8 @@ impl SledJournal {
             }
             paths.write_stamp().map_err(JournalError::io(Stage::Open))?;
         }
-        Self::open_store(&paths.sled(), base, created)
-    }
-
-    /// Opens the sled directory itself, without a look at the stamp: for copies and fixtures.
-    pub(super) fn open_store(
-        dir: &Path,
-        base: EventId,
-        created: bool,
-    ) -> Result<(SledJournal, OpenReport), JournalError> {
+        let dir = &paths.sled();
+        let mark = Mark::open(&paths).map_err(JournalError::io(Stage::Open))?;
         let db = open_sled(dir)?;
         let tree = |name: &str| guarded(Stage::Open, || db.open_tree(name));
         let (entries, checkpoints, meta, damaged) =
@@ -111,6 +107,7 @@ impl SledJournal {
             entries,
             checkpoints,
             meta,
+            mark,
             db_file,
             last: base,
             floor: EventId(0),
@@ -118,12 +115,11 @@ impl SledJournal {
             next_serial: 1,
             poisoned: false,
         };
-        if created {
-            journal.make_creation_durable(dir).map_err(JournalError::io(Stage::Open))?;
-        }
+        // Not only when created: an earlier process may have died between creating and this.
+        journal.make_creation_durable(dir).map_err(JournalError::io(Stage::Open))?;
         let report = journal.inspect(&damaged, created)?;
         if report.torn.is_some() || report.missing_upto.is_some() {
-            journal.sync()?;
+            journal.flush(Stage::Open)?;
         }
         Ok((journal, report))
     }
@@ -169,7 +165,8 @@ impl SledJournal {
         // Else it would look valid again once new events reach its number.
         let beyond = inventory.beyond.iter().map(|lost| value::checkpoint_key(lost.serial, MANIFEST_CHUNK));
         set_aside(&self.checkpoints, damaged, beyond.map(|key| sled::IVec::from(&key)).collect())?;
-        let missing_upto = inventory.beyond.iter().map(|lost| lost.upto).max();
+        let promised = inventory.beyond.iter().map(|lost| lost.upto).max().max(self.mark.found());
+        let missing_upto = promised.filter(|promised| *promised > self.last);
         let kept = inventory.intact.len().saturating_sub(CHECKPOINTS_KEPT);
         self.saved = inventory.intact[kept..].to_vec();
         self.next_serial = inventory.next_serial;
@@ -236,6 +233,7 @@ impl Journal for SledJournal {
     fn sync(&mut self) -> Result<EventId, JournalError> {
         self.poisoning(|journal| {
             journal.flush(Stage::Sync)?;
+            journal.mark.follow(journal.last, false).map_err(JournalError::io(Stage::Sync))?;
             Ok(journal.last)
         })
     }
@@ -260,6 +258,7 @@ impl Journal for SledJournal {
             let serial = journal.next_serial;
             checkpoint::write(&journal.checkpoints, serial, upto, state)?;
             journal.flush(Stage::Checkpoint)?;
+            journal.mark.follow(journal.last, true).map_err(JournalError::io(Stage::Checkpoint))?;
             journal.next_serial += 1;
             journal.saved.push(Saved { serial, upto });
             if journal.saved.len() > CHECKPOINTS_KEPT {
@@ -344,7 +343,7 @@ pub(super) fn open_sled(dir: &Path) -> Result<sled::Db, JournalError> {
     }
 }
 
-fn read_floor(meta: &Tree) -> Result<EventId, JournalError> {
+pub(super) fn read_floor(meta: &Tree) -> Result<EventId, JournalError> {
     let Some(bytes) = guarded(Stage::Read, || meta.get(FLOOR_KEY))? else { return Ok(EventId(0)) };
     match value::decode(FLOOR_KEY, &bytes) {
         Ok(Value::Floor(first)) => Ok(first),
@@ -358,49 +357,8 @@ fn read_floor(meta: &Tree) -> Result<EventId, JournalError> {
     }
 }
 
-/// One pass over all entries.
-#[derive(Default)]
-struct Survey {
-    first: Option<u64>,
-    /// Id after the last intact entry.
-    end: Option<u64>,
-    /// Faults with intact entries behind them, and the id with which those begin.
-    faults: Vec<(u64, JournalError)>,
-    /// Faults with nothing intact behind them: where, and which keys.
-    torn: Option<(u64, Vec<sled::IVec>)>,
-}
-
-impl Survey {
-    fn take(entries: &Tree, floor: EventId) -> Result<Survey, JournalError> {
-        let mut survey = Survey::default();
-        let mut pending: Vec<(u64, JournalError, Vec<sled::IVec>)> = Vec::new();
-        for step in Walk::from(entries, floor)? {
-            match step {
-                Step::Fault { error: error @ JournalError::NewerFormat { .. }, .. } => return Err(error),
-                // Without keys it is the store that failed, not a value.
-                Step::Fault { error, keys, .. } if keys.is_empty() => return Err(error),
-                Step::Fault { first, error, keys } => pending.push((first, error, keys)),
-                Step::Intact { first, entries } => {
-                    let damaged = !pending.is_empty();
-                    survey.faults.extend(pending.drain(..).map(|(_, error, _)| (first, error)));
-                    if let Some(end) = survey.end.filter(|end| *end != first && !damaged) {
-                        let error = JournalError::Hole { expected: EventId(end), found: EventId(first) };
-                        survey.faults.push((first, error));
-                    }
-                    survey.first.get_or_insert(first);
-                    survey.end = Some(first + entries.len() as u64);
-                }
-            }
-        }
-        if let Some((at, ..)) = pending.first() {
-            let at = survey.end.unwrap_or(*at);
-            survey.torn = Some((at, pending.into_iter().flat_map(|(_, _, keys)| keys).collect()));
-        }
-        Ok(survey)
-    }
-}
-
-/// Reads entries of an open store; cheap to clone, usable from any thread.
+/// Reads entries of an open store; cheap to clone, usable from any thread. Where a trim runs meanwhile, what
+/// it drops may show as a hole.
 #[derive(Clone)]
 pub struct JournalReader {
     entries: Tree,
@@ -416,5 +374,27 @@ impl JournalReader {
             Ok(entries) => Box::new(entries),
             Err(error) => Box::new(std::iter::once(Err(error))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_sync_poisons_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = SledJournal::open(dir.path(), EventId(0)).unwrap();
+        let entry = |id| [Entry { id: EventId(id), bytes: vec![1] }];
+        journal.append(&entry(1)).unwrap();
+        // A pipe cannot be synced.
+        let pipe = std::os::fd::OwnedFd::from(std::io::pipe().unwrap().0);
+        let real = std::mem::replace(&mut journal.db_file, File::from(pipe));
+        assert!(matches!(journal.sync(), Err(JournalError::Io { stage: Stage::Sync, .. })));
+        journal.db_file = real;
+        assert!(matches!(journal.sync(), Err(JournalError::Poisoned)), "a second sync would lie");
+        assert!(matches!(journal.append(&entry(2)), Err(JournalError::Poisoned)));
+        assert!(matches!(journal.checkpoint(EventId(1), b""), Err(JournalError::Poisoned)));
+        assert!(matches!(journal.trim(EventId(1)), Err(JournalError::Poisoned)));
     }
 }

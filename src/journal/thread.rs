@@ -276,6 +276,28 @@ mod tests {
     }
 
     #[test]
+    fn a_group_is_synced_exactly_if_someone_waits_for_it() {
+        let check = |durabilities: &[Durability]| {
+            let (requests, queue) = sync_channel(QUEUE_REQUESTS_MAX);
+            for (first, durability) in (1..).zip(durabilities) {
+                let entries = entries(first, 1);
+                requests.send(Request::Append { entries, durability: *durability }).unwrap();
+            }
+            let journal = MemoryJournal::new();
+            let mut committer = Committer { durable: EventId(0), journal, lazy_since: None };
+            let mut notices = Vec::new();
+            let first = queue.recv().unwrap();
+            committer.commit_group(first, &queue, &mut |notice| notices.push(notice)).unwrap();
+            let text = format!("{notices:?} of {}", committer.journal.last());
+            text
+        };
+        assert_eq!(check(&[Durability::Now]), "[Durable(EventId(1))] of 1");
+        assert_eq!(check(&[Durability::Lazy; 3]), "[] of 3");
+        let mixed = [Durability::Lazy, Durability::Now, Durability::Lazy, Durability::Now];
+        assert_eq!(check(&mixed), "[Durable(EventId(4))] of 4");
+    }
+
+    #[test]
     fn checkpoint_and_trim_keep_their_place_in_the_queue() {
         let (handle, thread, notices) = spawn(MemoryJournal::new());
         handle.append(entries(1, 10), Durability::Lazy).unwrap();

@@ -136,26 +136,48 @@ impl PgError {
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self.kind {
-            PgErrorKind::Unreachable => "Check that the database is running and that its host and port can be reached from here.",
+            PgErrorKind::Unreachable => {
+                "Check that the database is running and that its host and port can be reached from here."
+            }
             PgErrorKind::UnknownHost => "Correct the host name in DATABASE_URL.",
             PgErrorKind::NotReady => "Wait: the server accepts connections once it has started.",
             PgErrorKind::WrongPassword => "Correct the user name or the password in DATABASE_URL.",
-            PgErrorKind::Rejected => "Add an entry for this client to pg_hba.conf, or set sslmode=require where the server demands TLS.",
-            PgErrorKind::Tls => "Turn on TLS in the server and give the CA that signed its certificate, or choose another sslmode.",
+            PgErrorKind::Rejected => {
+                "Add an entry for this client to pg_hba.conf, or set sslmode=require where the server demands TLS."
+            }
+            PgErrorKind::Tls => {
+                "Turn on TLS in the server and give the CA that signed its certificate, or choose another sslmode."
+            }
             PgErrorKind::NoSuchDatabase => "Create the database, or correct its name in DATABASE_URL.",
-            PgErrorKind::NotReplicationRole => "Run ALTER ROLE <user> WITH REPLICATION for the user in DATABASE_URL.",
+            PgErrorKind::NotReplicationRole => {
+                "Run ALTER ROLE <user> WITH REPLICATION for the user in DATABASE_URL."
+            }
             PgErrorKind::WalLevelNotLogical => "Set wal_level = logical and restart Postgres.",
-            PgErrorKind::MissingPrivilege => "Grant the user in DATABASE_URL the privilege that the message names, or make it the owner of the object.",
-            PgErrorKind::SlotInUse => "Stop the other process that streams from this slot, or choose another ELECTRIC_REPLICATION_STREAM_ID.",
-            PgErrorKind::SlotLost => "Raise max_slot_wal_keep_size; the slot is made anew and clients fetch their shapes again.",
-            PgErrorKind::TooManySlots => "Drop replication slots that nobody uses, or raise max_replication_slots.",
-            PgErrorKind::TooManyConnections => "Raise max_connections or max_wal_senders, or lower ELECTRIC_DB_POOL_SIZE.",
+            PgErrorKind::MissingPrivilege => {
+                "Grant the user in DATABASE_URL the privilege that the message names, or make it the owner of the object."
+            }
+            PgErrorKind::SlotInUse => {
+                "Stop the other process that streams from this slot, or choose another ELECTRIC_REPLICATION_STREAM_ID."
+            }
+            PgErrorKind::SlotLost => {
+                "Raise max_slot_wal_keep_size; the slot is made anew and clients fetch their shapes again."
+            }
+            PgErrorKind::TooManySlots => {
+                "Drop replication slots that nobody uses, or raise max_replication_slots."
+            }
+            PgErrorKind::TooManyConnections => {
+                "Raise max_connections or max_wal_senders, or lower ELECTRIC_DB_POOL_SIZE."
+            }
             PgErrorKind::DiskFull => "Free disk space on the database server.",
             PgErrorKind::QuotaExceeded => "Raise the quota of the database at its provider.",
             PgErrorKind::LockTimeout => "End the transaction that holds a lock on the table.",
-            PgErrorKind::Cancelled => "Raise statement_timeout of the role, or find out who cancels its queries.",
+            PgErrorKind::Cancelled => {
+                "Raise statement_timeout of the role, or find out who cancels its queries."
+            }
             PgErrorKind::UndefinedObject => "Create the object again, or correct its name.",
-            PgErrorKind::Protocol => "Check that DATABASE_URL points to Postgres itself and not to a pooler or proxy.",
+            PgErrorKind::Protocol => {
+                "Check that DATABASE_URL points to Postgres itself and not to a pooler or proxy."
+            }
             PgErrorKind::Other => "See the log of the database server.",
         }
     }
@@ -220,6 +242,7 @@ impl From<tokio_postgres::Error> for PgError {
         match std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>()) {
             Some(source) => PgError::from_io(source),
             // Its Display names the step that failed, without values.
+            None if error.to_string().contains("TLS") => PgError::new(PgErrorKind::Tls, error.to_string()),
             None => PgError::new(PgErrorKind::Protocol, error.to_string()),
         }
     }
@@ -248,7 +271,10 @@ fn classify(sqlstate: &str, message: &str) -> PgErrorKind {
     let says = |text: &str| message.contains(text);
     match sqlstate {
         "28P01" => PgErrorKind::WrongPassword,
-        "28000" if says("password authentication failed") => PgErrorKind::WrongPassword,
+        // With some methods of authentication this is how an unknown role is refused.
+        "28000" if says("password authentication failed") || says("does not exist") => {
+            PgErrorKind::WrongPassword
+        }
         "28000" => PgErrorKind::Rejected,
         "3D000" => PgErrorKind::NoSuchDatabase,
         "42501" if says("replication role") || says("start WAL sender") || says("REPLICATION") => {
@@ -256,7 +282,10 @@ fn classify(sqlstate: &str, message: &str) -> PgErrorKind {
         }
         "42501" => PgErrorKind::MissingPrivilege,
         "55000" if says("wal_level") => PgErrorKind::WalLevelNotLogical,
-        "55000" if says("can no longer") || says("invalidated") => PgErrorKind::SlotLost,
+        // The words of Postgres 16 to 18, and those of 13 to 15.
+        "55000" if says("can no longer") || says("cannot read from logical replication slot") => {
+            PgErrorKind::SlotLost
+        }
         "58P01" if says("requested WAL segment") => PgErrorKind::SlotLost,
         "55006" => PgErrorKind::SlotInUse,
         "53400" if says("replication slots") => PgErrorKind::TooManySlots,
@@ -296,8 +325,14 @@ mod tests {
                 true,
             ),
             ("42501", "permission denied for table items", PgErrorKind::MissingPrivilege, true),
-            ("55000", "logical decoding requires wal_level >= logical", PgErrorKind::WalLevelNotLogical, true),
+            (
+                "55000",
+                "logical decoding requires wal_level >= logical",
+                PgErrorKind::WalLevelNotLogical,
+                true,
+            ),
             ("55000", "can no longer get changes from replication slot", PgErrorKind::SlotLost, false),
+            ("55000", "cannot read from logical replication slot \"s\"", PgErrorKind::SlotLost, false),
             ("55006", "replication slot is active for PID 1", PgErrorKind::SlotInUse, false),
             ("53300", "sorry, too many clients already", PgErrorKind::TooManyConnections, false),
             ("57P03", "the database system is starting up", PgErrorKind::NotReady, false),

@@ -75,12 +75,11 @@ impl Tls {
         if roots.is_empty() {
             return Err(refuse("the CA file holds no certificate".to_owned()));
         }
-        let config =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .map_err(|error| refuse(error.to_string()))?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| refuse(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         Ok(Tls { config: Arc::new(config), verified: true })
     }
 

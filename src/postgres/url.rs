@@ -214,7 +214,10 @@ mod tests {
             ("postgres://u@h/", "postgresql://u@h:5432/u?sslmode=prefer"),
             ("postgres://u@[::1]:6/d?sslmode=disable", "postgresql://u@[::1]:6/d?sslmode=disable"),
             ("postgres://u@[::1]/d?sslmode=allow&x=y", "postgresql://u@[::1]:5432/d?sslmode=allow"),
-            ("postgres://a%40b:c%2Fd@h/e%20f?sslmode=require", "postgresql://a@b:***@h:5432/e f?sslmode=require"),
+            (
+                "postgres://a%40b:c%2Fd@h/e%20f?sslmode=require",
+                "postgresql://a@b:***@h:5432/e f?sslmode=require",
+            ),
         ] {
             assert_eq!(shown(text), expected, "{text}");
         }

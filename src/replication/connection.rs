@@ -32,7 +32,9 @@ pub enum StartupNotice {
     WaitingForLock,
     LockTaken,
     /// The lock's holder did not stream for two looks in a row, so its backend was ended.
-    HolderTerminated { backend_pid: u32 },
+    HolderTerminated {
+        backend_pid: u32,
+    },
     /// Transactions that run keep the slot from being made; sent every 10 s.
     WaitingForSlot,
 }

@@ -18,8 +18,8 @@ pub use client::{ReplicationClient, SystemIdentity, TextRow};
 pub use connection::{HistoryBroken, Ready, ReplicationSettings, StartupNotice, connect_and_identify};
 pub use pgoutput::{Head, Malformed};
 pub use publication::{
-    EnsuredTable, Fence, PublicationInfo, PublishedTable, drop_table, ensure_publication, ensure_table, published_tables,
-    set_identity_full,
+    EnsuredTable, Fence, PublicationInfo, PublishedTable, drop_table, ensure_publication, ensure_table,
+    published_tables, set_identity_full,
 };
 pub use slot::{SlotInfo, publication_name, slot_name};
 pub use spill::Transaction;
@@ -27,7 +27,7 @@ pub use status::StatusSender;
 pub use stream::{Frame, ReplicationStream, StreamOptions, TransactionStream};
 
 use crate::domain::RelationName;
-use crate::postgres::PgError;
+use crate::postgres::{PgError, PgErrorKind};
 
 /// What can go wrong between Postgres' log and a [`Transaction`].
 #[derive(Debug, thiserror::Error)]
@@ -46,9 +46,7 @@ pub enum ReplicationError {
     Spill(#[source] io::Error),
     #[error("Publication \"{0}\" not found in the database")]
     PublicationNotFound(String),
-    #[error(
-        "Publication \"{0}\" does not publish all required operations: INSERT, UPDATE, DELETE, TRUNCATE"
-    )]
+    #[error("Publication \"{0}\" does not publish all required operations: INSERT, UPDATE, DELETE, TRUNCATE")]
     PublicationIncomplete(String),
     /// Contract 4.4, table not in the publication.
     #[error(
@@ -69,4 +67,33 @@ pub enum ReplicationError {
     /// Transactions that wrote to the table before it was published are still open.
     #[error("transactions that wrote to the table before it was published are still open after {0} s")]
     FenceTimeout(u64),
+}
+
+impl ReplicationError {
+    /// Trying again cannot help before somebody changes something (contract 6.9).
+    #[must_use]
+    pub fn fatal(&self) -> bool {
+        match self {
+            ReplicationError::Postgres(error) => error.fatal(),
+            ReplicationError::PublicationNotFound(_) | ReplicationError::PublicationIncomplete(_) => true,
+            ReplicationError::Malformed(_)
+            | ReplicationError::Ended
+            | ReplicationError::Silent(_)
+            | ReplicationError::Spill(_)
+            | ReplicationError::NotPublished { .. }
+            | ReplicationError::IdentityNotFull(_)
+            | ReplicationError::TableGone(_)
+            | ReplicationError::LockTimeout
+            | ReplicationError::FenceTimeout(_) => false,
+        }
+    }
+
+    /// What Postgres refused, where it was Postgres.
+    #[must_use]
+    pub fn postgres_kind(&self) -> Option<PgErrorKind> {
+        match self {
+            ReplicationError::Postgres(error) => Some(error.kind()),
+            _ => None,
+        }
+    }
 }

@@ -104,7 +104,9 @@ pub fn change(message: &Bytes, op: u64, relation: &Arc<WireRelation>) -> Result<
     let relation = Arc::clone(relation);
     let change = match (tag, marker) {
         (b'I', b'N') => Change::Insert { op, relation, new: tuple(message, &mut reader, columns)? },
-        (b'U', b'N') => Change::Update { op, relation, old: None, new: tuple(message, &mut reader, columns)? },
+        (b'U', b'N') => {
+            Change::Update { op, relation, old: None, new: tuple(message, &mut reader, columns)? }
+        }
         (b'U', b'O' | b'K') => {
             let old = tuple(message, &mut reader, columns)?;
             if reader.u8()? != b'N' {

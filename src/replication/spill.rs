@@ -70,7 +70,7 @@ impl Transaction {
         }
     }
 
-    /// Its changes are in a file.
+    /// Bytes of memory that it holds, about.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         // What a row costs beyond its bytes: the change and the places of its columns.

@@ -175,7 +175,9 @@ impl ReplicationStream {
             // The socket is polled before the deadline: what lies there counts, however late we come.
             match tokio::time::timeout_at(deadline, self.socket.read_buf(&mut self.buffer)).await {
                 Ok(Ok(0)) => {
-                    return Err(PgError::new(PgErrorKind::Unreachable, "the server closed the connection").into());
+                    return Err(
+                        PgError::new(PgErrorKind::Unreachable, "the server closed the connection").into()
+                    );
                 }
                 Ok(Ok(_)) => {
                     (self.since, self.pinged) = (Instant::now(), false);
@@ -274,10 +276,9 @@ fn copy_data(content: &[u8]) -> Result<Frame<'_>, Malformed> {
             // The server's clock, 8 bytes, is of no use here.
             data: content.get(25..).ok_or(SHORT)?,
         }),
-        Some(b'k') => Ok(Frame::Keepalive {
-            wal_end: lsn(1)?,
-            reply_requested: *content.get(17).ok_or(SHORT)? != 0,
-        }),
+        Some(b'k') => {
+            Ok(Frame::Keepalive { wal_end: lsn(1)?, reply_requested: *content.get(17).ok_or(SHORT)? != 0 })
+        }
         _ => Err(Malformed("an unknown frame")),
     }
 }
@@ -312,10 +313,7 @@ mod tests {
         keepalive.extend_from_slice(&[0; 8]);
         assert!(copy_data(&keepalive).is_err());
         keepalive.push(1);
-        assert_eq!(
-            copy_data(&keepalive),
-            Ok(Frame::Keepalive { wal_end: Lsn(9), reply_requested: true })
-        );
+        assert_eq!(copy_data(&keepalive), Ok(Frame::Keepalive { wal_end: Lsn(9), reply_requested: true }));
         assert!(copy_data(b"").is_err() && copy_data(b"z").is_err());
     }
 

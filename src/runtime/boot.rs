@@ -40,7 +40,6 @@ pub enum BootError {
 }
 
 /// A data directory that is ours, and what its journal says.
-#[derive(Debug)]
 pub struct Opened {
     pub lock: FsLock,
     pub journal: SledJournal,
@@ -61,7 +60,7 @@ pub async fn lock(data_dir: &Path, service: &Service) -> Result<(LockedDirectory
     loop {
         match FsLock::try_acquire(data_dir)? {
             Attempt::Locked(locked) => return Ok((locked, started.elapsed())),
-            Attempt::HeldByAnother(holder) => {
+            Attempt::HeldBy(holder) => {
                 if !told {
                     told = true;
                     tracing::info!(?holder, "waiting: another instance owns the data directory");
@@ -86,6 +85,9 @@ pub fn open(
     config_hash: u64,
 ) -> Result<Opened, BootError> {
     let (journal, report) = SledJournal::open(data_dir, EventId(0))?;
+    if let Some(upto) = report.missing_upto {
+        tracing::error!(last = %report.last, %upto, "the journal has lost its end; every shape starts over");
+    }
     for finding in &report.findings {
         tracing::warn!(?finding, "the journal was damaged");
     }
@@ -123,7 +125,8 @@ pub fn open(
         device: lock.directory().dev,
         inode: lock.directory().ino,
         waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
-        torn_bytes: report.torn.map_or(0, |torn| torn.values),
+        torn_values: report.torn.map_or(0, |torn| torn.values),
+        missing_upto: report.missing_upto,
     };
     Ok(Opened { lock, journal, core: Core::new(engine), boot, checkpoint })
 }

@@ -12,13 +12,13 @@ use crate::events::{DestructionResult, IntentId, InvalidationCause};
 use crate::filter::Predicate;
 use crate::replication;
 use crate::runtime::driver::Message;
+use crate::runtime::faults;
 use crate::runtime::handle::{CreateError, LiveShape, Phase, Service};
 use crate::runtime::inspector::Inspector;
-use crate::runtime::router::{Router, RoutedTransaction};
+use crate::runtime::router::{RoutedTransaction, Router};
 use crate::runtime::snapshots::{SnapshotContext, Snapshots};
 use crate::runtime::stream::{self, Acknowledgements};
 use crate::runtime::writers::{Command, WriterThreads};
-use crate::runtime::faults;
 use crate::shape_log::{
     Disk, FaultClass, ShapeFiles, ShapeLogError, ShapeReader, Verify, open_read_only, purge,
 };
@@ -234,7 +234,8 @@ impl Executor {
         let definition = Arc::new(files.read_definition()?);
         let predicate = match &definition.where_sql {
             Some(sql) => Some(
-                Predicate::from_canonical(sql, &definition.relation).map_err(|_| ShapeLogError::SnapshotFailed)?,
+                Predicate::from_canonical(sql, &definition.relation)
+                    .map_err(|_| ShapeLogError::SnapshotFailed)?,
             ),
             None => None,
         };
@@ -289,12 +290,11 @@ impl Executor {
                 }
                 Err(error) => Err(error),
             };
-            let result = result.and_then(|result| {
-                match purge(disk.as_ref(), &data_dir, &handle.to_string()) {
+            let result =
+                result.and_then(|result| match purge(disk.as_ref(), &data_dir, &handle.to_string()) {
                     Err(ShapeLogError::Storage(fault)) if fault.class == FaultClass::Vanished => Ok(result),
                     purged => purged.map(|()| result),
-                }
-            });
+                });
             match result {
                 Ok(result) => {
                     let input = Input::FilesTrashed { sid, intent, result };

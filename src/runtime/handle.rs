@@ -23,9 +23,13 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
     /// Shapes are not loaded yet; the text says what is waited for, and the last error of it.
-    Starting { reason: String },
+    Starting {
+        reason: String,
+    },
     /// Existing shapes can be read; for new ones something is missing yet.
-    Waiting { reason: String },
+    Waiting {
+        reason: String,
+    },
     Active,
     /// Shutting down: answer what waits, take nothing new.
     Draining,
@@ -87,11 +91,19 @@ pub enum InspectError {
 /// What the server asks of the driver.
 #[derive(Debug)]
 pub enum Request {
-    FindOrCreate { definition: Arc<ShapeDefinition>, reply: oneshot::Sender<Result<Arc<LiveShape>, CreateError>> },
-    Delete { sid: Sid, reply: oneshot::Sender<bool> },
+    FindOrCreate {
+        definition: Arc<ShapeDefinition>,
+        reply: oneshot::Sender<Result<Arc<LiveShape>, CreateError>>,
+    },
+    Delete {
+        sid: Sid,
+        reply: oneshot::Sender<bool>,
+    },
     /// Make the writer of a shape panic at its next transaction: for tests of the supervision.
     #[cfg(feature = "test-hooks")]
-    Sabotage { sid: Sid },
+    Sabotage {
+        sid: Sid,
+    },
 }
 
 struct Shared {
@@ -285,5 +297,35 @@ impl LiveShape {
             }
             !over
         });
+    }
+}
+
+/// A service without a driver, for tests of what stands on top of it.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::{Arc, AtomicU64, LiveShape, Phase, Service, ShapeDefinition, ShapeHandle, ShapeReader, Sid};
+
+    pub(crate) fn live_shape(
+        handle: ShapeHandle,
+        definition: Arc<ShapeDefinition>,
+        reader: Arc<ShapeReader>,
+        phase: Phase,
+        published: Arc<AtomicU64>,
+    ) -> Arc<LiveShape> {
+        let shape = LiveShape::new(Sid(1), handle, definition, reader, phase, published);
+        shape.set_lagging(false);
+        Arc::new(shape)
+    }
+
+    pub(crate) fn set_phase(shape: &LiveShape, phase: Phase) {
+        shape.set_phase(phase);
+    }
+
+    pub(crate) fn add(service: &Service, shape: &Arc<LiveShape>) {
+        service.add(shape);
+    }
+
+    pub(crate) fn remove(service: &Service, handle: ShapeHandle) {
+        service.remove(handle);
     }
 }

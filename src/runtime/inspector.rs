@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::domain::{Relation, RelationName};
-use crate::postgres::{PgError, catalog};
+use crate::postgres::{PgError, inspect};
 use crate::runtime::connections::Connections;
 use crate::runtime::handle::InspectError;
 
@@ -73,7 +73,7 @@ impl Inspector {
 
     async fn look(&self, name: &RelationName) -> Result<Option<Arc<Relation>>, PgError> {
         let loan = self.connections.get().await?;
-        let relation = catalog::inspect(loan.client(), name).await?.map(Arc::new);
+        let relation = inspect(loan.client(), name).await?.map(Arc::new);
         loan.give_back();
         let known = Known { relation: relation.clone(), looked_at: Some(Instant::now()) };
         let mut tables = self.lock();

@@ -125,7 +125,7 @@ impl Router {
                 if let Some(relation) = self.relations.get(&oid) {
                     self.predicates.announce(relation);
                 }
-                self.predicates.insert(sid, oid, predicate);
+                self.predicates.insert(sid, oid, Some(predicate));
                 self.filtered.entry(oid).or_default().insert(sid);
             }
             None => {
@@ -153,7 +153,8 @@ impl Router {
     pub fn announce(&mut self, relation: &Arc<WireRelation>) -> SidSet {
         self.predicates.announce(relation);
         self.relations.insert(relation.oid, Arc::clone(relation));
-        let on_table = [&self.whole, &self.filtered].into_iter().filter_map(|tables| tables.get(&relation.oid));
+        let on_table =
+            [&self.whole, &self.filtered].into_iter().filter_map(|tables| tables.get(&relation.oid));
         on_table
             .flatten()
             .copied()

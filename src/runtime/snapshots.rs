@@ -219,7 +219,8 @@ impl Task {
         let ensured = {
             let _turn = context.publishing.lock().await;
             let client = loan.client();
-            replication::ensure_table(client, &context.publication, relation, context.manual_publishing).await?
+            replication::ensure_table(client, &context.publication, relation, context.manual_publishing)
+                .await?
         };
         ensured.fence.wait(loan.client(), FENCE_WAIT_MAX).await?;
         loan.give_back();
@@ -287,7 +288,9 @@ fn explain_publication(error: &ReplicationError) -> (SnapshotFailure, SnapshotPr
     match error {
         ReplicationError::Postgres(error) => explain_query(&SnapshotError::from(error.clone())),
         ReplicationError::TableGone(_) => (SnapshotFailure::Vanished, known()),
-        ReplicationError::LockTimeout | ReplicationError::FenceTimeout(_) => (SnapshotFailure::Timeout, known()),
+        ReplicationError::LockTimeout | ReplicationError::FenceTimeout(_) => {
+            (SnapshotFailure::Timeout, known())
+        }
         ReplicationError::NotPublished { .. }
         | ReplicationError::IdentityNotFull(_)
         | ReplicationError::PublicationNotFound(_)

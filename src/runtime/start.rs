@@ -8,8 +8,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Input;
 use crate::events::DrainCause;
-use crate::journal::JournalThread;
+use crate::journal::{JournalPaths, JournalThread, Reserve, Retention};
 use crate::replication::{ReplicationSettings, publication_name, slot_name};
+use crate::runtime::archiver::Archiver;
 use crate::runtime::boot::{self, BootError, Opened};
 use crate::runtime::connections::Connections;
 use crate::runtime::driver::{Driver, Fatal, Message, Queues};
@@ -74,8 +75,11 @@ pub fn start(settings: Settings) -> Running {
     let pool = settings.pool_size.max(2);
     let admin_size = (pool / 4).clamp(1, ADMIN_CONNECTIONS_MAX);
     let admin = Connections::new(settings.database_url.clone(), settings.connect.clone(), admin_size);
-    let query =
-        Connections::new(settings.query_url.clone(), settings.connect.clone(), pool.saturating_sub(admin_size));
+    let query = Connections::new(
+        settings.query_url.clone(),
+        settings.connect.clone(),
+        pool.saturating_sub(admin_size),
+    );
     let inspector = Inspector::new(admin.clone());
     let service = Service::new(requests, inspector.clone());
     let (tell, ended) = oneshot::channel();
@@ -146,12 +150,20 @@ impl Parts {
     }
 
     fn assemble(self, opened: Opened) -> Result<(Driver, Input, StreamTask), Stopped> {
-        let Parts { settings, service, messages, message_queue, request_queue, admin, query, inspector } = self;
+        let Parts { settings, service, messages, message_queue, request_queue, admin, query, inspector } =
+            self;
         let Opened { lock, journal, core, boot, checkpoint } = opened;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&settings.data_dir).map_err(BootError::Directory)?);
         let spill_dir = settings.data_dir.join("spill");
         std::fs::create_dir_all(&spill_dir).map_err(BootError::Directory)?;
 
+        let paths = JournalPaths::new(&settings.data_dir);
+        let (tell, archived) = mpsc::unbounded_channel();
+        let retention =
+            Retention { age_max: settings.archive_age_max, bytes_max: settings.archive_bytes_max };
+        let archiver =
+            Archiver::spawn(&paths, journal.reader(), retention, tell).map_err(BootError::Journal)?;
+        let reserve = Reserve::open(&paths).map_err(BootError::Journal)?;
         let (notice, notices) = mpsc::unbounded_channel();
         let journal = JournalThread::spawn(
             journal,
@@ -162,10 +174,11 @@ impl Parts {
         .map_err(BootError::Journal)?;
         let (report, reports) = mpsc::unbounded_channel();
         let pool = PoolSettings { chunk_bytes: settings.chunk_bytes, idle_after: settings.writer_idle_after };
-        let writers = WriterThreads::spawn(WRITER_THREADS, &pool, settings.flush_interval, &disk, move |message| {
-            let _closed = report.send(message);
-        })
-        .map_err(BootError::Thread)?;
+        let writers =
+            WriterThreads::spawn(WRITER_THREADS, &pool, settings.flush_interval, &disk, move |message| {
+                let _closed = report.send(message);
+            })
+            .map_err(BootError::Thread)?;
 
         let publication = publication_name(&settings.stream_id);
         let acknowledgements = Acknowledgements::default();
@@ -216,9 +229,17 @@ impl Parts {
             tables: Arc::new(Mutex::new(BTreeSet::new())),
             table_names: BTreeMap::new(),
         };
-        let queues = Queues { messages: message_queue, requests: request_queue, batches: batch_queue, reports, notices };
+        let queues = Queues {
+            messages: message_queue,
+            requests: request_queue,
+            batches: batch_queue,
+            reports,
+            notices,
+            archived,
+        };
         let keeper = Keeper::new(&settings, checkpoint);
-        Ok((Driver::new(core, executor, journal, lock, queues, keeper), Input::Boot(boot), stream))
+        let keeping = (keeper, archiver, reserve);
+        Ok((Driver::new(core, executor, journal, lock, queues, keeping), Input::Boot(boot), stream))
     }
 }
 

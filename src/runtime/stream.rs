@@ -11,8 +11,8 @@ use crate::engine::{Input, PostgresReady};
 use crate::events::StopCause;
 use crate::postgres::PgError;
 use crate::replication::{
-    Assembler, HistoryBroken, Ready, ReplicationError, ReplicationSettings, SPILL_BYTES_DEFAULT, StartupNotice,
-    StatusSender, StreamItem, TransactionStream, connect_and_identify,
+    Assembler, HistoryBroken, Ready, ReplicationError, ReplicationSettings, SPILL_BYTES_DEFAULT,
+    StartupNotice, StatusSender, StreamItem, TransactionStream, connect_and_identify,
 };
 use crate::runtime::driver::Message;
 use crate::runtime::handle::{Service, Status};
@@ -29,7 +29,9 @@ const LOG_EVERY: u32 = 30;
 pub enum Command {
     /// Ends whatever is there, and connects.
     Connect,
-    Start { generation: Generation },
+    Start {
+        generation: Generation,
+    },
     Stop,
 }
 

@@ -83,10 +83,14 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Those of `pwrite`.
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<usize>;
 
+    /// Length in bytes.
+    ///
     /// # Errors
     /// Those of `fstat`.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
 
+    /// Cuts off or fills up with zeros.
+    ///
     /// # Errors
     /// Those of `ftruncate`.
     fn set_len(&self, len: u64) -> io::Result<()>;
@@ -179,7 +183,7 @@ impl DiskFile for RealFile {
         self.0.write_at(bytes, at)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
 

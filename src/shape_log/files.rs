@@ -81,7 +81,7 @@ impl ShapeFiles {
     pub fn read_definition(&self) -> Result<ShapeDefinition, ShapeLogError> {
         let kind = FileKind::Definition;
         let file = self.disk.open(&self.path("definition")).named(Stage::Open, kind)?;
-        let len = usize::try_from(file.len().named(Stage::Read, kind)?).unwrap_or(usize::MAX);
+        let len = usize::try_from(file.size().named(Stage::Read, kind)?).unwrap_or(usize::MAX);
         if len > HEADER_LEN + DEFINITION_BYTES_MAX {
             return Err(StorageFault::corrupt(kind, 0).into());
         }

@@ -76,7 +76,7 @@ pub(crate) fn scan(log: &FileSlot, index: &FileSlot, verify: Verify) -> Result<S
     let proven = stored.last().map_or(0, |mark| mark.end);
     let file = log.open_existing()?;
     let file_len = match &file {
-        Some(file) => file.len().named(Stage::Read, FileKind::Log)?,
+        Some(file) => file.size().named(Stage::Read, FileKind::Log)?,
         None => 0,
     };
     if file.is_none() && proven > 0 {
@@ -99,7 +99,8 @@ pub(crate) fn scan(log: &FileSlot, index: &FileSlot, verify: Verify) -> Result<S
         }
     }
     let right = stored.iter().enumerate().take_while(|(i, mark)| walk.marks.get(*i) == Some(mark)).count();
-    let durable = right.checked_sub(1).map(|i| stored[i]);
+    let right_marks = &stored[..right];
+    let last_commit = right_marks.iter().rfind(|mark| mark.commit);
     Ok(Scan {
         stored: right,
         index_len,
@@ -107,10 +108,8 @@ pub(crate) fn scan(log: &FileSlot, index: &FileSlot, verify: Verify) -> Result<S
         last: walk.last,
         end: walk.end,
         file_len,
-        durable: durable.map_or(0, |mark| mark.end),
-        durable_last: durable
-            .filter(|mark| mark.commit)
-            .map_or(Offset::SNAPSHOT_END, |mark| mark.last_offset()),
+        durable: right_marks.last().map_or(0, |mark| mark.end),
+        durable_last: last_commit.map_or(Offset::SNAPSHOT_END, Mark::last_offset),
         marks: walk.marks,
     })
 }
@@ -172,7 +171,7 @@ fn follows(header: &FrameHeader, before: Option<(Lsn, u64)>, last: Offset) -> bo
 /// The valid records at the start of the index file, and its length.
 fn read_index(index: &FileSlot) -> Result<(Vec<Mark>, u64), StorageFault> {
     let Some(file) = index.open_existing()? else { return Ok((Vec::new(), 0)) };
-    let len = file.len().named(Stage::Read, FileKind::Index)?;
+    let len = file.size().named(Stage::Read, FileKind::Index)?;
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
     let read = read_full(file.as_ref(), &mut bytes, 0, FileKind::Index)?;
     index.release();

@@ -339,7 +339,7 @@ impl DiskFile for SimFile {
         Ok(bytes.len())
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.disk.call()?.inodes[self.number].content.len() as u64)
     }
 

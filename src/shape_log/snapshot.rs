@@ -166,7 +166,7 @@ impl SnapshotWriter {
     /// Begins the snapshot, replacing one that did not complete.
     ///
     /// # Errors
-    /// A [`StorageFault`]; `AlreadyExists` can not be one.
+    /// A [`StorageFault`]; readers then still wait.
     pub fn create(
         files: &ShapeFiles,
         definition: &ShapeDefinition,
@@ -299,7 +299,8 @@ impl SnapshotFollow {
         SnapshotFollow { reader, chunk, done: 0, ended: false }
     }
 
-    /// The next piece, once there is one; `None` after the end of the chunk. Cancel-safe.
+    /// The next piece, once there is one; `None` after the end of the chunk. Cancel-safe. Reads a block
+    /// that was written a moment ago, hence from the page cache, without leaving the thread.
     ///
     /// # Errors
     /// [`ShapeLogError::SnapshotFailed`] where the chunk will never be complete, also where there is
@@ -353,7 +354,7 @@ fn encode_table(blocks: &[Block], rows: u64, len: u64) -> Vec<u8> {
 /// The blocks of a complete snapshot; `None` where the file has no valid end.
 fn read_table(file: &dyn DiskFile) -> Result<Option<Vec<Block>>, StorageFault> {
     let kind = FileKind::Snapshot;
-    let file_len = file.len().named(Stage::Read, kind)?;
+    let file_len = file.size().named(Stage::Read, kind)?;
     let Some(footer_at) = file_len.checked_sub(FOOTER_LEN as u64) else { return Ok(None) };
     let mut footer = [0; FOOTER_LEN];
     let read = read_full(file, &mut footer, footer_at, kind)?;

@@ -138,7 +138,11 @@ fn copy_sql(definition: &ShapeDefinition) -> String {
         Some(condition) => format!(" WHERE ({condition}\n)"),
         None => String::new(),
     };
-    format!("COPY (SELECT {} FROM {}{filter}) TO STDOUT", columns.join(", "), definition.relation.name.to_sql())
+    format!(
+        "COPY (SELECT {} FROM {}{filter}) TO STDOUT",
+        columns.join(", "),
+        definition.relation.name.to_sql()
+    )
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use super::*;
 use crate::journal::SledJournal;
 
-const DIR_VARIABLE: &str = "SHAPEFOLD_TEST_KILL_DIR";
-const SIZE_OF: fn(u64) -> usize = |id| if id % 97 == 0 { 9000 } else { (id % 300) as usize };
+pub(super) const DIR_VARIABLE: &str = "SHAPEFOLD_TEST_KILL_DIR";
+pub(super) const SIZE_OF: fn(u64) -> usize = |id| if id % 97 == 0 { 9000 } else { (id % 300) as usize };
 
 /// Does nothing in an ordinary run: it is the body of the child process.
 #[test]

@@ -1,7 +1,10 @@
 //! Tests over more than one file of the journal.
 
+mod fixtures;
 mod kill;
 mod model;
+mod offline;
+mod power;
 mod store;
 
 use crate::domain::EventId;

@@ -115,6 +115,12 @@ fn trimming_everything_keeps_the_end() {
 
 #[test]
 fn a_damaged_tail_is_a_fact_and_kept_as_evidence() {
+    for fragment in 0..5 {
+        check_missing_fragment(fragment);
+    }
+}
+
+fn check_missing_fragment(fragment: u16) {
     let dir = tempfile::tempdir().unwrap();
     let (mut journal, _) = open(dir.path());
     journal.append(&entries(1, 10, 10)).unwrap();
@@ -122,7 +128,7 @@ fn a_damaged_tail_is_a_fact_and_kept_as_evidence() {
     journal.sync().unwrap();
     drop(journal);
     tamper(dir.path(), |tree| {
-        tree.remove(entry_key(11, 2)).unwrap().expect("third fragment");
+        tree.remove(entry_key(11, fragment)).unwrap().expect("a fragment");
     });
     let (mut journal, report) = open(dir.path());
     let torn = report.torn.expect("torn");
@@ -197,6 +203,29 @@ fn a_checkpoint_beyond_the_end_tells_that_events_are_missing() {
     assert_eq!(report.missing_upto, None);
     let uptos: Vec<_> = journal.checkpoints().unwrap().into_iter().map(|saved| saved.upto).collect();
     assert_eq!(uptos, [EventId(10)]);
+}
+
+#[test]
+fn a_store_that_is_gone_or_came_back_shorter_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = open(dir.path());
+    journal.append(&entries(1, 10, 10)).unwrap();
+    journal.sync().unwrap();
+    drop(journal);
+    tamper(dir.path(), |tree| {
+        tree.remove(entry_key(1, 0)).unwrap().expect("the only batch");
+    });
+    for _ in 0..2 {
+        let (_, report) = open(dir.path());
+        assert_eq!((report.last, report.missing_upto), (EventId(0), Some(EventId(10))));
+    }
+    fs::remove_dir_all(dir.path().join("journal/sled")).unwrap();
+    let (mut journal, report) = SledJournal::open(dir.path(), EventId(3)).unwrap();
+    assert_eq!((report.created, report.last, report.missing_upto), (true, EventId(3), Some(EventId(10))));
+    journal.append(&entries(4, 1, 10)).unwrap();
+    journal.sync().unwrap();
+    drop(journal);
+    assert_eq!(open(dir.path()).1.missing_upto, None);
 }
 
 #[test]

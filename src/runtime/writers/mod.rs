@@ -25,15 +25,27 @@ pub enum Command {
         files: ShapeFiles,
         replay: Vec<(Seq, Arc<RoutedTransaction>)>,
     },
-    Deliver { seq: Seq, routed: Arc<RoutedTransaction>, to: Vec<(Sid, Incarnation)> },
-    Stop { sid: Sid, incarnation: Incarnation, cause: ExitCause },
+    Deliver {
+        seq: Seq,
+        routed: Arc<RoutedTransaction>,
+        to: Vec<(Sid, Incarnation)>,
+    },
+    Stop {
+        sid: Sid,
+        incarnation: Incarnation,
+        cause: ExitCause,
+    },
     /// Every commit up to here has been handed out before this command.
     Progress(Lsn),
     /// Which incarnations exist? `asked` goes into the answer.
-    Audit { asked: EventId },
+    Audit {
+        asked: EventId,
+    },
     /// Make a writer panic at its next transaction: for tests of the supervision.
     #[cfg(feature = "test-hooks")]
-    Sabotage { sid: Sid },
+    Sabotage {
+        sid: Sid,
+    },
 }
 
 /// What the writers tell the driver.
@@ -41,7 +53,10 @@ pub enum Command {
 pub enum Report {
     Input(Input),
     /// Part of the answer to an audit: the driver puts the parts of all threads together.
-    Live { asked: EventId, live: Vec<(Sid, Incarnation)> },
+    Live {
+        asked: EventId,
+        live: Vec<(Sid, Incarnation)>,
+    },
     /// A sync failed. What the page cache holds can no longer be trusted, in this process: it must stop.
     SyncFailed(StorageFault),
 }

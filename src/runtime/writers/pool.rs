@@ -18,9 +18,7 @@ use crate::runtime::faults;
 use crate::runtime::handle::LiveShape;
 use crate::runtime::router::RoutedTransaction;
 use crate::runtime::writers::{Command, Report};
-use crate::shape_log::{
-    Disk, LogWriter, ShapeFiles, ShapeLogError, Stage, StorageFault, Verify, flush_all,
-};
+use crate::shape_log::{Disk, LogWriter, ShapeFiles, ShapeLogError, Stage, StorageFault, Verify, flush_all};
 
 /// Settings of the writers.
 #[derive(Clone, Debug)]
@@ -290,7 +288,9 @@ impl WriterPool {
     fn report_failure(&mut self, sid: Sid, failure: &Failure) {
         match failure {
             Failure::Panicked => tracing::error!(%sid, "a writer panicked"),
-            Failure::Transaction(error) => tracing::error!(%sid, %error, "a transaction could not be read back"),
+            Failure::Transaction(error) => {
+                tracing::error!(%sid, %error, "a transaction could not be read back")
+            }
             Failure::ShapeLog(ShapeLogError::Storage(fault)) => {
                 tracing::error!(%sid, %fault, "a shape log failed");
                 if is_failed_sync(fault) {

@@ -1,0 +1,417 @@
+//! From the tree of the grammar to the typed tree: what is supported, and of which type it is.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+
+use rupg_sql::nodes::{
+    A_Const, A_Expr, A_Expr_Kind, BoolExpr, BoolExprType, BoolTestType, BooleanTest, ColumnRef, FuncCall,
+    List, Node, NullTest, NullTestType, SubLink, SubLinkType, TypeCast, TypeName,
+};
+
+use super::cast;
+use super::decode::decode_natural;
+use super::error::WhereError;
+use super::expr::{Comparison, Expr, Literal, Spelling, Truth};
+use super::resolve::{Item, Resolver, Untyped, identifier, is_literal};
+use super::types::Type;
+use crate::domain::Relation;
+
+/// Operators of the contract, section 2.5, that this module does not evaluate yet.
+const OPERATORS_TO_COME: [&str; 14] =
+    ["+", "-", "*", "/", "^", "|/", "@", "&", "|", "#", "||", "@>", "<@", "&&"];
+
+/// Checks a clause against a relation.
+pub(super) struct Checker<'a> {
+    relation: &'a Relation,
+    resolver: Resolver<'a>,
+    /// Names of the columns that occur, by slot.
+    columns: Vec<String>,
+    /// Reading our own canonical SQL, which uses a little more than clients may.
+    canonical: bool,
+}
+
+impl<'a> Checker<'a> {
+    pub(super) fn new(
+        relation: &'a Relation,
+        params: &'a BTreeMap<u32, String>,
+        canonical: bool,
+    ) -> Checker<'a> {
+        Checker { relation, resolver: Resolver::new(params), columns: Vec::new(), canonical }
+    }
+
+    /// The typed condition and the names of its columns.
+    ///
+    /// # Errors
+    /// Whatever is not supported, or not of a fitting type.
+    pub(super) fn check(mut self, clause: &Node) -> Result<(Expr, Vec<String>), WhereError> {
+        let item = self.node(clause)?;
+        let expr = self.resolver.settle(item)?;
+        if *expr.ty() == Type::Bool { Ok((expr, self.columns)) } else { Err(WhereError::NotBoolean) }
+    }
+
+    fn node(&mut self, node: &Node) -> Result<Item, WhereError> {
+        match node {
+            Node::A_Const(constant) => self.constant(constant),
+            Node::ColumnRef(column) => self.column(column),
+            Node::ParamRef(param) => self.resolver.parameter(param.number, param.location),
+            Node::TypeCast(cast) => self.cast(cast),
+            Node::BoolExpr(bool_expr) => self.bool_expr(bool_expr),
+            Node::A_Expr(expr) => self.operator(expr),
+            Node::NullTest(test) => self.null_test(test),
+            Node::BooleanTest(test) => self.truth_test(test),
+            Node::CollateClause(collate) if self.canonical && strings(&collate.collname) == ["C"] => {
+                self.optional(collate.arg.as_ref(), collate.location)
+            }
+            Node::FuncCall(call) => Err(unknown_function(call)),
+            Node::SubLink(link) => Err(unsupported_sublink(link)),
+            other => Err(unsupported(other)),
+        }
+    }
+
+    fn optional(&mut self, node: Option<&Node>, location: i32) -> Result<Item, WhereError> {
+        let node = node.ok_or_else(|| WhereError::at(location, "expression is incomplete"))?;
+        self.node(node)
+    }
+
+    fn list(&mut self, list: &List) -> Result<Vec<Item>, WhereError> {
+        list.iter().flatten().map(|node| self.node(node)).collect()
+    }
+
+    fn constant(&mut self, constant: &A_Const) -> Result<Item, WhereError> {
+        let location = constant.location;
+        let untyped = |text| Ok(Item::Untyped(Untyped { text, parameter: None, location }));
+        let (spelling, ty) = match &constant.val {
+            _ if constant.isnull => return untyped(None),
+            Some(Node::String(text)) => return untyped(Some(text.to_string())),
+            Some(Node::Integer(number)) => (Spelling::Number(number.to_string()), Type::Int4),
+            Some(Node::Float(text)) => number(text, location)?,
+            Some(Node::Boolean(value)) => (Spelling::Truth(*value), Type::Bool),
+            Some(Node::BitString(_)) => {
+                return Err(WhereError::at(location, "BitString values are not supported"));
+            }
+            _ => return Err(WhereError::at(location, "A_Const is not supported in this context")),
+        };
+        let expr = Expr::Literal(Literal { spelling, ty, location });
+        Ok(Item::Typed { expr, location, parameter: None })
+    }
+
+    fn column(&mut self, column: &ColumnRef) -> Result<Item, WhereError> {
+        let location = column.location;
+        let parts = strings(&column.fields);
+        let unknown = || WhereError::at(location, format!("unknown reference {}", identifier(&parts)));
+        if parts.len() != column.fields.len() {
+            return Err(WhereError::at(location, "A_Star is not supported in this context"));
+        }
+        let [name] = parts[..] else { return Err(unknown()) };
+        let found = self.relation.column(name).ok_or_else(unknown)?;
+        let slot = self.columns.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.columns.push(name.to_owned());
+            self.columns.len() - 1
+        });
+        let expr = Expr::Column { slot, name: name.to_owned(), ty: Type::of_column(found) };
+        Ok(Item::Typed { expr, location, parameter: None })
+    }
+
+    fn cast(&mut self, cast: &TypeCast) -> Result<Item, WhereError> {
+        let item = self.optional(cast.arg.as_ref(), cast.location)?;
+        let to = self.type_name(cast.typeName.as_deref(), cast.location)?;
+        let location = item.location();
+        let expr = match item {
+            Item::Untyped(untyped) => self.cast_untyped(untyped, &to)?,
+            Item::Typed { expr, .. } => cast_typed(expr, to, location)?,
+        };
+        Ok(Item::Typed { expr, location, parameter: None })
+    }
+
+    /// `'text'::type` is a literal of that type.
+    fn cast_untyped(&mut self, untyped: Untyped, to: &Type) -> Result<Expr, WhereError> {
+        let Untyped { text, parameter, location } = untyped;
+        let castable = self.canonical || cast::exists(&Type::Text, to);
+        if !castable {
+            return Err(WhereError::at(location, format!("unknown cast from type text to type {to}")));
+        }
+        let spelling = match text {
+            None => Spelling::TypedNull,
+            Some(text) if is_literal(&text, to) => Spelling::Typed(text),
+            Some(text) => {
+                let message = format!("could not cast value {text:?} from text to {to}");
+                return Err(WhereError::at(location, message));
+            }
+        };
+        if let Some(parameter) = parameter {
+            self.resolver.fix(parameter, to, location)?;
+        }
+        Ok(Expr::Literal(Literal { spelling, ty: to.clone(), location }))
+    }
+
+    fn type_name(&self, name: Option<&TypeName>, location: i32) -> Result<Type, WhereError> {
+        let Some(name) = name else { return Err(WhereError::at(location, "expression is incomplete")) };
+        let parts = strings(&name.names);
+        let plain = name.typmods.is_empty() && name.arrayBounds.is_empty() && !name.setof && !name.pct_type;
+        // Contract 2.2 has no casts to these; canonical SQL types its literals with them.
+        let hidden = |ty: &Type| matches!(ty, Type::Numeric | Type::Bpchar | Type::Name);
+        let found = match parts[..] {
+            [name] | ["pg_catalog", name] => Type::of_name(name),
+            _ => None,
+        };
+        match found.filter(|ty| plain && (self.canonical || !hidden(ty))) {
+            Some(ty) => Ok(ty),
+            None if matches!(parts[..], ["jsonb" | "bytea"]) && plain => Ok(Type::other(parts[0])),
+            None => {
+                let brackets = "[]".repeat(name.arrayBounds.len().min(1));
+                let message = format!("unsupported type {}{brackets}", identifier(&parts));
+                Err(WhereError::at(name.location, message))
+            }
+        }
+    }
+
+    fn bool_expr(&mut self, expr: &BoolExpr) -> Result<Item, WhereError> {
+        let mut args = Vec::with_capacity(expr.args.len());
+        for item in self.list(&expr.args)? {
+            let arg = self.resolver.condition(item)?;
+            // Nested chains of one kind are one chain, as the grammar has it without parentheses.
+            match (expr.boolop, arg) {
+                (BoolExprType::AND_EXPR, Expr::And(inner)) | (BoolExprType::OR_EXPR, Expr::Or(inner)) => {
+                    args.extend(inner);
+                }
+                (_, arg) => args.push(arg),
+            }
+        }
+        Ok(boolean(
+            match expr.boolop {
+                BoolExprType::AND_EXPR => Expr::And(args),
+                BoolExprType::OR_EXPR => Expr::Or(args),
+                _ => {
+                    let arg = args
+                        .pop()
+                        .ok_or_else(|| WhereError::at(expr.location, "expression is incomplete"))?;
+                    Expr::Not(Box::new(arg))
+                }
+            },
+            expr.location,
+        ))
+    }
+
+    fn null_test(&mut self, test: &NullTest) -> Result<Item, WhereError> {
+        let item = self.optional(test.arg.as_ref(), test.location)?;
+        let arg = Box::new(self.resolver.settle(item)?);
+        let negated = test.nulltesttype == NullTestType::IS_NOT_NULL;
+        Ok(boolean(Expr::IsNull { negated, arg }, test.location))
+    }
+
+    fn truth_test(&mut self, test: &BooleanTest) -> Result<Item, WhereError> {
+        let item = self.optional(test.arg.as_ref(), test.location)?;
+        let (truth, negated, name) = match test.booltesttype {
+            BoolTestType::IS_TRUE => (Truth::True, false, "IS TRUE"),
+            BoolTestType::IS_NOT_TRUE => (Truth::True, true, "IS NOT TRUE"),
+            BoolTestType::IS_FALSE => (Truth::False, false, "IS FALSE"),
+            BoolTestType::IS_NOT_FALSE => (Truth::False, true, "IS NOT FALSE"),
+            BoolTestType::IS_UNKNOWN => (Truth::Unknown, false, "IS UNKNOWN"),
+            _ => (Truth::Unknown, true, "IS NOT UNKNOWN"),
+        };
+        if let Item::Typed { expr, .. } = &item
+            && *expr.ty() != Type::Bool
+        {
+            let message = format!("argument of {name} must be bool, not {}", expr.ty());
+            return Err(WhereError::at(test.location, message));
+        }
+        let arg = Box::new(self.resolver.condition(item)?);
+        Ok(boolean(Expr::IsTruth { truth, negated, arg }, test.location))
+    }
+
+    fn operator(&mut self, expr: &A_Expr) -> Result<Item, WhereError> {
+        let (names, at) = (strings(&expr.name), expr.location);
+        let operator = match names[..] {
+            [operator] | ["pg_catalog", operator] => operator,
+            _ => "",
+        };
+        let checked = match expr.kind {
+            A_Expr_Kind::AEXPR_OP | A_Expr_Kind::AEXPR_LIKE | A_Expr_Kind::AEXPR_ILIKE => {
+                let Some(left) = &expr.lexpr else {
+                    return Err(unknown_operator("unary", &names, operator, at));
+                };
+                let left = self.node(left)?;
+                let right = self.optional(expr.rexpr.as_ref(), at)?;
+                self.binary(operator, &names, left, right, at)
+            }
+            A_Expr_Kind::AEXPR_DISTINCT | A_Expr_Kind::AEXPR_NOT_DISTINCT => {
+                let left = self.optional(expr.lexpr.as_ref(), at)?;
+                let right = self.optional(expr.rexpr.as_ref(), at)?;
+                self.resolver.distinct(expr.kind == A_Expr_Kind::AEXPR_NOT_DISTINCT, left, right, at)
+            }
+            A_Expr_Kind::AEXPR_IN => {
+                let arg = self.optional(expr.lexpr.as_ref(), at)?;
+                let elements = self.elements(expr)?;
+                let membership = self.resolver.membership(arg, elements, at)?;
+                Ok(if operator == "<>" { Expr::Not(Box::new(membership)) } else { membership })
+            }
+            A_Expr_Kind::AEXPR_BETWEEN => self.between(expr, (false, false)),
+            A_Expr_Kind::AEXPR_NOT_BETWEEN => self.between(expr, (true, false)),
+            A_Expr_Kind::AEXPR_BETWEEN_SYM => self.between(expr, (false, true)),
+            A_Expr_Kind::AEXPR_NOT_BETWEEN_SYM => self.between(expr, (true, true)),
+            kind => {
+                let kind = match kind {
+                    A_Expr_Kind::AEXPR_OP_ANY => "AEXPR_OP_ANY",
+                    A_Expr_Kind::AEXPR_OP_ALL => "AEXPR_OP_ALL",
+                    A_Expr_Kind::AEXPR_NULLIF => "AEXPR_NULLIF",
+                    _ => "AEXPR_SIMILAR",
+                };
+                let name = identifier(&names);
+                Err(WhereError::at(at, format!("expression {name} of :{kind} is not currently supported")))
+            }
+        }?;
+        Ok(boolean(checked, at))
+    }
+
+    fn binary(
+        &mut self,
+        operator: &str,
+        names: &[&str],
+        left: Item,
+        right: Item,
+        at: i32,
+    ) -> Result<Expr, WhereError> {
+        if let Some(op) = Comparison::of_operator(operator) {
+            return self.resolver.compare(op, left, right, at);
+        }
+        let like = match operator {
+            "~~" => (false, false),
+            "!~~" => (false, true),
+            "~~*" => (true, false),
+            "!~~*" => (true, true),
+            _ => return Err(unknown_operator("binary", names, operator, at)),
+        };
+        self.resolver.like(like, left, right, at)
+    }
+
+    fn between(&mut self, expr: &A_Expr, how: (bool, bool)) -> Result<Expr, WhereError> {
+        let arg = self.optional(expr.lexpr.as_ref(), expr.location)?;
+        let mut bounds = self.elements(expr)?.into_iter();
+        let (Some(low), Some(high)) = (bounds.next(), bounds.next()) else {
+            return Err(WhereError::at(expr.location, "expression is incomplete"));
+        };
+        self.resolver.between(how, arg, low, high, expr.location)
+    }
+
+    fn elements(&mut self, expr: &A_Expr) -> Result<Vec<Item>, WhereError> {
+        match &expr.rexpr {
+            Some(Node::List(list)) => self.list(list),
+            _ => Err(WhereError::at(expr.location, "expression is incomplete")),
+        }
+    }
+}
+
+fn boolean(expr: Expr, location: i32) -> Item {
+    Item::Typed { expr, location, parameter: None }
+}
+
+fn cast_typed(expr: Expr, to: Type, location: i32) -> Result<Expr, WhereError> {
+    if *expr.ty() == to {
+        return Ok(expr);
+    }
+    if !cast::exists(expr.ty(), &to) {
+        let message = format!("unknown cast from type {} to type {to}", expr.ty());
+        return Err(WhereError::at(location, message));
+    }
+    Ok(Expr::Cast { arg: Box::new(expr), to, location })
+}
+
+/// A number that the lexer did not take for an int4: int8 where it fits, numeric otherwise.
+fn number(text: &str, location: i32) -> Result<(Spelling, Type), WhereError> {
+    let plain: String = text.chars().filter(|c| *c != '_').collect();
+    let ty = if plain.parse::<i32>().is_ok() {
+        Type::Int4
+    } else if plain.parse::<i64>().is_ok() {
+        Type::Int8
+    } else {
+        Type::Numeric
+    };
+    if decode_natural(plain.as_bytes(), &ty).is_none() {
+        return Err(WhereError::at(location, format!("invalid syntax for type {ty}: {text}")));
+    }
+    Ok((Spelling::Number(plain), ty))
+}
+
+/// The strings of a list of names; anything else in it is left out.
+fn strings(list: &List) -> Vec<&str> {
+    list.iter()
+        .filter_map(|node| match node {
+            Some(Node::String(text)) => Some(&**text),
+            _ => None,
+        })
+        .collect()
+}
+
+fn unknown_operator(arity: &str, names: &[&str], operator: &str, at: i32) -> WhereError {
+    let name = identifier(names);
+    if OPERATORS_TO_COME.contains(&operator) {
+        return WhereError::at(at, format!("operator {name} is not supported in this context"));
+    }
+    WhereError::at(at, format!("unknown {arity} operator {name}"))
+}
+
+fn unknown_function(call: &FuncCall) -> WhereError {
+    let aggregate = !call.agg_order.is_empty()
+        || call.agg_filter.is_some()
+        || call.over.is_some()
+        || call.agg_within_group
+        || call.agg_star
+        || call.agg_distinct;
+    if aggregate {
+        return WhereError::at(call.location, "aggregation is not supported in this context");
+    }
+    if call.func_variadic {
+        let message = "explicit VARIADIC function calls are not currently supported";
+        return WhereError::at(call.location, message);
+    }
+    let name = identifier(&strings(&call.funcname));
+    WhereError::at(call.location, format!("unknown or unsupported function {name}/{}", call.args.len()))
+}
+
+fn unsupported_sublink(link: &SubLink) -> WhereError {
+    let membership = link.subLinkType == SubLinkType::ANY_SUBLINK && link.operName.is_empty();
+    WhereError::at(
+        link.location,
+        if membership {
+            "SubLink is not supported in this context"
+        } else {
+            "only `value IN (SELECT ...)` sublinks are supported right now"
+        },
+    )
+}
+
+fn unsupported(node: &Node) -> WhereError {
+    let location = match node {
+        Node::A_ArrayExpr(node) => node.location,
+        Node::CaseExpr(node) => node.location,
+        Node::CoalesceExpr(node) => node.location,
+        Node::CollateClause(node) => node.location,
+        Node::GroupingFunc(node) => node.location,
+        Node::MinMaxExpr(node) => node.location,
+        Node::NamedArgExpr(node) => node.location,
+        Node::RowExpr(node) => node.location,
+        Node::SQLValueFunction(node) => node.location,
+        Node::SetToDefault(node) => node.location,
+        Node::XmlExpr(node) => node.location,
+        Node::XmlSerialize(node) => node.location,
+        _ => 0,
+    };
+    WhereError::at(location, format!("{} is not supported in this context", node_name(node)))
+}
+
+/// The name of a node in Postgres: that of the variant, which is what its debug output begins with.
+fn node_name(node: &Node) -> String {
+    struct Name(String);
+    impl Write for Name {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            self.0.push_str(&text[..end.unwrap_or(text.len())]);
+            // An error ends the output: the rest of the tree is of no interest.
+            if end.is_some() { Err(fmt::Error) } else { Ok(()) }
+        }
+    }
+    let mut name = Name(String::new());
+    // The error is the expected end.
+    let _ = write!(name, "{node:?}");
+    name.0
+}

@@ -1,0 +1,192 @@
+//! From the typed tree to the program: constants are decoded and constant parts evaluated, once.
+
+use super::cast::numeric_literal_text;
+use super::datum::Datum;
+use super::decode::{decode, decode_natural};
+use super::error::WhereError;
+use super::expr::{Expr, Literal};
+use super::like;
+use super::program::{Condition, Operand, Range, Row};
+use super::types::{Form, Type};
+use crate::domain::Tuple;
+
+/// Compiles an expression of type bool.
+///
+/// # Errors
+/// A constant part that fails: it would fail on every row.
+pub(super) fn compile(expr: &Expr) -> Result<Condition, WhereError> {
+    let condition = build(expr)?;
+    if matches!(condition, Condition::Const(_)) || !expr.is_constant() {
+        return Ok(condition);
+    }
+    without_row(|row| condition.evaluate(row)).map(Condition::Const).map_err(|_| failed(expr))
+}
+
+fn build(expr: &Expr) -> Result<Condition, WhereError> {
+    Ok(match expr {
+        Expr::Column { .. } | Expr::Literal(_) | Expr::Cast { .. } | Expr::Implicit { .. } => {
+            Condition::Value(operand(expr, None)?)
+        }
+        Expr::Compare { op, form, left, right } => Condition::Compare {
+            op: *op,
+            left: operand(left, Some(*form))?,
+            right: operand(right, Some(*form))?,
+        },
+        Expr::Distinct { negated, form, left, right } => Condition::Distinct {
+            negated: *negated,
+            left: operand(left, Some(*form))?,
+            right: operand(right, Some(*form))?,
+        },
+        Expr::Between(between) => Condition::Between(Box::new(Range {
+            negated: between.negated,
+            symmetric: between.symmetric,
+            arg: operand(&between.arg, None)?,
+            ty: between.arg.ty().clone(),
+            low: (between.low.0, operand(&between.low.1, Some(between.low.0))?),
+            high: (between.high.0, operand(&between.high.1, Some(between.high.0))?),
+        })),
+        Expr::In { arg, elements } => membership(arg, elements)?,
+        Expr::Like { case, negated, text, pattern } => {
+            let pattern_operand = operand(pattern, Some(Form::Text))?;
+            if let Operand::Const(Some(Datum::Text(text))) = &pattern_operand
+                && like::is_malformed(text)
+            {
+                return Err(failed(pattern));
+            }
+            // The text keeps its blanks: LIKE has an operator of its own for char(n).
+            Condition::Like {
+                case: *case,
+                negated: *negated,
+                text: operand(text, None)?,
+                pattern: pattern_operand,
+            }
+        }
+        Expr::And(args) => Condition::And(args.iter().map(compile).collect::<Result<_, _>>()?),
+        Expr::Or(args) => Condition::Or(args.iter().map(compile).collect::<Result<_, _>>()?),
+        Expr::Not(arg) => Condition::Not(Box::new(compile(arg)?)),
+        Expr::IsNull { negated, arg } => match &**arg {
+            Expr::Column { slot, ty, .. } => Condition::ColumnIsNull {
+                negated: *negated,
+                slot: *slot,
+                composite: matches!(ty, Type::Other { composite: true, .. }),
+            },
+            arg => Condition::IsNull { negated: *negated, arg: operand(arg, None)? },
+        },
+        Expr::IsTruth { truth, negated, arg } => {
+            Condition::IsTruth { truth: *truth, negated: *negated, arg: Box::new(compile(arg)?) }
+        }
+    })
+}
+
+fn membership(arg: &Expr, elements: &[(Form, Expr)]) -> Result<Condition, WhereError> {
+    let one_form =
+        elements.first().map(|(form, _)| *form).filter(|form| elements.iter().all(|(f, _)| f == form));
+    let operands = elements
+        .iter()
+        .map(|(form, element)| Ok((*form, operand(element, Some(*form))?)))
+        .collect::<Result<Vec<_>, WhereError>>()?;
+    let all_constant = operands.iter().all(|(_, operand)| matches!(operand, Operand::Const(_)));
+    let Some(form) = one_form.filter(|_| all_constant) else {
+        return Ok(Condition::In { arg: operand(arg, None)?, ty: arg.ty().clone(), elements: operands });
+    };
+    let mut constants = Vec::with_capacity(operands.len());
+    let mut null = false;
+    for (_, operand) in operands {
+        match operand {
+            Operand::Const(Some(constant)) => constants.push(constant),
+            _ => null = true,
+        }
+    }
+    // One form, so that any two of them compare.
+    let order = |a: &Datum<'_>, b: &Datum<'_>| a.compare(b).unwrap_or(std::cmp::Ordering::Equal);
+    constants.sort_by(order);
+    constants.dedup_by(|a, b| order(a, b).is_eq());
+    Ok(Condition::InConstants { arg: operand(arg, Some(form))?, constants, null })
+}
+
+/// An operand in `form`, or in the form of its own type.
+fn operand(expr: &Expr, form: Option<Form>) -> Result<Operand, WhereError> {
+    let natural = match expr {
+        Expr::Literal(literal) => return literal_operand(literal, form).ok_or_else(|| failed(expr)),
+        Expr::Column { slot, ty, .. } => return Ok(Operand::Column { slot: *slot, ty: ty.clone(), form }),
+        Expr::Cast { arg, to, .. } | Expr::Implicit { arg, to, .. } => cast_operand(arg, to)?,
+        condition => Operand::Condition(Box::new(compile(condition)?)),
+    };
+    let Some(form) = form.filter(|form| needs_forming(expr.ty(), *form)) else { return fold(natural, expr) };
+    fold(Operand::Formed { arg: Box::new(natural), ty: expr.ty().clone(), form }, expr)
+}
+
+fn needs_forming(ty: &Type, form: Form) -> bool {
+    Form::of_type(ty) != Some(form) || form == Form::Blanks
+}
+
+fn literal_operand(literal: &Literal, form: Option<Form>) -> Option<Operand> {
+    let Some(text) = literal.text() else { return Some(Operand::Const(None)) };
+    // Checked in its own type first: '1.5'::int4 is no number of any form.
+    let natural = decode_natural(text.as_bytes(), &literal.ty)?;
+    let datum = match form {
+        None => natural,
+        Some(form) => decode(text.as_bytes(), &literal.ty, form)?,
+    };
+    Some(Operand::Const(Some(datum.into_owned())))
+}
+
+fn cast_operand(arg: &Expr, to: &Type) -> Result<Operand, WhereError> {
+    let to_text = matches!(to, Type::Text | Type::Varchar);
+    match arg {
+        Expr::Column { slot, ty, .. } if to_text && *ty != Type::Bool => {
+            Ok(Operand::ColumnText { slot: *slot, blanks: *ty == Type::Bpchar })
+        }
+        Expr::Literal(literal) if to_text && literal.ty == Type::Numeric && literal.text().is_some() => {
+            let text = literal.text().and_then(numeric_literal_text).ok_or_else(|| failed(arg))?;
+            Ok(Operand::Const(Some(Datum::Text(text.into_bytes().into()))))
+        }
+        arg => {
+            let (from, to) = (arg.ty().clone(), to.clone());
+            Ok(Operand::Cast { arg: Box::new(operand(arg, None)?), from, to })
+        }
+    }
+}
+
+fn fold(operand: Operand, expr: &Expr) -> Result<Operand, WhereError> {
+    if matches!(operand, Operand::Const(_)) || !expr.is_constant() {
+        return Ok(operand);
+    }
+    without_row(|row| operand.evaluate(row).map(|value| value.map(Datum::into_owned)))
+        .map(Operand::Const)
+        .map_err(|_| cast_failed(expr))
+}
+
+fn without_row<T>(evaluate: impl FnOnce(&Row<'_>) -> T) -> T {
+    let tuple = Tuple::from_values(&[]);
+    evaluate(&Row { tuple: &tuple, before: None, positions: &[] })
+}
+
+fn failed(expr: &Expr) -> WhereError {
+    WhereError::at(location(expr), "Failed to apply function to constant arguments")
+}
+
+fn cast_failed(expr: &Expr) -> WhereError {
+    match expr {
+        Expr::Cast { arg, to, .. } => match &**arg {
+            Expr::Literal(literal) => {
+                let value = match literal.ty.is_text() {
+                    true => format!("{:?}", literal.text().unwrap_or_default()),
+                    false => literal.text().unwrap_or_default().to_owned(),
+                };
+                let message = format!("could not cast value {value} from {} to {to}", literal.ty);
+                WhereError::at(literal.location, message)
+            }
+            _ => failed(expr),
+        },
+        _ => failed(expr),
+    }
+}
+
+fn location(expr: &Expr) -> i32 {
+    match expr {
+        Expr::Literal(literal) => literal.location,
+        Expr::Cast { location, .. } | Expr::Implicit { location, .. } => *location,
+        _ => 0,
+    }
+}

@@ -1,0 +1,123 @@
+//! Bodies of log responses: a JSON array, streamed.
+//!
+//! What is small and in memory goes out whole; everything else as pieces of about 256 KiB, each read
+//! when the client has taken the one before. After a read error the connection is cut: a client must
+//! never take the beginning of a body for all of it.
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::stream;
+
+use crate::domain::Handle;
+use crate::shape_log::{Body as Range, ShapeLogError, SnapshotFollow};
+
+use super::admission::Permit;
+use super::error::Failure;
+
+/// A body up to this size is put together before it is sent.
+const WHOLE_BYTES_MAX: usize = 256 << 10;
+
+/// Where the rows come from.
+#[derive(Debug)]
+pub(super) enum Rows {
+    Range(Range),
+    /// A snapshot chunk that is still being written.
+    Follow(SnapshotFollow),
+}
+
+/// The array of these rows; `last` is its last message, where it is not one of the rows. The permit is
+/// held until all of it was taken, or the client went away.
+///
+/// # Errors
+/// [`Failure::LogUnreadable`] where reading fails before the first byte is sent.
+pub(super) fn log_body(
+    handle: Handle,
+    rows: Rows,
+    last: Option<String>,
+    permit: Permit,
+) -> Result<Body, Failure> {
+    let mut begun = vec![b'['];
+    let rows = match rows {
+        Rows::Follow(follow) => Rows::Follow(follow),
+        Rows::Range(mut range) => {
+            while range.in_memory()
+                && begun.len() < WHOLE_BYTES_MAX
+                && let Some(piece) = range.next()
+            {
+                let piece = piece.map_err(|error| Failure::LogUnreadable(error.to_string()))?;
+                begun.extend_from_slice(&piece);
+            }
+            if range.is_empty() {
+                let separator = if begun.len() > 1 { "," } else { "" };
+                begun.extend_from_slice(ending(separator, last.as_deref()).as_bytes());
+                return Ok(Body::from(begun));
+            }
+            Rows::Range(range)
+        }
+    };
+    // Rows follow in either case.
+    let ending = ending(",", last.as_deref());
+    let pieces = Pieces { handle, begun: Some(begun.into()), rows: Some(rows), ending, _permit: permit };
+    Ok(Body::from_stream(stream::unfold(pieces, Pieces::next)))
+}
+
+fn ending(separator: &str, last: Option<&str>) -> String {
+    last.map_or_else(|| "]".to_owned(), |last| format!("{separator}{last}]"))
+}
+
+struct Pieces {
+    handle: Handle,
+    begun: Option<Bytes>,
+    /// `None` once there are no more.
+    rows: Option<Rows>,
+    /// Empty once it was sent.
+    ending: String,
+    _permit: Permit,
+}
+
+impl Pieces {
+    async fn next(mut self) -> Option<(Result<Bytes, ShapeLogError>, Pieces)> {
+        if let Some(begun) = self.begun.take() {
+            return Some((Ok(begun), self));
+        }
+        if let Some(rows) = self.rows.take() {
+            let (rows, piece) = next_piece(rows).await;
+            match piece {
+                Ok(Some(piece)) => {
+                    self.rows = Some(rows);
+                    return Some((Ok(piece), self));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(handle = %self.handle, %error, "a response was cut off: its rows cannot be read");
+                    self.ending.clear();
+                    return Some((Err(error), self));
+                }
+            }
+        }
+        let ending = std::mem::take(&mut self.ending);
+        (!ending.is_empty()).then(|| (Ok(Bytes::from(ending)), self))
+    }
+}
+
+/// File reads block, so they are done where blocking is allowed.
+async fn next_piece(rows: Rows) -> (Rows, Result<Option<Bytes>, ShapeLogError>) {
+    match rows {
+        Rows::Follow(mut follow) => {
+            let piece = follow.next().await;
+            (Rows::Follow(follow), piece)
+        }
+        Rows::Range(mut range) if range.in_memory() => {
+            let piece = range.next().transpose();
+            (Rows::Range(range), piece)
+        }
+        Rows::Range(mut range) => {
+            let read = tokio::task::spawn_blocking(move || {
+                let piece = range.next().transpose();
+                (Rows::Range(range), piece)
+            });
+            // The task is never aborted, so it can only have panicked: carry that on.
+            read.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! GET, HEAD and POST `/v1/shape`: find or make the shape, then read its log.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::body::Body;
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use rand::Rng;
+use tokio::time::{Instant, timeout};
+
+use crate::domain::{Lsn, Offset, ShapeDefinition};
+use crate::runtime::handle::{LiveShape, Phase, SnapshotProblem, Status};
+use crate::shape_log::{Read, ShapeLogError, SnapshotFollow};
+
+use super::App;
+use super::admission::{Class, Permit};
+use super::body::{Rows, log_body};
+use super::cursor::{STEP_MAX, next_cursor};
+use super::definition::resolve;
+use super::error::Failure;
+use super::fields::Fields;
+use super::live::{News, set, wait};
+use super::params::{Asked, Requested};
+use super::post::read_body;
+use super::response::{LogHead, matches_etag, respond, up_to_date};
+use super::schema::schema_header;
+
+/// Shapes that end while a first request waits for them are replaced this often before the client is
+/// told to try again.
+const REPLACED_MAX: usize = 3;
+/// The text for requests that wait while the service goes away (contract 6.6).
+const RESTARTING: &str = "Timeout waiting for stack restart";
+
+/// A request to the shape route, authenticated.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub method: Method,
+    pub fields: Fields,
+    pub if_none_match: Option<String>,
+    /// Of a POST.
+    pub body: Option<Body>,
+}
+
+/// Everything that is known when the log is read.
+struct Reading<'a> {
+    app: &'a App,
+    shape: Arc<LiveShape>,
+    asked: Asked,
+    method: Method,
+    if_none_match: Option<String>,
+}
+
+/// Serves a request to the log of a shape: contract 1.2.
+pub(super) async fn get(app: &App, call: Call) -> Result<Response, Failure> {
+    let Call { method, mut fields, if_none_match, body } = call;
+    let permit = app.admission.enter(class(app, &fields))?;
+    if let Some(body) = body {
+        let bytes = Box::pin(read_body(body)).await?;
+        fields.merge_body(&bytes)?;
+    }
+    ready(app, |status| !matches!(status, Status::Starting { .. })).await?;
+    let asked = Asked::parse(&fields)?;
+    drop(fields);
+    if asked.sse {
+        // The place of server-sent events.
+        return Err(Failure::field("live_sse", "is not supported by this server yet"));
+    }
+    let definition = resolve(&app.service, &asked.shape, asked.handle).await?;
+    if asked.subset {
+        // The place of subset snapshots.
+        return Err(Failure::field("subset", "is not supported by this server yet"));
+    }
+    let shape = Box::pin(locate(app, &asked, definition)).await?;
+    let permit = app.admission.settle(permit);
+    Reading { app, shape, asked, method, if_none_match }.serve(permit).await
+}
+
+fn class(app: &App, fields: &Fields) -> Class {
+    let handle = fields.text("handle").and_then(|text| text.parse().ok());
+    match handle.and_then(|handle| app.service.shape(handle)) {
+        Some(_) => Class::Existing,
+        None => Class::Initial,
+    }
+}
+
+/// Waits for a status that is good enough.
+///
+/// # Errors
+/// [`Failure::NotReady`] with what is waited for.
+pub(super) async fn ready(app: &App, enough: impl Fn(&Status) -> bool) -> Result<(), Failure> {
+    let mut status = app.service.watch_status();
+    if enough(&status.borrow_and_update()) {
+        return Ok(());
+    }
+    let mut closing = app.closing.subscribe();
+    let waited = async {
+        tokio::select! {
+            ready = status.wait_for(&enough) => ready.is_ok(),
+            () = set(&mut closing) => false,
+        }
+    };
+    match Box::pin(timeout(app.settings.readiness_timeout, waited)).await {
+        Ok(true) => Ok(()),
+        Ok(false) | Err(_) => Err(Failure::NotReady(match app.service.status() {
+            Status::Starting { reason } | Status::Waiting { reason } => reason,
+            Status::Active | Status::Draining => RESTARTING.to_owned(),
+        })),
+    }
+}
+
+/// The shape to read from, once its rows may come. A handle that does not belong to the definition is
+/// answered with the handle of the shape that does.
+async fn locate(app: &App, asked: &Asked, definition: ShapeDefinition) -> Result<Arc<LiveShape>, Failure> {
+    let initial = matches!(asked.requested, Requested::Now | Requested::After(Offset::BeforeAll));
+    if !initial {
+        let named = asked.handle.and_then(|handle| app.service.shape(handle));
+        let Some(shape) = named.filter(|shape| shape.definition.same_shape(&definition)) else {
+            let successor = find_or_create(app, definition).await?;
+            return Err(Failure::MustRefetch(Some(successor.handle)));
+        };
+        started(app, &shape).await?;
+        return Ok(shape);
+    }
+    for _ in 0..REPLACED_MAX {
+        let shape = find_or_create(app, definition.clone()).await?;
+        match started(app, &shape).await {
+            // It ended while we waited: the client asked for whatever shape there is.
+            Err(Failure::MustRefetch(_)) if shape.phase() == Phase::Ended => {}
+            other => return other.map(|()| shape),
+        }
+    }
+    Err(Failure::NotCreated)
+}
+
+async fn find_or_create(app: &App, definition: ShapeDefinition) -> Result<Arc<LiveShape>, Failure> {
+    if let Some(shape) = app.service.find(&definition).filter(|shape| shape.phase() != Phase::Ended) {
+        return Ok(shape);
+    }
+    ready(app, |status| *status == Status::Active).await?;
+    match app.service.find_or_create(definition).await {
+        Ok(shape) => Ok(shape),
+        Err(crate::runtime::handle::CreateError::NotActive) => Err(Failure::NotCreated),
+    }
+}
+
+/// Waits until rows can be read.
+async fn started(app: &App, shape: &LiveShape) -> Result<(), Failure> {
+    let mut closing = app.closing.subscribe();
+    let waited = async {
+        tokio::select! {
+            phase = shape.started() => Ok(phase),
+            () = set(&mut closing) => Err(Failure::NotReady(RESTARTING.to_owned())),
+        }
+    };
+    let phase = match shape.phase() {
+        Phase::Opening => {
+            timeout(app.settings.snapshot_start_timeout, waited).await.unwrap_or(Err(Failure::NotCreated))?
+        }
+        phase => phase,
+    };
+    match phase {
+        Phase::Opening | Phase::Readable => Ok(()),
+        Phase::Failed(_) | Phase::Ended => Err(over(app, shape)),
+    }
+}
+
+/// What a client is told about a shape that failed or ended.
+fn over(app: &App, shape: &LiveShape) -> Failure {
+    let successor = || {
+        let next = app.service.find(&shape.definition)?;
+        (next.handle != shape.handle && next.phase() != Phase::Ended).then_some(next.handle)
+    };
+    match shape.phase() {
+        Phase::Failed(SnapshotProblem::Known(cause)) => Failure::SnapshotKnown(cause),
+        Phase::Failed(SnapshotProblem::Unexpected(cause)) => Failure::SnapshotUnexpected(cause),
+        Phase::Failed(SnapshotProblem::MustRefetch) | Phase::Ended => Failure::MustRefetch(successor()),
+        // The rows failed, and nobody said why.
+        Phase::Opening | Phase::Readable => Failure::NotCreated,
+    }
+}
+
+impl Reading<'_> {
+    async fn serve(self, permit: Permit) -> Result<Response, Failure> {
+        let begun = Instant::now();
+        let from = match self.asked.requested {
+            Requested::Now => return self.answer_now(permit),
+            Requested::After(from) => from,
+        };
+        loop {
+            // The mark first, then the view: everything up to the mark is in the view (P3).
+            let mark = self.shape.published();
+            let view = self.shape.reader.view();
+            let news = match view.read(from) {
+                Ok(Read::Range(range)) if self.asked.live && range.end == from => {
+                    let deadline = begun + self.app.settings.long_poll_timeout;
+                    let expired = Instant::now() >= deadline || *self.app.closing.borrow();
+                    if expired {
+                        return self.answer_no_news(from, mark.max(from.tx()), permit);
+                    }
+                    drop(view);
+                    match wait(&self.shape, &self.app.closing, deadline, |view| view.last() > from).await {
+                        // One more look, which the answer is then about.
+                        News::Closing | News::TimedOut => News::Changed,
+                        news => news,
+                    }
+                }
+                Ok(Read::Range(range)) => {
+                    let seen = if self.asked.live { range.end.tx() } else { mark.max(view.last().tx()) };
+                    let last = range.up_to_date.then(|| up_to_date(seen));
+                    return self.answer(range.end, last, Rows::Range(range.body), permit);
+                }
+                Ok(Read::Pending { chunk }) if view.snapshot_started(chunk) => {
+                    let rows = SnapshotFollow::new(Arc::clone(&self.shape.reader), chunk);
+                    return self.answer(Offset::snapshot_chunk(chunk), None, Rows::Follow(rows), permit);
+                }
+                Ok(Read::Pending { chunk }) => {
+                    let deadline = begun + self.app.settings.snapshot_start_timeout;
+                    wait(&self.shape, &self.app.closing, deadline, |view| view.snapshot_started(chunk)).await
+                }
+                Ok(Read::Beyond) => {
+                    let deadline = begun + self.app.settings.long_poll_timeout / 2;
+                    let news =
+                        wait(&self.shape, &self.app.closing, deadline, |view| view.last() >= from).await;
+                    if news == News::TimedOut {
+                        return Err(Failure::field("offset", "out of bounds for this shape"));
+                    }
+                    news
+                }
+                Err(ShapeLogError::SnapshotFailed) => {
+                    // The rows ended a moment before the cause is known.
+                    let deadline = begun + self.app.settings.snapshot_start_timeout;
+                    match wait(&self.shape, &self.app.closing, deadline, |_| false).await {
+                        News::TimedOut => return Err(Failure::NotCreated),
+                        news => news,
+                    }
+                }
+                Err(error) => {
+                    if matches!(self.shape.phase(), Phase::Failed(_) | Phase::Ended) {
+                        return Err(over(self.app, &self.shape));
+                    }
+                    tracing::error!(handle = %self.shape.handle, %error, "a shape log cannot be read");
+                    return Err(Failure::LogUnreadable(error.to_string()));
+                }
+            };
+            match news {
+                News::Changed => {}
+                News::Over => return Err(over(self.app, &self.shape)),
+                News::Closing => return Err(Failure::NotReady(RESTARTING.to_owned())),
+                News::TimedOut => return Err(Failure::NotCreated),
+            }
+        }
+    }
+
+    /// Rows. `last` ends a body that reaches the end of the log.
+    fn answer(
+        &self,
+        end: Offset,
+        last: Option<String>,
+        rows: Rows,
+        permit: Permit,
+    ) -> Result<Response, Failure> {
+        let head = self.head(end, last.is_some());
+        let not_modified = !self.asked.live
+            && self.if_none_match.as_deref().is_some_and(|tags| matches_etag(tags, &head.etag()));
+        if not_modified {
+            let headers = LogHead { schema: None, ..head }.headers(&self.method, &self.app.settings);
+            return Ok(respond(StatusCode::NOT_MODIFIED, headers, Body::empty()));
+        }
+        let body = log_body(self.shape.handle, rows, last, permit)?;
+        Ok(respond(StatusCode::OK, head.headers(&self.method, &self.app.settings), body))
+    }
+
+    /// `offset=now`: no rows, the place where the log ends.
+    fn answer_now(&self, permit: Permit) -> Result<Response, Failure> {
+        let mark = self.shape.published();
+        let end = self.shape.reader.view().last();
+        self.answer_no_news(end, mark.max(end.tx()), permit)
+    }
+
+    /// No rows, and none up to `seen`.
+    fn answer_no_news(&self, end: Offset, seen: Lsn, permit: Permit) -> Result<Response, Failure> {
+        let unique = Some(self.app.unique.fetch_add(1, Ordering::Relaxed));
+        let head = LogHead { has_data: false, unique, ..self.head(end, true) };
+        drop(permit);
+        let body = Body::from(format!("[{}]", up_to_date(seen)));
+        Ok(respond(StatusCode::OK, head.headers(&self.method, &self.app.settings), body))
+    }
+
+    fn head(&self, end: Offset, up_to_date: bool) -> LogHead {
+        let live = self.asked.live;
+        LogHead {
+            handle: self.shape.handle,
+            requested: self.asked.requested,
+            end,
+            up_to_date,
+            has_data: true,
+            schema: (!live).then(|| schema_header(&self.shape.definition)),
+            cursor: live.then(|| {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+                let step = rand::rng().random_range(1..=STEP_MAX);
+                let previous = self.asked.cursor.as_deref();
+                next_cursor(now.as_secs(), self.app.settings.long_poll_timeout, previous, step)
+            }),
+            unique: None,
+        }
+    }
+}

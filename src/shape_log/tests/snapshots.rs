@@ -1,0 +1,162 @@
+//! Initial rows: chunks, their end, and reading them while they are written.
+
+use super::*;
+use crate::domain::PgSnapshot;
+use crate::shape_log::{SnapshotDone, SnapshotFollow, SnapshotState, SnapshotWriter};
+
+const END: &str = r#"{"headers":{"control":"snapshot-end","xmin":"10","xmax":"20","xip_list":["12","14"]}}"#;
+/// One row of these tests, without comma.
+const ROW: u64 = 144;
+
+fn visible() -> PgSnapshot {
+    PgSnapshot { xmin: 10, xmax: 20, xip: vec![12, 14] }
+}
+
+fn begin(shape: &Shape, chunk: u64) -> SnapshotWriter {
+    SnapshotWriter::create(&shape.files, &definition(), Arc::clone(&shape.reader), chunk).expect("begins")
+}
+
+fn push(writer: &mut SnapshotWriter, rows: u64) {
+    for row in 0..rows {
+        let id = format!("{row:04}");
+        writer.push_row(&[Value::Text(b"text"), Value::Null, Value::Text(id.as_bytes())]).expect("a row");
+    }
+}
+
+/// Messages per chunk.
+fn chunks(view: &ShapeView) -> Vec<usize> {
+    let mut lens = Vec::new();
+    let mut from = Offset::BeforeAll;
+    while range(view, from).end < Offset::SNAPSHOT_END {
+        let (end, body) = body(view, from);
+        assert_eq!(end, Offset::snapshot_chunk(lens.len() as u64));
+        lens.push(messages(body.as_bytes()).count());
+        from = end;
+    }
+    lens
+}
+
+#[test]
+fn chunks_end_where_the_contract_says() {
+    for (rows, threshold, expected) in [
+        (0, 1, vec![1]),
+        (3, 10_000, vec![4]),
+        (3, ROW + 1, vec![1, 1, 1, 1]),
+        (3, ROW + 2, vec![2, 2]),
+        (4, 2 * ROW + 2, vec![2, 2, 1]),
+        (4, 2 * ROW + 3, vec![3, 2]),
+    ] {
+        let shape = Shape::new(CHUNK);
+        let mut writer = begin(&shape, threshold);
+        push(&mut writer, rows);
+        let done = writer.finish(&visible()).expect("done");
+        assert_eq!(done, SnapshotDone { rows, bytes: rows * (ROW + 1) + END.len() as u64 + 1 });
+        assert_eq!(chunks(&shape.reader.view()), expected, "{rows} rows, {threshold}");
+        let (_, last) = body(
+            &shape.reader.view(),
+            match expected.len() {
+                1 => Offset::BeforeAll,
+                len => Offset::snapshot_chunk(len as u64 - 2),
+            },
+        );
+        assert!(last.ends_with(END), "{last}");
+        shape.disk.crash(7);
+        let again = shape.reopen();
+        assert_eq!(again.reader.view().snapshot_state(), SnapshotState::Complete);
+        assert_eq!(chunks(&again.reader.view()), expected, "after a crash");
+    }
+}
+
+#[test]
+fn a_row_is_an_insert_without_position() {
+    let shape = Shape::new(CHUNK);
+    let mut writer = begin(&shape, CHUNK);
+    push(&mut writer, 1);
+    writer.finish(&visible()).expect("done");
+    let row = r#"{"key":"\"public\".\"items\"/\"0000\"","value":{"a":"text","b":null,"id":"0000"},"headers":{"operation":"insert","relation":["public","items"]}}"#;
+    let (end, body) = body(&shape.reader.view(), Offset::BeforeAll);
+    assert_eq!((end, body), (Offset::snapshot_chunk(0), format!("{row},{END}")));
+    assert!(
+        !range(&shape.reader.view(), Offset::BeforeAll).up_to_date,
+        "contract 1.11: it is to be cached for long"
+    );
+}
+
+#[test]
+fn after_the_snapshot_comes_the_log() {
+    let mut shape = Shape::new(CHUNK);
+    let writer = begin(&shape, CHUNK);
+    assert!(matches!(shape.reader.view().read(Offset::BeforeAll), Ok(Read::Pending { chunk: 0 })));
+    shape.transaction(50, &[text(1)]);
+    let written_meanwhile = shape.reader.view();
+    writer.finish(&visible()).expect("done");
+    let view = shape.reader.view();
+    assert_eq!(view.last(), Offset::new(Lsn(50), 0), "the log's part of the view is kept");
+    for from in ["0_0", "0_7", "0_inf"] {
+        assert_eq!(body(&view, from.parse().expect("an offset")).0, view.last(), "{from}");
+    }
+    assert!(matches!(written_meanwhile.read(Offset::BeforeAll), Ok(Read::Pending { chunk: 0 })));
+}
+
+#[test]
+fn a_follower_reads_the_same_bytes() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
+    let shape = Shape::new(CHUNK);
+    let mut writer = begin(&shape, 1 << 20);
+    let followers: Vec<_> = (0..3)
+        .map(|chunk| {
+            let mut follow = SnapshotFollow::new(Arc::clone(&shape.reader), chunk);
+            runtime.spawn(async move {
+                let mut body = Vec::new();
+                while let Some(piece) = follow.next().await? {
+                    body.extend_from_slice(&piece);
+                }
+                Ok::<_, ShapeLogError>(body)
+            })
+        })
+        .collect();
+    for _ in 0..10 {
+        push(&mut writer, 1000);
+        writer.show().expect("shown");
+    }
+    writer.finish(&visible()).expect("done");
+    let view = shape.reader.view();
+    let offsets = [Offset::BeforeAll, Offset::snapshot_chunk(0)];
+    for (follower, from) in followers.into_iter().zip(offsets.map(Some).into_iter().chain([None])) {
+        let followed = runtime.block_on(follower).expect("no panic");
+        match from {
+            Some(from) => assert_eq!(followed.expect("a chunk"), body(&view, from).1.into_bytes()),
+            None => assert!(followed.is_err(), "no such chunk"),
+        }
+    }
+    assert_eq!(chunks(&view).len(), 2);
+}
+
+#[test]
+fn a_snapshot_that_is_given_up_fails_its_readers() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let shape = Shape::new(CHUNK);
+    let mut writer = begin(&shape, CHUNK);
+    push(&mut writer, 5);
+    writer.show().expect("shown");
+    let mut follow = SnapshotFollow::new(Arc::clone(&shape.reader), 0);
+    assert!(runtime.block_on(follow.next()).expect("rows").is_some());
+    drop(writer);
+    assert_eq!(runtime.block_on(follow.next()), Err(ShapeLogError::SnapshotFailed));
+    assert!(matches!(shape.reader.view().read(Offset::BeforeAll), Err(ShapeLogError::SnapshotFailed)));
+    shape.disk.crash(3);
+    assert_eq!(shape.reopen().reader.view().snapshot_state(), SnapshotState::Absent);
+    let again = shape.reopen();
+    begin(&again, CHUNK).finish(&visible()).expect("a second try");
+    assert_eq!(chunks(&again.reader.view()), [1]);
+}
+
+#[test]
+fn changes_only_has_the_end_and_nothing_else() {
+    let shape = Shape::new(CHUNK);
+    let definition = ShapeDefinition { log: LogMode::ChangesOnly, ..definition() };
+    let writer =
+        SnapshotWriter::create(&shape.files, &definition, Arc::clone(&shape.reader), 1).expect("begins");
+    writer.finish(&visible()).expect("done");
+    assert_eq!(body(&shape.reader.view(), Offset::BeforeAll).1, END);
+}
