@@ -212,10 +212,18 @@ impl World {
             (_, true) => PreviousEnd::Released,
             (_, false) => PreviousEnd::Crashed,
         };
-        let torn_bytes = if self.choices.chance(20) { 17 } else { 0 };
+        let torn_values = if self.choices.chance(20) { 1 } else { 0 };
         let process = ProcessInfo { pid: self.epoch.0 as u32, ..ProcessInfo::default() };
-        let boot =
-            Boot { process, epoch: self.epoch, previous_end, device: 1, inode: 1, waited_ms: 0, torn_bytes };
+        let boot = Boot {
+            process,
+            epoch: self.epoch,
+            previous_end,
+            device: 1,
+            inode: 1,
+            waited_ms: 0,
+            torn_values,
+            missing_upto: None,
+        };
         self.input(Input::Boot(boot));
     }
 
