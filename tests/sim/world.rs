@@ -102,7 +102,7 @@ pub struct Process {
     pub inbox: VecDeque<Message>,
     pub bodies: BTreeMap<Seq, Committed>,
     pub router: BTreeMap<Sid, DefinitionHash>,
-    pub definitions: BTreeMap<Sid, DefinitionHash>,
+    pub definitions: BTreeMap<Sid, (DefinitionHash, u64)>,
     pub writers: BTreeMap<(Sid, Incarnation), Writer>,
     pub snapshots: BTreeMap<Sid, SnapshotTask>,
     pub trashing: Vec<(Sid, IntentId)>,
@@ -340,7 +340,12 @@ impl World {
         {
             let sid = process.engine.state().last_sid;
             process.router.insert(sid, hash);
-            process.definitions.insert(sid, hash);
+            let stream = &process.engine.state().stream;
+            let same = stream.system_id.is_none()
+                || (stream.system_id == Some(self.postgres.system_id)
+                    && stream.timeline == self.postgres.timeline);
+            let history = if same { self.postgres.history } else { 0 };
+            process.definitions.insert(sid, (hash, history));
             // A handle that no client was told may come again after a crash; this world never tries.
             self.last_micros = self.last_micros.max(micros);
         }
