@@ -14,8 +14,10 @@ pub enum Effect {
         generation: Generation,
     },
     StopStream,
-    /// Tell Postgres that everything before `lsn` is flushed.
+    /// Tell Postgres that everything before `lsn` is flushed: on the stream of this generation only.
+    /// The next may come from another server, where the position means something else.
     SendStatus {
+        generation: Generation,
         lsn: Lsn,
     },
     /// Load a shape's definition and files, so that it can be routed to and read. At boot.

@@ -29,7 +29,8 @@ impl Decision<'_> {
         let Some((lsn, cause)) = self.ack_due() else { return };
         self.record_nothing();
         self.record(None, StreamEvent::AckSent { lsn, cause });
-        self.ask(Effect::SendStatus { lsn });
+        let generation = self.state().stream.generation;
+        self.ask(Effect::SendStatus { generation, lsn });
         self.engine.scratch.acked_at = self.now;
     }
 

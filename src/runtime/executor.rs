@@ -97,8 +97,8 @@ impl Executor {
             Effect::ConnectPostgres => self.command_stream(stream::Command::Connect),
             Effect::StartStream { generation } => self.command_stream(stream::Command::Start { generation }),
             Effect::StopStream => self.command_stream(stream::Command::Stop),
-            Effect::SendStatus { lsn } => {
-                self.acknowledgements.send(lsn);
+            Effect::SendStatus { generation, lsn } => {
+                self.acknowledgements.send(generation, lsn);
                 Outcome::Done
             }
             Effect::RestoreShape { sid, handle } => self.restore(sid, handle),

@@ -44,22 +44,24 @@ pub enum Batch {
 
 /// Where acknowledgements go while there is a stream.
 #[derive(Clone, Debug, Default)]
-pub struct Acknowledgements(Arc<Mutex<Option<StatusSender>>>);
+pub struct Acknowledgements(Arc<Mutex<Option<(Generation, StatusSender)>>>);
 
 impl Acknowledgements {
-    /// Tells Postgres that everything before `lsn` is flushed; nothing where no stream is: the next
-    /// one begins at what was told before.
-    pub fn send(&self, lsn: Lsn) {
-        if let Some(status) = self.lock().as_ref() {
+    /// Tells Postgres that everything before `lsn` is flushed; nothing where this stream has ended:
+    /// the next one begins at what was told before.
+    pub fn send(&self, generation: Generation, lsn: Lsn) {
+        if let Some((streaming, status)) = self.lock().as_ref()
+            && *streaming == generation
+        {
             status.send_status(lsn);
         }
     }
 
-    fn set(&self, status: Option<StatusSender>) {
+    fn set(&self, status: Option<(Generation, StatusSender)>) {
         *self.lock() = status;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<StatusSender>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Generation, StatusSender)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -123,7 +125,7 @@ impl StreamTask {
         };
         let assembler = Assembler::new(self.spill_dir.clone(), SPILL_BYTES_DEFAULT);
         let mut stream = TransactionStream::new(stream, assembler);
-        self.acknowledgements.set(Some(stream.status()));
+        self.acknowledgements.set(Some((generation, stream.status())));
         self.service.set_status(Status::Active);
         tracing::info!(%generation, "streaming from Postgres");
         let mut items = Vec::new();

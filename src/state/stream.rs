@@ -61,7 +61,9 @@ impl State {
                 self.relations.insert(*oid, *new);
             }
             StreamEvent::TxnRouted { seq, lsn, xid, set, .. } => {
-                self.window.passed(Lsn(stream.routed.0.saturating_add(1)));
+                if stream.routed > Lsn(0) {
+                    self.window.passed(Lsn(stream.routed.0.saturating_add(1)));
+                }
                 stream.routed = stream.routed.max(*lsn);
                 stream.received = stream.received.max(*lsn);
                 stream.last_seq = *seq;

@@ -101,7 +101,8 @@ impl Decision<'_> {
         let attempts_max = self.engine.policy.writer_attempts_max;
         if failed_before >= attempts_max {
             let cause = InvalidationCause::WriterFailed { attempts: failed_before };
-            self.invalidate(sid, cause, Some(exited), false);
+            let running = self.state().shapes[&sid].life < Life::Live;
+            self.invalidate(sid, cause, Some(exited), running);
             return;
         }
         let attempt = failed_before + 1;
@@ -145,7 +146,8 @@ impl Decision<'_> {
         asked: EventId,
         live: &[(Sid, Incarnation)],
     ) -> Result<(), Refusal> {
-        self.require_active()?;
+        // Also while draining: the end would wait for ever for a writer that is gone.
+        self.require_owned()?;
         if self.engine.scratch.writer_started > asked {
             // Some writer was started after the question; the answer says nothing about it.
             return Ok(());
@@ -187,7 +189,8 @@ impl Decision<'_> {
             } else if age > grace.saturating_mul(2) && given_up < self.engine.policy.stall_invalidations_max {
                 given_up += 1;
                 let because = self.last_event();
-                self.invalidate(sid, InvalidationCause::Stalled, Some(because), false);
+                let running = self.state().shapes[&sid].life < Life::Live;
+                self.invalidate(sid, InvalidationCause::Stalled, Some(because), running);
             }
         }
     }

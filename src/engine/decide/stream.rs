@@ -50,8 +50,11 @@ impl Decision<'_> {
     /// Whether what the shapes hold can be continued from this server and this slot.
     fn broken_history(&self, ready: &PostgresReady) -> Option<HistoryCause> {
         let stream = &self.state().stream;
-        // A first start has nothing to continue from.
-        let known = stream.system_id?;
+        let Some(known) = stream.system_id else {
+            // A first start has nothing to continue from. A shape that was created before it may
+            // have a snapshot from before the slot: what was committed in between never comes.
+            return (!self.living_shapes().is_empty()).then_some(HistoryCause::NewSlot);
+        };
         if known != ready.system_id {
             Some(HistoryCause::SystemId)
         } else if stream.timeline != ready.timeline {
@@ -62,6 +65,10 @@ impl Decision<'_> {
             Some(HistoryCause::NewSlot)
         } else if ready.publication_created {
             Some(HistoryCause::NewPublication)
+        } else if ready.confirmed > stream.confirmed.max(stream.acked) {
+            // Further than it was ever seen or told to be: somebody else moved it, and discarded
+            // what had not even been received.
+            Some(HistoryCause::SlotLost)
         } else {
             None
         }

@@ -1,0 +1,19 @@
+//! The pure engine in a model of the world: Postgres, disk, writers and crashes, all from one seed.
+//!
+//! `SHAPEFOLD_SEED=n` replays one seed, `SHAPEFOLD_SEEDS=n` sets how many are run, and
+//! `SHAPEFOLD_TEST_SUMMARY=file` collects the counts.
+
+mod actions;
+mod checks;
+mod choices;
+mod disk;
+mod engine_histories;
+mod found;
+mod illegal_histories;
+mod meddling;
+mod performing;
+mod postgres;
+mod quiet;
+mod summary;
+mod tasks;
+mod world;
