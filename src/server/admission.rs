@@ -85,8 +85,7 @@ mod tests {
 
     #[test]
     fn places_are_counted_by_class_and_come_back() {
-        let settings =
-            Settings { initial_requests_max: 1, existing_requests_max: 1, ..Settings::default() };
+        let settings = Settings { initial_requests_max: 1, existing_requests_max: 1, ..Settings::default() };
         let admission = Admission::new(&settings);
         let first = admission.enter(Class::Initial).expect("the first place");
         match admission.enter(Class::Initial) {

@@ -24,7 +24,8 @@ pub(super) async fn resolve(
     handle: Option<Handle>,
 ) -> Result<ShapeDefinition, Failure> {
     let name = table_name(asked)?;
-    let known = handle.and_then(|handle| service.shape(handle)).filter(|s| s.definition.relation.name == name);
+    let known =
+        handle.and_then(|handle| service.shape(handle)).filter(|s| s.definition.relation.name == name);
     if let Some(shape) = known {
         return define(asked, &shape.definition.relation);
     }
@@ -94,8 +95,12 @@ fn where_sql(asked: &AskedShape, relation: &Relation) -> Result<Option<String>, 
 const GENERATED: &str = "The following columns are generated and cannot be included in the shape: ";
 
 fn all_columns(relation: &Relation) -> Result<Vec<String>, Failure> {
-    let generated: Vec<&str> =
-        relation.columns.iter().filter(|column| column.generated).map(|column| column.name.as_str()).collect();
+    let generated: Vec<&str> = relation
+        .columns
+        .iter()
+        .filter(|column| column.generated)
+        .map(|column| column.name.as_str())
+        .collect();
     if generated.is_empty() {
         return Ok(relation.columns.iter().map(|column| column.name.clone()).collect());
     }
@@ -182,7 +187,12 @@ mod tests {
 
     fn shown(result: Result<ShapeDefinition, Failure>) -> String {
         match result {
-            Ok(shape) => format!("{} named={} where={:?}", shape.columns.join(","), shape.columns_named, shape.where_sql),
+            Ok(shape) => format!(
+                "{} named={} where={:?}",
+                shape.columns.join(","),
+                shape.columns_named,
+                shape.where_sql
+            ),
             Err(Failure::Invalid(errors)) => serde_json::to_string(&errors).expect("plain data"),
             Err(other) => format!("{other:?}"),
         }
@@ -268,12 +278,18 @@ mod tests {
             shown(define(&AskedShape { params, ..asked(None, None, clause) }, &relation()))
         };
         assert_eq!(with(None, &["x"]), "id,k,value named=false where=None");
-        assert_eq!(with(Some("id = $1"), &["x"]), r#"{"params":["Parameters can only use numbers as keys"]}"#);
+        assert_eq!(
+            with(Some("id = $1"), &["x"]),
+            r#"{"params":["Parameters can only use numbers as keys"]}"#
+        );
         assert_eq!(
             with(Some("id = $1"), &["2"]),
             r#"{"params":["Parameters must be numbered sequentially, starting from 1"]}"#
         );
-        assert_eq!(with(Some("id = $1"), &[]), r#"{"where":["At location 5: parameter $1 was not provided"]}"#);
+        assert_eq!(
+            with(Some("id = $1"), &[]),
+            r#"{"where":["At location 5: parameter $1 was not provided"]}"#
+        );
         let predicate = Predicate::parse("id = $1", &BTreeMap::from([(1, "5".to_owned())]), &relation());
         let sql = predicate.expect("a valid clause").sql().to_owned();
         assert_eq!(with(Some("id = $1"), &["1"]), format!("id,k,value named=false where={:?}", Some(sql)));
@@ -289,7 +305,10 @@ mod tests {
             }
         };
         assert_eq!(name(None), r#"{"table":["can't be blank"]}"#);
-        assert_eq!(name(Some("a b")), r#"{"table":["Invalid unquoted identifier contains special characters: a b"]}"#);
+        assert_eq!(
+            name(Some("a b")),
+            r#"{"table":["Invalid unquoted identifier contains special characters: a b"]}"#
+        );
         assert_eq!(
             name(Some("X")),
             r#"{"table":["Table \"public\".\"x\" does not exist. If the table name contains capitals or special characters you must quote it."]}"#

@@ -47,6 +47,8 @@ pub(super) enum Failure {
         /// Seconds: 5 plus a random 1 to 5.
         retry_after: u64,
     },
+    /// A bug. What it is stays in the log.
+    Internal,
 }
 
 #[derive(Serialize)]
@@ -88,28 +90,28 @@ impl Failure {
             | Failure::NotCreated
             | Failure::SnapshotKnown(_)
             | Failure::Overloaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Failure::SnapshotUnexpected(_) | Failure::LogUnreadable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Failure::SnapshotUnexpected(_) | Failure::LogUnreadable(_) | Failure::Internal => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 
     fn body(&self) -> String {
         match self {
-            Failure::Invalid(errors) => json(&Message {
-                code: None,
-                message: "Invalid request",
-                errors: Some(errors),
-            }),
+            Failure::Invalid(errors) => {
+                json(&Message { code: None, message: "Invalid request", errors: Some(errors) })
+            }
             Failure::Mismatch => message(
                 "The specified shape definition and handle do not match. Please ensure the shape definition \
                  is correct or omit the shape handle from the request to obtain a new one.",
             ),
-            Failure::BodyNotJson(details) => json(&BodyError {
-                error: "Invalid JSON in request body",
-                details: Some(details),
-            }),
+            Failure::BodyNotJson(details) => {
+                json(&BodyError { error: "Invalid JSON in request body", details: Some(details) })
+            }
             Failure::BodyNotObject => body_error("Request body must be a JSON object"),
             Failure::BodyUnreadable => body_error("Failed to read request body"),
             Failure::BodyTooLarge => body_error("Request body too large"),
+            Failure::Internal => body_error("Internal server error"),
             Failure::Unauthorized => message("Unauthorized - Invalid API secret"),
             Failure::NotFound => "Not found".to_owned(),
             Failure::NoShape => message("No existing shape found"),
@@ -127,9 +129,7 @@ impl Failure {
             Failure::LogUnreadable(cause) => message(&format!("Unable to retrieve shape log: {cause}")),
             Failure::Overloaded { class, limit, .. } => json(&Message {
                 code: Some("concurrent_request_limit_exceeded"),
-                message: &format!(
-                    "Concurrent {class} request limit exceeded (limit: {limit}), please retry"
-                ),
+                message: &format!("Concurrent {class} request limit exceeded (limit: {limit}), please retry"),
                 errors: None,
             }),
         }
@@ -159,7 +159,8 @@ impl Failure {
             Failure::BodyNotJson(_)
             | Failure::BodyNotObject
             | Failure::BodyUnreadable
-            | Failure::BodyTooLarge => {
+            | Failure::BodyTooLarge
+            | Failure::Internal => {
                 headers.insert(CONTENT_TYPE, JSON);
                 headers.insert(CACHE_CONTROL, CACHE_DEFAULT);
             }
@@ -334,6 +335,7 @@ mod tests {
             (Failure::BodyNotObject, 400, r#"{"error":"Request body must be a JSON object"}"#),
             (Failure::BodyUnreadable, 400, r#"{"error":"Failed to read request body"}"#),
             (Failure::BodyTooLarge, 413, r#"{"error":"Request body too large"}"#),
+            (Failure::Internal, 500, r#"{"error":"Internal server error"}"#),
         ] {
             check(&failure, Method::POST, &format!("{status}\n{json}\n{default}\n\n{body}"));
         }

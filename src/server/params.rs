@@ -75,12 +75,13 @@ impl Asked {
         if !errors.is_empty() {
             return Err(Failure::Invalid(errors));
         }
-        let requested = match offset.unwrap_or_default() {
-            "now" => Requested::Now,
-            text => Requested::After(
-                text.parse().map_err(|error: crate::domain::OffsetError| Failure::field("offset", error.to_string()))?,
-            ),
-        };
+        let requested =
+            match offset.unwrap_or_default() {
+                "now" => Requested::Now,
+                text => Requested::After(text.parse().map_err(|error: crate::domain::OffsetError| {
+                    Failure::field("offset", error.to_string())
+                })?),
+            };
         let initial = matches!(requested, Requested::Now | Requested::After(Offset::BeforeAll));
         if !initial && handle.is_none() {
             return Err(Failure::field("handle", "can't be blank when offset != -1"));
@@ -275,7 +276,10 @@ mod tests {
         check("offset=0_0&live_sse=true", r#"{"handle":["can't be blank when offset != -1"]}"#);
         check("offset=-1&live=true", r#"{"live":["can't be true when offset == -1"]}"#);
         check("offset=now&live", r#"{"live":["can't be true when offset is 'now'"]}"#);
-        check("offset=0_0&handle=1-2&live_sse=true", r#"{"live_sse":["can't be true unless live is also true"]}"#);
+        check(
+            "offset=0_0&handle=1-2&live_sse=true",
+            r#"{"live_sse":["can't be true unless live is also true"]}"#,
+        );
         check(
             "offset=0_0&handle=1-2&experimental_live_sse=1",
             r#"{"live_sse":["can't be true unless live is also true"]}"#,
@@ -298,7 +302,10 @@ mod tests {
             "offset=5_0&handle=1-2&live=true&live_sse=false&experimental_live_sse=x",
             "5_0 handle=1-2 live=true sse=false",
         );
-        check("offset=5_0&handle=1-2&live=true&experimental_live_sse=true", "5_0 handle=1-2 live=true sse=true");
+        check(
+            "offset=5_0&handle=1-2&live=true&experimental_live_sse=true",
+            "5_0 handle=1-2 live=true sse=true",
+        );
         check("offset=-1&expired_handle=9&cache-buster=1&cursor=banana", "-1 handle=- live=false sse=false");
     }
 

@@ -95,7 +95,10 @@ impl LogHead {
         headers.insert(ETAG, ascii(&self.etag()));
         headers.insert(ELECTRIC_HANDLE, ascii(&self.handle.to_string()));
         headers.insert(ELECTRIC_OFFSET, ascii(&self.end.to_string()));
-        headers.insert(ELECTRIC_HAS_DATA, HeaderValue::from_static(if self.has_data { "true" } else { "false" }));
+        headers.insert(
+            ELECTRIC_HAS_DATA,
+            HeaderValue::from_static(if self.has_data { "true" } else { "false" }),
+        );
         if self.up_to_date {
             headers.insert(ELECTRIC_UP_TO_DATE, HeaderValue::from_static(""));
         }
@@ -233,7 +236,10 @@ mod tests {
         assert_eq!(cache, "no-cache");
         let now = LogHead { requested: Requested::Now, ..head() };
         assert_eq!(
-            now.cache_control(&Method::GET, &Settings { cache_max_age: 5, cache_stale_age: 6, ..Settings::default() }),
+            now.cache_control(
+                &Method::GET,
+                &Settings { cache_max_age: 5, cache_stale_age: 6, ..Settings::default() }
+            ),
             "public, max-age=5, stale-while-revalidate=6"
         );
         assert_eq!(now.etag(), "\"12-34:now:900_2\"");

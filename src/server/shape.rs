@@ -112,11 +112,7 @@ pub(super) async fn ready(app: &App, enough: impl Fn(&Status) -> bool) -> Result
 
 /// The shape to read from, once its rows may come. A handle that does not belong to the definition is
 /// answered with the handle of the shape that does.
-async fn locate(
-    app: &App,
-    asked: &Asked,
-    definition: ShapeDefinition,
-) -> Result<Arc<LiveShape>, Failure> {
+async fn locate(app: &App, asked: &Asked, definition: ShapeDefinition) -> Result<Arc<LiveShape>, Failure> {
     let initial = matches!(asked.requested, Requested::Now | Requested::After(Offset::BeforeAll));
     if !initial {
         let named = asked.handle.and_then(|handle| app.service.shape(handle));
@@ -159,9 +155,9 @@ async fn started(app: &App, shape: &LiveShape) -> Result<(), Failure> {
         }
     };
     let phase = match shape.phase() {
-        Phase::Opening => timeout(app.settings.snapshot_start_timeout, waited)
-            .await
-            .unwrap_or(Err(Failure::NotCreated))?,
+        Phase::Opening => {
+            timeout(app.settings.snapshot_start_timeout, waited).await.unwrap_or(Err(Failure::NotCreated))?
+        }
         phase => phase,
     };
     match phase {
