@@ -3,6 +3,7 @@
 //! See ARCHITECTURE.md for the map. The pure core is [`domain`], [`filter`], [`events`], [`state`],
 //! [`projections`] and [`engine`].
 
+pub mod cli;
 pub mod domain;
 pub mod engine;
 pub mod events;

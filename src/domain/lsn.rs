@@ -8,9 +8,16 @@ use serde::{Deserialize, Serialize};
 /// A byte position in the Postgres write-ahead log.
 ///
 /// `Display` prints Postgres' form (`16/B374D848`); the wire contract wants decimal: use `.0`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Lsn(pub u64);
+
+/// As people write it, also inside other values.
+impl fmt::Debug for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 /// The text is not of the form `hex/hex`, each part at most 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

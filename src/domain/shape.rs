@@ -11,7 +11,7 @@ use crate::domain::fnv::Fnv;
 /// The name of a shape on the wire: `<decimal hash>-<decimal unix time in microseconds>`.
 ///
 /// Never reused: clients and caches remember expired handles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Handle {
     pub hash: u64,
     pub micros: u64,
@@ -25,6 +25,13 @@ pub struct HandleError;
 impl fmt::Display for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.hash, self.micros)
+    }
+}
+
+/// As it is on the wire, also inside other values.
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

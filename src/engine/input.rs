@@ -1,7 +1,7 @@
 //! What the world tells the engine. An input may be refused; a refusal changes nothing.
 
 use crate::domain::{
-    DefinitionHash, Epoch, Generation, Handle, Incarnation, Lsn, Oid, PgSnapshot, Seq, Sid, SidSet,
+    DefinitionHash, Epoch, EventId, Generation, Handle, Incarnation, Lsn, Oid, PgSnapshot, Seq, Sid, SidSet,
     Timestamp, Xid,
 };
 use crate::events::{
@@ -104,7 +104,7 @@ pub enum Input {
     /// The writers that the runtime really runs. Asked for when everything recorded had been
     /// performed; `asked` is the newest event then.
     LiveWriters {
-        asked: crate::domain::EventId,
+        asked: EventId,
         live: Vec<(Sid, Incarnation)>,
     },
     /// The outcome of one group flush.
@@ -124,8 +124,10 @@ pub struct Boot {
     pub device: u64,
     pub inode: u64,
     pub waited_ms: u64,
-    /// Bytes of a torn end that opening the journal dropped.
-    pub torn_bytes: u64,
+    /// Values at the journal's end that could not be read and were taken out.
+    pub torn_values: u64,
+    /// Events up to this one had been durable and are gone.
+    pub missing_upto: Option<EventId>,
 }
 
 /// See [`Input::PostgresReady`].

@@ -13,12 +13,16 @@ pub enum JournalEvent {
     StateSnapshot { upto: EventId, checksum: u32, bytes: u64 },
     #[serde(rename = "z")]
     SegmentSealed { first: EventId, last: EventId, bytes: u64 },
+    /// A sealed segment is past its retention and about to be removed.
+    #[serde(rename = "r")]
+    SegmentRetired { first: EventId, last: EventId },
     /// A live view differs from the fold. Acknowledgements stop until a restart.
     #[serde(rename = "m")]
     ProjectionMismatch { projection: ProjectionName },
-    /// Opening found the end of the journal torn.
+    /// Opening found the end of the journal torn after `last`. `missing_upto`: events up to there had
+    /// been durable, and are gone.
     #[serde(rename = "t")]
-    TornTail { last: EventId, dropped_bytes: u64 },
+    TornTail { last: EventId, values: u64, missing_upto: Option<EventId> },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +41,7 @@ impl JournalEvent {
         match self {
             JournalEvent::StateSnapshot { .. }
             | JournalEvent::SegmentSealed { .. }
+            | JournalEvent::SegmentRetired { .. }
             | JournalEvent::ProjectionMismatch { .. }
             | JournalEvent::TornTail { .. } => Durability::Durable,
         }
@@ -47,6 +52,7 @@ impl JournalEvent {
         match self {
             JournalEvent::StateSnapshot { .. } => "StateSnapshot",
             JournalEvent::SegmentSealed { .. } => "SegmentSealed",
+            JournalEvent::SegmentRetired { .. } => "SegmentRetired",
             JournalEvent::ProjectionMismatch { .. } => "ProjectionMismatch",
             JournalEvent::TornTail { .. } => "JournalTornTail",
         }

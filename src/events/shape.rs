@@ -98,6 +98,9 @@ pub enum InvalidationCause {
     /// An update came without the old row: the table lost REPLICA IDENTITY FULL.
     #[serde(rename = "o")]
     OldRowMissing,
+    /// The journal lost its end: what was told to clients since is not known.
+    #[serde(rename = "j")]
+    JournalLost,
     /// Its files could not be read.
     #[serde(rename = "c")]
     StorageDamaged,

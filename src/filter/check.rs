@@ -12,7 +12,7 @@ use super::cast;
 use super::decode::decode_natural;
 use super::error::WhereError;
 use super::expr::{Comparison, Expr, Literal, Spelling, Truth};
-use super::resolve::{Item, Resolver, Untyped, identifier};
+use super::resolve::{Item, Resolver, Untyped, identifier, is_literal};
 use super::types::Type;
 use crate::domain::Relation;
 
@@ -132,7 +132,7 @@ impl<'a> Checker<'a> {
         }
         let spelling = match text {
             None => Spelling::TypedNull,
-            Some(text) if decode_natural(text.as_bytes(), to).is_some() => Spelling::Typed(text),
+            Some(text) if is_literal(&text, to) => Spelling::Typed(text),
             Some(text) => {
                 let message = format!("could not cast value {text:?} from text to {to}");
                 return Err(WhereError::at(location, message));

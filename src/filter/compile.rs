@@ -46,7 +46,7 @@ fn build(expr: &Expr) -> Result<Condition, WhereError> {
             high: (between.high.0, operand(&between.high.1, Some(between.high.0))?),
         })),
         Expr::In { arg, elements } => membership(arg, elements)?,
-        Expr::Like { fold_case, negated, text, pattern } => {
+        Expr::Like { case, negated, text, pattern } => {
             let pattern_operand = operand(pattern, Some(Form::Text))?;
             if let Operand::Const(Some(Datum::Text(text))) = &pattern_operand
                 && like::is_malformed(text)
@@ -55,7 +55,7 @@ fn build(expr: &Expr) -> Result<Condition, WhereError> {
             }
             // The text keeps its blanks: LIKE has an operator of its own for char(n).
             Condition::Like {
-                fold_case: *fold_case,
+                case: *case,
                 negated: *negated,
                 text: operand(text, None)?,
                 pattern: pattern_operand,

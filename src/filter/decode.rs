@@ -150,7 +150,7 @@ fn is_faithful(word: &str, infinite: bool, zero: bool) -> bool {
     let mantissa = word.split(['e', 'E']).next().unwrap_or_default();
     let number = mantissa.bytes().any(|byte| byte.is_ascii_digit());
     let nonzero = mantissa.bytes().any(|byte| matches!(byte, b'1'..=b'9'));
-    !(number && infinite) && !(zero && nonzero)
+    !(number && infinite || zero && nonzero)
 }
 
 /// 32 hexadecimal digits, a hyphen allowed after every fourth, braces allowed around them.

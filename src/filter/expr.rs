@@ -44,7 +44,7 @@ pub(super) enum Expr {
         elements: Vec<(Form, Expr)>,
     },
     Like {
-        fold_case: bool,
+        case: Case,
         negated: bool,
         text: Box<Expr>,
         pattern: Box<Expr>,
@@ -102,6 +102,16 @@ pub(super) enum Comparison {
     LessOrEqual,
     Greater,
     GreaterOrEqual,
+}
+
+/// What LIKE and ILIKE do about the case of letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Case {
+    Kept,
+    /// All letters of Unicode.
+    Folded,
+    /// ASCII letters only: what ILIKE does under the collation "C".
+    FoldedAscii,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,6 +178,16 @@ impl Expr {
             | Expr::Not(_)
             | Expr::IsNull { .. }
             | Expr::IsTruth { .. } => &Type::Bool,
+        }
+    }
+
+    /// Whether its text stems from a value of type `name`, and so has the collation "C".
+    pub(super) fn has_c_collation(&self) -> bool {
+        match self {
+            Expr::Cast { arg, .. } | Expr::Implicit { arg, .. } if arg.ty().is_text() => {
+                arg.has_c_collation()
+            }
+            expr => *expr.ty() == Type::Name,
         }
     }
 

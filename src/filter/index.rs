@@ -55,7 +55,7 @@ struct Table {
     /// Shapes without a where clause.
     everything: BTreeSet<Sid>,
     filtered: BTreeMap<Sid, Filtered>,
-    fields: BTreeMap<FieldName, Field>,
+    fields: BTreeMap<Arc<FieldName>, Field>,
     /// Filtered shapes that no field finds.
     linear: BTreeSet<Sid>,
 }
@@ -69,12 +69,18 @@ struct Binding {
 
 #[derive(Debug)]
 struct Filtered {
+    /// What is left to check once a field, or nothing, has found the shape. None for most shapes,
+    /// so it is kept out of line: there may be a million of them.
+    residual: Option<Box<Residual>>,
+    keys: Box<[(Arc<FieldName>, Key)]>,
+}
+
+#[derive(Debug)]
+struct Residual {
+    condition: Condition,
     columns: Vec<String>,
     /// Where `columns` are in a tuple. Moved by insert and announce.
     positions: Vec<Option<usize>>,
-    /// What is left to check once a field has found the shape.
-    residual: Option<Condition>,
-    keys: Vec<(FieldName, Key)>,
 }
 
 /// A column, compared in one form.
@@ -153,8 +159,8 @@ impl ShapeIndex {
         let table = self.tables.entry(wire.oid).or_default();
         let full_identity =
             wire.replica_identity == 'f' || wire.columns.iter().all(|column| column.in_identity);
-        for filtered in table.filtered.values_mut() {
-            filtered.positions = filtered.columns.iter().map(|name| wire.position(name)).collect();
+        for residual in table.filtered.values_mut().filter_map(|filtered| filtered.residual.as_mut()) {
+            residual.positions = residual.columns.iter().map(|name| wire.position(name)).collect();
         }
         for (name, field) in &mut table.fields {
             field.position = wire.position(&name.column);
@@ -266,26 +272,31 @@ impl Table {
 
     fn insert_filtered(&mut self, sid: Sid, predicate: Predicate) {
         let wire = self.announced.as_ref().map(|binding| &binding.wire);
-        let columns = predicate.columns().to_vec();
-        let positions = match wire {
-            Some(wire) => predicate.positions(wire),
-            None => vec![None; columns.len()],
-        };
-        let (keys, residual) = match access(&predicate.condition, &columns) {
+        let columns = predicate.columns();
+        let positions = wire.map_or_else(|| vec![None; columns.len()], |wire| predicate.positions(wire));
+        let columns = columns.to_vec();
+        let (found, condition) = match access(&predicate.condition, &columns) {
             Some(access) => (access.keys, access.residual),
             None => (Vec::new(), Some(predicate.condition)),
         };
-        if keys.is_empty() {
+        if found.is_empty() {
             self.linear.insert(sid);
         }
-        for (name, key) in &keys {
-            let field = self.fields.entry(name.clone()).or_insert_with(|| Field {
+        let mut keys = Vec::with_capacity(found.len());
+        for (name, key) in found {
+            let name = match self.fields.get_key_value(&name) {
+                Some((name, _)) => Arc::clone(name),
+                None => Arc::new(name),
+            };
+            let field = self.fields.entry(Arc::clone(&name)).or_insert_with(|| Field {
                 position: wire.and_then(|wire| wire.position(&name.column)),
                 ..Field::default()
             });
-            field.insert(key, sid);
+            field.insert(&key, sid);
+            keys.push((name, key));
         }
-        self.filtered.insert(sid, Filtered { columns, positions, residual, keys });
+        let residual = condition.map(|condition| Box::new(Residual { condition, columns, positions }));
+        self.filtered.insert(sid, Filtered { residual, keys: keys.into_boxed_slice() });
     }
 
     fn remove(&mut self, sid: Sid) {
@@ -307,8 +318,8 @@ impl Filtered {
     /// None where a value could not be decoded.
     fn holds(&self, tuple: &Tuple, before: Option<&Tuple>) -> Option<bool> {
         let Some(residual) = &self.residual else { return Some(true) };
-        let row = Row { tuple, before, positions: &self.positions };
-        residual.evaluate(&row).ok().map(|value| value == Some(true))
+        let row = Row { tuple, before, positions: &residual.positions };
+        residual.condition.evaluate(&row).ok().map(|value| value == Some(true))
     }
 }
 

@@ -8,13 +8,17 @@
 //! 4. `program`: the form that decides about rows of the replication stream.
 //!
 //! The promise is that 3 and 4 agree on every row. So what is not certain is refused, with the
-//! messages of the wire contract, section 2; nothing is approximated. Two points follow from it:
+//! messages of the wire contract, section 2; nothing is approximated. What follows from it:
 //!
 //! - Text is ordered by bytes. The canonical SQL says so (`COLLATE "C"`), whatever the collation of
 //!   the column is. Equality needs no such mark: collations are deterministic unless a column was
 //!   declared with a nondeterministic ICU collation, which this module cannot see.
-//! - `ILIKE` folds letters one by one as Unicode does; a database whose `LC_CTYPE` is `C` folds
-//!   ASCII letters only, and disagrees about the others.
+//! - `ILIKE` folds letters one by one, as a database does whose locale is a UTF-8 one of the C
+//!   library. With `LC_CTYPE = C` a database folds ASCII letters only, and one of ICU folds `İ` and a
+//!   final sigma in its own way: they disagree about those letters.
+//! - Postgres reads dates, times and (from version 16) numbers in more spellings than this module.
+//!   Literals in them are refused. A text column cast to such a type may hold them: its row counts as
+//!   not decodable, hence not in the shape.
 //!
 //! [`ShapeIndex`] holds the predicates of all shapes and finds those that a row change concerns.
 

@@ -1,7 +1,7 @@
 //! Canonical SQL: one text per tree, every operator in parentheses of its own, so that neither the
 //! settings of a session nor the precedence of another grammar can change its meaning.
 
-use super::expr::{Comparison, Expr, Literal, Spelling, Truth};
+use super::expr::{Case, Comparison, Expr, Literal, Spelling, Truth};
 use super::types::Form;
 use crate::domain::quote_identifier;
 
@@ -40,8 +40,8 @@ pub(super) fn print(expr: &Expr, sql: &mut String) {
             print_list(&elements.iter().map(|(_, element)| element).collect::<Vec<_>>(), ", ", sql);
             sql.push(')');
         }
-        Expr::Like { fold_case, negated, text, pattern } => {
-            let operator = match (fold_case, negated) {
+        Expr::Like { case, negated, text, pattern } => {
+            let operator = match (*case != Case::Kept, negated) {
                 (false, false) => " LIKE ",
                 (false, true) => " NOT LIKE ",
                 (true, false) => " ILIKE ",

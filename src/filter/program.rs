@@ -8,7 +8,7 @@ use super::cast::cast;
 use super::datum::Datum;
 use super::decimal::Decimal;
 use super::decode::{decode, decode_natural, trim_blanks};
-use super::expr::{Comparison, Truth};
+use super::expr::{Case, Comparison, Truth};
 use super::like;
 use super::types::{Form, Type};
 use crate::domain::{Tuple, Value};
@@ -76,7 +76,7 @@ pub(super) enum Condition {
         elements: Vec<(Form, Operand)>,
     },
     Like {
-        fold_case: bool,
+        case: Case,
         negated: bool,
         text: Operand,
         pattern: Operand,
@@ -163,6 +163,7 @@ impl Condition {
                 Ok(Some(distinct != *negated))
             }
             Condition::Between(range) => range.evaluate(row),
+            Condition::InConstants { constants, .. } if constants.is_empty() => Ok(None),
             Condition::InConstants { arg, constants, null } => {
                 let Some(value) = arg.evaluate(row)? else { return Ok(None) };
                 let found =
@@ -170,11 +171,11 @@ impl Condition {
                 Ok(if found.is_ok() { Some(true) } else { (!null).then_some(false) })
             }
             Condition::In { arg, ty, elements } => evaluate_in(arg, ty, elements, row),
-            Condition::Like { fold_case, negated, text, pattern } => {
+            Condition::Like { case, negated, text, pattern } => {
                 let Some((text, pattern)) = strict(text.evaluate(row), pattern.evaluate(row))? else {
                     return Ok(None);
                 };
-                Ok(Some(matches_like(*fold_case, &text, &pattern)? != *negated))
+                Ok(Some(matches_like(*case, &text, &pattern)? != *negated))
             }
             Condition::ColumnIsNull { negated, slot, composite } => {
                 Ok(Some(cell_is_null(row.cell(*slot)?, *composite, *negated)))
@@ -248,12 +249,12 @@ fn evaluate_in(
     decide(elements.iter().map(equals), true)
 }
 
-fn matches_like(fold_case: bool, text: &Datum<'_>, pattern: &Datum<'_>) -> Result<bool, Undecodable> {
+fn matches_like(case: Case, text: &Datum<'_>, pattern: &Datum<'_>) -> Result<bool, Undecodable> {
     let (Datum::Text(text), Datum::Text(pattern)) = (text, pattern) else { return Err(Undecodable) };
-    let matched = if fold_case {
-        like::matches(&like::fold(text), &like::fold(pattern))
-    } else {
-        like::matches(text, pattern)
+    let matched = match case {
+        Case::Kept => like::matches(text, pattern),
+        Case::Folded => like::matches(&like::fold(text), &like::fold(pattern)),
+        Case::FoldedAscii => like::matches(&text.to_ascii_lowercase(), &pattern.to_ascii_lowercase()),
     };
     matched.map_err(|_| Undecodable)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::decode::decode_natural;
 use super::error::WhereError;
-use super::expr::{Between, Comparison, Expr, Literal, Spelling};
+use super::expr::{Between, Case, Comparison, Expr, Literal, Spelling};
 use super::types::{Form, Type, common_type};
 
 /// A checked expression, or a literal that waits for its context.
@@ -86,11 +86,8 @@ impl<'a> Resolver<'a> {
             (Some(text), Some(_)) => Spelling::Typed(text),
         };
         let literal = Literal { spelling, ty: ty.clone(), location };
-        if let Some(text) = literal.text() {
-            let valid = !matches!(ty, Type::Enum { .. }) && decode_natural(text.as_bytes(), ty).is_some();
-            if !valid {
-                return Err(WhereError::at(location, format!("invalid syntax for type {ty}: {text}")));
-            }
+        if let Some(text) = literal.text().filter(|text| !is_literal(text, ty)) {
+            return Err(WhereError::at(location, format!("invalid syntax for type {ty}: {text}")));
         }
         if let Some(parameter) = parameter {
             self.fix(parameter, ty, location)?;
@@ -215,7 +212,7 @@ impl<'a> Resolver<'a> {
         let mut resolved = Vec::with_capacity(elements.len());
         for element in elements {
             let element = match &common {
-                Some(common) if element.is_constant() => self.to_common(element, common)?,
+                Some(common) if element.is_constant() => self.with_common_type(element, common)?,
                 _ => element,
             };
             let (form, arg_here, element_type) = self.comparison(Comparison::Equal, &arg, &element, at)?;
@@ -229,7 +226,7 @@ impl<'a> Resolver<'a> {
         Ok(Expr::In { arg, elements: resolved })
     }
 
-    fn to_common(&mut self, element: Item, common: &Type) -> Result<Item, WhereError> {
+    fn with_common_type(&mut self, element: Item, common: &Type) -> Result<Item, WhereError> {
         let location = element.location();
         let expr = match element {
             Item::Untyped(untyped) => self.resolve(untyped, common)?,
@@ -258,7 +255,13 @@ impl<'a> Resolver<'a> {
         }
         let text = Box::new(self.coerce(text, &Type::Text)?);
         let pattern = Box::new(self.coerce(pattern, &Type::Text)?);
-        Ok(Expr::Like { fold_case, negated, text, pattern })
+        let case = match fold_case {
+            false => Case::Kept,
+            // The collation of `name` is "C", and it prevails over the default one of the database.
+            true if text.has_c_collation() || pattern.has_c_collation() => Case::FoldedAscii,
+            true => Case::Folded,
+        };
+        Ok(Expr::Like { case, negated, text, pattern })
     }
 
     /// The expression as a condition; `what` names it in the message where it is none.
@@ -274,6 +277,13 @@ impl<'a> Resolver<'a> {
         };
         Err(WhereError::at(location, format!("{what} is not castable to bool")))
     }
+}
+
+/// Whether Postgres takes that text as a literal of the type, and we read it alike. It has no zero
+/// bytes in any text. The labels of an enum are not known here.
+pub(super) fn is_literal(text: &str, ty: &Type) -> bool {
+    let known = !matches!(ty, Type::Enum { .. }) && !text.contains('\0');
+    known && decode_natural(text.as_bytes(), ty).is_some()
 }
 
 /// There is no such operator, or a parameter has got the wrong type before.

@@ -24,6 +24,11 @@ pub(super) fn parse_expression(text: &str, bytes_max: usize, depth_max: usize) -
         return Err(WhereError::TooLong { max: bytes_max });
     }
     let statement = format!("{PREFIX}{text}");
+    // The lexer takes a zero byte for the end of the text, as C does.
+    if let Some(location) = statement.chars().position(|c| c == '\0') {
+        let message = "invalid byte sequence for encoding \"UTF8\": 0x00".to_owned();
+        return Err(WhereError::Located { location, message });
+    }
     check_depth(&statement, depth_max)?;
     let (statements, _notices) = parse(&statement).map_err(|error| syntax_error(&statement, &error))?;
     let mut statements = statements.into_iter().flatten();

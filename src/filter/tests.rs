@@ -129,6 +129,7 @@ fn canonical_sql_is_one_text_per_meaning_and_spelling() {
         ("id = -5 OR id=3000000000", &[], r#"(("id" = (-5)) OR ("id" = 3000000000))"#),
         ("n = 1.50", &[], r#"("n" = 1.50)"#),
         ("n = $1", &["1.50"], r#"("n" = '1.50'::numeric)"#),
+        ("n in (1., .5, 1e3, 1_0.5, 0x1f, -.5)", &[], r#"("n" IN (1., .5, 1e3, 10.5, 31, (-.5)))"#),
         ("f8 > 1e3", &[], r#"("f8" > 1e3)"#),
         ("\"Odd\"\"Name\" = 1", &[], r#"("Odd""Name" = 1)"#),
         ("t = 'it''s'", &[], r#"("t" = 'it''s')"#),
@@ -273,6 +274,9 @@ fn refusals_have_the_messages_of_the_contract() {
         ("id is true", &[], "At location 3: argument of IS TRUE must be bool, not int4"),
         ("id = $1", &[], "At location 5: parameter $1 was not provided"),
         ("id = $1 and t = $1", &["1"], "At location 16: type conflict for $1: int4 and text"),
+        ("t = $1", &["a\0b"], "At location 4: invalid syntax for type text: a\0b"),
+        ("$1::text = t", &["\0"], "At location 0: could not cast value \"\\0\" from text to text"),
+        ("t = '\0'", &[], "At location 20: invalid byte sequence for encoding \"UTF8\": 0x00"),
         ("id = $1", &["x"], "At location 5: invalid syntax for type int4: x"),
         ("id + 1 = 2", &[], "At location 3: operator \"+\" is not supported in this context"),
         ("t || 'a' = 'ba'", &[], "At location 2: operator \"||\" is not supported in this context"),
@@ -359,6 +363,8 @@ fn rows_are_accepted_as_postgres_accepts_them() {
         ("n::text = '1.50'", "n=1.50", true),
         ("id::float8::text = '1e+15' or id::text = '7'", "id=7", true),
         ("t ilike 'É%'", "t=éa", true),
+        ("nm ilike 'AÉ' or nm::text ilike t", "nm=aé t=AÉ", false),
+        ("nm ilike 'Aé'", "nm=aé", true),
         ("(b is null) = (b2 is null)", "", true),
     ] {
         assert_eq!(accepts(clause, cells), Some(expected), "{clause} {cells}");
@@ -413,6 +419,7 @@ fn a_change_is_routed_to_the_shapes_that_it_concerns() {
         "id > 1",
         "t::int4 = 1",
         "id = 1 or id = 2",
+        "(id = 1 and b) or (n = 2 and not b)",
     ];
     let changes = [
         insert("id=1 b=t"),
@@ -427,10 +434,10 @@ fn a_change_is_routed_to_the_shapes_that_it_concerns() {
     ];
     assert_eq!(
         route(&clauses, &changes),
-        "1:Insert 2:Insert 3:Insert 7:Insert\n\
+        "1:Insert 2:Insert 3:Insert 7:Insert 8:Insert\n\
          2:Insert 3:Insert 4:Insert 5:Insert 7:Insert\n\
-         1:Delete 2:Update 3:Update 5:Insert 7:Update\n\
-         1:Update 2:Update 3:Delete 7:Update\n\
+         1:Delete 2:Update 3:Update 5:Insert 7:Update 8:Delete\n\
+         1:Update 2:Update 3:Delete 7:Update 8:Delete\n\
          1:Insert 2:Update 5:Delete 7:Insert\n\
          2:Delete 3:Delete 5:Delete 6:Delete 7:Delete\n\
          2:Delete\n\

@@ -3,12 +3,12 @@
 use crate::domain::{Column, Oid, Relation, RelationName};
 use crate::postgres::{PgError, SqlClient};
 
-/// One row per column; a table without columns yields one row without a name, so that it can be told
+/// A slice of an array counts from 1, whatever the array counts from. One row per column; a table without columns yields one row without a name, so that it can be told
 /// from a table that does not exist.
 const INSPECT: &str = "
 SELECT c.oid, c.relkind = 'p', a.attname, a.atttypid, e.typname, e.oid, a.atttypmod,
        a.attndims::int4, a.attnotnull, a.attgenerated <> '', e.typtype,
-       array_position((i.indkey::int2[])[0:i.indnkeyatts - 1], a.attnum) - array_lower(i.indkey::int2[], 1)
+       array_position((i.indkey::int2[])[0:i.indnkeyatts - 1], a.attnum) - 1
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped

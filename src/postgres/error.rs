@@ -242,6 +242,7 @@ impl From<tokio_postgres::Error> for PgError {
         match std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>()) {
             Some(source) => PgError::from_io(source),
             // Its Display names the step that failed, without values.
+            None if error.to_string().contains("TLS") => PgError::new(PgErrorKind::Tls, error.to_string()),
             None => PgError::new(PgErrorKind::Protocol, error.to_string()),
         }
     }
@@ -270,7 +271,10 @@ fn classify(sqlstate: &str, message: &str) -> PgErrorKind {
     let says = |text: &str| message.contains(text);
     match sqlstate {
         "28P01" => PgErrorKind::WrongPassword,
-        "28000" if says("password authentication failed") => PgErrorKind::WrongPassword,
+        // With some methods of authentication this is how an unknown role is refused.
+        "28000" if says("password authentication failed") || says("does not exist") => {
+            PgErrorKind::WrongPassword
+        }
         "28000" => PgErrorKind::Rejected,
         "3D000" => PgErrorKind::NoSuchDatabase,
         "42501" if says("replication role") || says("start WAL sender") || says("REPLICATION") => {
@@ -278,7 +282,10 @@ fn classify(sqlstate: &str, message: &str) -> PgErrorKind {
         }
         "42501" => PgErrorKind::MissingPrivilege,
         "55000" if says("wal_level") => PgErrorKind::WalLevelNotLogical,
-        "55000" if says("can no longer") || says("invalidated") => PgErrorKind::SlotLost,
+        // The words of Postgres 16 to 18, and those of 13 to 15.
+        "55000" if says("can no longer") || says("cannot read from logical replication slot") => {
+            PgErrorKind::SlotLost
+        }
         "58P01" if says("requested WAL segment") => PgErrorKind::SlotLost,
         "55006" => PgErrorKind::SlotInUse,
         "53400" if says("replication slots") => PgErrorKind::TooManySlots,
@@ -325,6 +332,7 @@ mod tests {
                 true,
             ),
             ("55000", "can no longer get changes from replication slot", PgErrorKind::SlotLost, false),
+            ("55000", "cannot read from logical replication slot \"s\"", PgErrorKind::SlotLost, false),
             ("55006", "replication slot is active for PID 1", PgErrorKind::SlotInUse, false),
             ("53300", "sorry, too many clients already", PgErrorKind::TooManyConnections, false),
             ("57P03", "the database system is starting up", PgErrorKind::NotReady, false),

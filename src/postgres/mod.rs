@@ -2,6 +2,7 @@
 //! the catalog.
 
 mod catalog;
+mod channel_binding;
 mod client;
 mod error;
 mod tls;

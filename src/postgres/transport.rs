@@ -14,13 +14,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::postgres::channel_binding::tls_server_end_point;
 use crate::postgres::{DatabaseUrl, PgError, PgErrorKind, SslMode, Tls};
 
 /// How long one address may take to accept a connection, and then to finish its TLS handshake.
 pub(crate) const DIAL_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Settings of the socket; `None` leaves the choice to the system, keepalive itself is always on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpOptions {
     pub keepalive_idle: Option<Duration>,
     pub keepalive_interval: Option<Duration>,
@@ -28,6 +29,19 @@ pub struct TcpOptions {
     pub user_timeout: Option<Duration>,
     /// Try IPv6 addresses first, then IPv4; otherwise the other way round.
     pub prefer_ipv6: bool,
+}
+
+/// A host that is gone is noticed after two minutes; most systems take more than two hours.
+impl Default for TcpOptions {
+    fn default() -> TcpOptions {
+        TcpOptions {
+            keepalive_idle: Some(Duration::from_secs(60)),
+            keepalive_interval: Some(Duration::from_secs(10)),
+            keepalive_count: Some(6),
+            user_timeout: None,
+            prefer_ipv6: false,
+        }
+    }
 }
 
 /// What one attempt to connect asks of the server.
@@ -120,6 +134,19 @@ impl Transport {
         match tokio::time::timeout(DIAL_WAIT_MAX, handshake(stream, host, encryption, tls)).await {
             Ok(result) => result,
             Err(_) => Err(PgError::new(PgErrorKind::Unreachable, "the TLS handshake timed out")),
+        }
+    }
+}
+
+impl Transport {
+    /// What ties a password exchange to this connection, where there is TLS.
+    pub(crate) fn channel_binding(&self) -> Option<Vec<u8>> {
+        match self {
+            Transport::Plain(_) => None,
+            Transport::Tls(stream) => {
+                let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+                tls_server_end_point(certificate)
+            }
         }
     }
 }

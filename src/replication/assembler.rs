@@ -80,6 +80,9 @@ impl Assembler {
     pub fn accept(&mut self, frame: Frame<'_>, items: &mut Vec<StreamItem>) -> Result<(), ReplicationError> {
         match frame {
             Frame::Keepalive { wal_end, reply_requested } => {
+                // Nothing at or beyond the commit of a transaction that is still coming may be taken
+                // for sent, whatever the server counts as such.
+                let wal_end = self.open.as_ref().map_or(wal_end, |open| wal_end.min(open.lsn));
                 items.push(StreamItem::Keepalive { wal_end, reply_requested });
                 Ok(())
             }
@@ -255,6 +258,8 @@ impl Open {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::domain::Value;
     use crate::replication::pgoutput::tests::{begin, commit, insert, relation, truncate};
@@ -365,6 +370,24 @@ mod tests {
     }
 
     #[test]
+    fn a_keepalive_inside_a_transaction_does_not_pass_its_commit() {
+        let mut assembler = Assembler::new(PathBuf::from("/nonexistent"), 1 << 20);
+        let keepalive = Frame::Keepalive { wal_end: Lsn(99), reply_requested: true };
+        let mut items = feed(&mut assembler, &[begin(16, 5)]).expect("a valid stream");
+        assembler.accept(keepalive, &mut items).expect("a valid stream");
+        feed(&mut assembler, &[commit(16)]).expect("a valid stream");
+        assembler.accept(keepalive, &mut items).expect("a valid stream");
+        let ends: Vec<u64> = items
+            .iter()
+            .map(|item| match item {
+                StreamItem::Keepalive { wal_end, .. } => wal_end.0,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(ends, [16, 99]);
+    }
+
+    #[test]
     fn refuses_what_is_out_of_place() {
         let refused = |messages: &[Vec<u8>]| {
             feed(&mut Assembler::new(PathBuf::from("/nonexistent"), 1 << 20), messages).is_err()
@@ -375,6 +398,31 @@ mod tests {
         assert!(refused(&[commit(1)]));
         assert!(refused(&[begin(1, 1), commit(2)]), "another commit");
         assert!(refused(&[begin(1, 1), relation(7, &["a", "b"]), row(1), commit(1)]), "too few columns");
+    }
+
+    proptest! {
+        /// Messages in any order, one of them damaged: an error at most.
+        #[test]
+        fn disorder_never_panics(
+            order in proptest::collection::vec(0_usize..6, 0..30),
+            damaged in 0_usize..30,
+            at in 0_usize..60,
+            to in any::<u8>(),
+        ) {
+            let dir = tempfile::tempdir().expect("a directory");
+            let mut assembler = Assembler::new(dir.path().to_owned(), 100);
+            let messages =
+                [begin(16, 5), relation(7, &["a"]), row(1), truncate(&[7]), commit(16), relation(7, &["a", "b"])];
+            for (number, kind) in order.into_iter().enumerate() {
+                let mut message = messages[kind].clone();
+                if number == damaged && at < message.len() {
+                    message[at] = to;
+                }
+                if feed(&mut assembler, &[message]).is_err() {
+                    break;
+                }
+            }
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -116,11 +118,12 @@ impl ReplicationClient {
                     self.send(|out| frontend::password_message(hash.as_bytes(), out)).await?;
                 }
                 Message::AuthenticationSasl(body) => {
-                    let offered = body.mechanisms().any(|name| Ok(name == SCRAM_SHA_256));
-                    if !offered.map_err(|error| PgError::from_io(&error))? {
-                        return Err(PgError::malformed("no known SASL mechanism is offered"));
-                    }
-                    self.scram(password()?).await?;
+                    let mechanisms: Vec<String> = body
+                        .mechanisms()
+                        .map(|name| Ok(name.to_owned()))
+                        .collect()
+                        .map_err(|_| PgError::malformed("a malformed message"))?;
+                    self.scram(&mechanisms, password()?).await?;
                 }
                 Message::ErrorResponse(body) => return Err(PgError::from_fields(body.fields())),
                 Message::NoticeResponse(_) => {}
@@ -129,13 +132,26 @@ impl ReplicationClient {
         }
     }
 
-    /// SCRAM-SHA-256: <https://www.postgresql.org/docs/current/sasl-authentication.html>.
-    async fn scram(&mut self, password: &str) -> Result<(), PgError> {
-        let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
-        self.send(|out| frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), out)).await?;
+    /// SCRAM-SHA-256, bound to the TLS connection where both sides can:
+    /// <https://www.postgresql.org/docs/current/sasl-authentication.html>.
+    async fn scram(&mut self, mechanisms: &[String], password: &str) -> Result<(), PgError> {
+        let offers = |mechanism| mechanisms.iter().any(|offered| offered == mechanism);
+        let (mechanism, binding) = match self.transport.channel_binding() {
+            Some(hash) if offers(SCRAM_SHA_256_PLUS) => {
+                (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(hash))
+            }
+            // Says that we could: a server that could too then knows that somebody took its offer out.
+            Some(_) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
+            None => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+        };
+        if !offers(mechanism) {
+            return Err(PgError::malformed("no known SASL mechanism is offered"));
+        }
+        let mut scram = ScramSha256::new(password.as_bytes(), binding);
+        self.send(|out| frontend::sasl_initial_response(mechanism, scram.message(), out)).await?;
         match self.message().await? {
             Message::AuthenticationSaslContinue(body) => {
-                scram.update(body.data()).map_err(|error| PgError::from_io(&error))?;
+                scram.update(body.data()).map_err(|_| PgError::malformed("a malformed SCRAM message"))?;
             }
             Message::ErrorResponse(body) => return Err(PgError::from_fields(body.fields())),
             _ => return Err(PgError::malformed("unexpected message during authentication")),
@@ -280,7 +296,7 @@ impl ReplicationClient {
         match Message::parse(&mut self.buffer) {
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(PgError::malformed("an incomplete message")),
-            Err(error) => Err(PgError::from_io(&error)),
+            Err(_) => Err(PgError::malformed("a malformed message")),
         }
     }
 
@@ -317,5 +333,5 @@ fn text_row(body: &DataRowBody) -> Result<TextRow, PgError> {
     body.ranges()
         .map(|range| Ok(range.map(|range| String::from_utf8_lossy(&buffer[range]).into_owned())))
         .collect()
-        .map_err(|error| PgError::from_io(&error))
+        .map_err(|_| PgError::malformed("a malformed row"))
 }

@@ -27,7 +27,7 @@ pub use status::StatusSender;
 pub use stream::{Frame, ReplicationStream, StreamOptions, TransactionStream};
 
 use crate::domain::RelationName;
-use crate::postgres::PgError;
+use crate::postgres::{PgError, PgErrorKind};
 
 /// What can go wrong between Postgres' log and a [`Transaction`].
 #[derive(Debug, thiserror::Error)]
@@ -67,4 +67,33 @@ pub enum ReplicationError {
     /// Transactions that wrote to the table before it was published are still open.
     #[error("transactions that wrote to the table before it was published are still open after {0} s")]
     FenceTimeout(u64),
+}
+
+impl ReplicationError {
+    /// Trying again cannot help before somebody changes something (contract 6.9).
+    #[must_use]
+    pub fn fatal(&self) -> bool {
+        match self {
+            ReplicationError::Postgres(error) => error.fatal(),
+            ReplicationError::PublicationNotFound(_) | ReplicationError::PublicationIncomplete(_) => true,
+            ReplicationError::Malformed(_)
+            | ReplicationError::Ended
+            | ReplicationError::Silent(_)
+            | ReplicationError::Spill(_)
+            | ReplicationError::NotPublished { .. }
+            | ReplicationError::IdentityNotFull(_)
+            | ReplicationError::TableGone(_)
+            | ReplicationError::LockTimeout
+            | ReplicationError::FenceTimeout(_) => false,
+        }
+    }
+
+    /// What Postgres refused, where it was Postgres.
+    #[must_use]
+    pub fn postgres_kind(&self) -> Option<PgErrorKind> {
+        match self {
+            ReplicationError::Postgres(error) => Some(error.kind()),
+            _ => None,
+        }
+    }
 }

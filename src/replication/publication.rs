@@ -163,8 +163,9 @@ pub async fn ensure_table(
         );
         match execute(client, &add, &missing).await {
             Ok(()) => {}
-            // Added by somebody else in between; the identities are still to be set.
-            Err(error) if error.sqlstate() == Some("42710") => added = false,
+            // Added by somebody else in between (or at the same time, where the unique index tells); the
+            // identities are still to be set.
+            Err(error) if matches!(error.sqlstate(), Some("42710" | "23505")) => added = false,
             Err(error) => return Err(add_table_error(error, publication, relation, client, &missing).await),
         }
     }

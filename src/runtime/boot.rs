@@ -85,6 +85,9 @@ pub fn open(
     config_hash: u64,
 ) -> Result<Opened, BootError> {
     let (journal, report) = SledJournal::open(data_dir, EventId(0))?;
+    if let Some(upto) = report.missing_upto {
+        tracing::error!(last = %report.last, %upto, "the journal has lost its end; every shape starts over");
+    }
     for finding in &report.findings {
         tracing::warn!(?finding, "the journal was damaged");
     }
@@ -122,7 +125,8 @@ pub fn open(
         device: lock.directory().dev,
         inode: lock.directory().ino,
         waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
-        torn_bytes: report.torn.map_or(0, |torn| torn.values),
+        torn_values: report.torn.map_or(0, |torn| torn.values),
+        missing_upto: report.missing_upto,
     };
     Ok(Opened { lock, journal, core: Core::new(engine), boot, checkpoint })
 }

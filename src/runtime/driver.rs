@@ -8,13 +8,17 @@ use tokio::sync::{mpsc, oneshot};
 use crate::domain::{EventId, Generation, Handle, Incarnation, Lsn, ShapeDefinition, Sid, WireRelation};
 use crate::engine::{Commit, Input, Refusal};
 use crate::events::{
-    self, DrainCause, Event, InvalidationCause, JournalEvent, LossEvidence, Recorded, ShapeEvent, StopCause,
-    StreamEvent,
+    self, DrainCause, Event, FaultClass, FileKind, InvalidationCause, JournalEvent, LossEvidence, Recorded,
+    ShapeEvent, Stage, StopCause, StreamEvent,
 };
 use crate::filter::Predicate;
-use crate::journal::{Durability, Entry, JournalError, JournalHandle, JournalThread, Notice};
+use crate::journal::{
+    ArchiveSegment, Durability, Entry, JournalError, JournalHandle, JournalThread, Notice, Reserve,
+    ReserveState,
+};
 use crate::ownership::{FsLock, NotHeld};
 use crate::replication::{StreamItem, Transaction};
+use crate::runtime::archiver::{Archived, Archiver};
 use crate::runtime::clock;
 use crate::runtime::core::{Core, Persist};
 use crate::runtime::executor::{Executor, Outcome};
@@ -28,6 +32,8 @@ use crate::shape_log::StorageFault;
 const TICK: Duration = Duration::from_millis(50);
 /// Is the directory still ours?
 const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Is there room on the disk?
+const RESERVE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Do all writers exist that the registry names?
 const AUDIT_INTERVAL: Duration = Duration::from_secs(10);
 /// Does every projection equal the fold? Costs time in proportion to the shapes.
@@ -67,6 +73,8 @@ pub struct Queues {
     pub reports: mpsc::UnboundedReceiver<Report>,
     /// At most one notice for each group commit.
     pub notices: mpsc::UnboundedReceiver<Notice>,
+    /// At most one for each checkpoint.
+    pub archived: mpsc::UnboundedReceiver<Archived>,
 }
 
 /// The driver.
@@ -78,6 +86,8 @@ pub struct Driver {
     lock: FsLock,
     queues: Queues,
     keeper: Keeper,
+    archiver: Archiver,
+    reserve: Reserve,
     state: Loop,
 }
 
@@ -88,6 +98,8 @@ struct Loop {
     entries: Vec<Entry>,
     sync: bool,
     progress: Lsn,
+    /// Segments to remove once the event that says so is durable.
+    retired: Vec<(EventId, ArchiveSegment)>,
     audit: Option<Audit>,
     drain_until: Option<Instant>,
     checked: Checked,
@@ -103,6 +115,7 @@ struct Audit {
 #[derive(Debug)]
 struct Checked {
     lock: Instant,
+    reserve: Instant,
     audit: Instant,
     projections: Instant,
 }
@@ -115,18 +128,19 @@ impl Driver {
         (journal, journal_thread): (JournalHandle, JournalThread),
         lock: FsLock,
         queues: Queues,
-        keeper: Keeper,
+        (keeper, archiver, reserve): (Keeper, Archiver, Reserve),
     ) -> Driver {
         let now = Instant::now();
         let state = Loop {
             entries: Vec::new(),
             sync: false,
             progress: Lsn(0),
+            retired: Vec::new(),
             audit: None,
             drain_until: None,
-            checked: Checked { lock: now, audit: now, projections: now },
+            checked: Checked { lock: now, reserve: now, audit: now, projections: now },
         };
-        Driver { core, executor, journal, journal_thread, lock, queues, keeper, state }
+        Driver { core, executor, journal, journal_thread, lock, queues, keeper, archiver, reserve, state }
     }
 
     /// Runs until the end of the process's ownership; then gives the lock back.
@@ -146,6 +160,7 @@ impl Driver {
                 biased;
                 Some(notice) = self.queues.notices.recv() => self.notice(notice)?,
                 Some(report) = self.queues.reports.recv() => self.report(report)?,
+                Some(archived) = self.queues.archived.recv() => self.archived(archived)?,
                 Some(message) = self.queues.messages.recv() => self.message(message),
                 Some(request) = self.queues.requests.recv() => self.request(request),
                 Some(batch) = self.queues.batches.recv(), if read_stream => self.batch(batch),
@@ -228,17 +243,49 @@ impl Driver {
 
     fn notice(&mut self, notice: Notice) -> Result<(), Fatal> {
         match notice {
-            Notice::Durable(upto) => self.core.durable(upto),
+            Notice::Durable(upto) => {
+                self.core.durable(upto);
+                self.remove_retired(upto);
+            }
             Notice::Checkpointed(upto) => {
                 if let Some(event) = self.keeper.checkpointed(upto) {
                     let persist = self.core.note(clock::now(), event);
                     self.follow(persist);
                 }
+                self.archiver.seal(self.lock.epoch(), upto);
             }
             Notice::Trimmed(_) => {}
             Notice::Failed(error) => return Err(Fatal::Journal(error)),
         }
         Ok(())
+    }
+
+    /// Notes what was sealed, lets the journal forget it, and notes what is to be removed.
+    fn archived(&mut self, archived: Archived) -> Result<(), Fatal> {
+        for segment in archived.sealed {
+            let (first, last, bytes) = (segment.first, segment.last, segment.bytes);
+            let persist = self.core.note(clock::now(), JournalEvent::SegmentSealed { first, last, bytes });
+            self.follow(persist);
+            // What the checkpoints need is kept, whatever is asked for.
+            self.journal.trim(last.next()).map_err(|_| Fatal::JournalGone)?;
+        }
+        for segment in archived.expired {
+            let (first, last) = (segment.first, segment.last);
+            let persist = self.core.note(clock::now(), JournalEvent::SegmentRetired { first, last });
+            self.state.sync = true;
+            self.follow(persist);
+            self.state.retired.push((self.core.engine().state().last, segment));
+        }
+        Ok(())
+    }
+
+    fn remove_retired(&mut self, durable: EventId) {
+        let retired = std::mem::take(&mut self.state.retired);
+        let (due, later): (Vec<_>, Vec<_>) = retired.into_iter().partition(|(after, _)| *after <= durable);
+        self.state.retired = later;
+        if !due.is_empty() {
+            self.archiver.remove(due.into_iter().map(|(_, segment)| segment).collect());
+        }
     }
 
     fn report(&mut self, report: Report) -> Result<(), Fatal> {
@@ -452,6 +499,10 @@ impl Driver {
                 return Err(Fatal::OwnershipLost(lost));
             }
         }
+        if now.duration_since(self.state.checked.reserve) >= RESERVE_CHECK_INTERVAL {
+            self.state.checked.reserve = now;
+            self.watch_space();
+        }
         if now.duration_since(self.state.checked.audit) >= AUDIT_INTERVAL && self.core.is_settled() {
             self.state.checked.audit = now;
             let asked = self.core.engine().state().last;
@@ -477,6 +528,22 @@ impl Driver {
         Ok(late)
     }
 
+    /// A disk that is nearly full ends the service while there is room to end it in order; what is not
+    /// acknowledged stays with Postgres.
+    fn watch_space(&mut self) {
+        let before = self.reserve.state();
+        match self.reserve.watch() {
+            Ok(ReserveState::Released) if before == ReserveState::Kept => {
+                tracing::error!("the disk is full; make room and start again: nothing acknowledged is lost");
+                let (class, stage, file) = (FaultClass::NoSpace, Stage::Write, FileKind::Directory);
+                self.input(Input::StorageFault { class, stage, file, sid: None });
+                self.message(Message::Drain(DrainCause::Fatal));
+            }
+            Ok(ReserveState::Kept | ReserveState::Released) => {}
+            Err(error) => tracing::warn!(%error, "the free space is not known"),
+        }
+    }
+
     /// Where too much is held for shapes whose snapshot is not open yet, gives those up (N5): one slow
     /// snapshot must not stop the stream for all.
     fn relieve(&mut self) {
@@ -498,7 +565,7 @@ impl Driver {
 
     /// The end of an ownership: a last checkpoint, the journal closed, the lock released.
     fn close(self) -> Result<(), Fatal> {
-        let Driver { core, executor, journal, journal_thread, lock, mut queues, .. } = self;
+        let Driver { core, executor, journal, journal_thread, lock, mut queues, archiver, .. } = self;
         // Waits for the writer threads.
         drop(executor);
         let state = core.engine().state();
@@ -506,6 +573,8 @@ impl Driver {
         // The thread ends, after a last sync, when its last handle is dropped.
         drop(journal);
         journal_thread.join();
+        // Reads the journal's store: it ends before the lock is given back.
+        drop(archiver);
         while let Ok(notice) = queues.notices.try_recv() {
             if let Notice::Failed(error) = notice {
                 return Err(Fatal::Journal(error));

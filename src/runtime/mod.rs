@@ -1,5 +1,6 @@
 //! The running service: the only place where the pure core meets the io modules.
 
+mod archiver;
 mod boot;
 pub mod clock;
 mod connections;
@@ -18,4 +19,4 @@ mod stream;
 pub mod writers;
 
 pub use boot::BootError;
-pub use start::{Running, start};
+pub use start::{Running, Stopped, start};

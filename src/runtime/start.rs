@@ -8,8 +8,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Input;
 use crate::events::DrainCause;
-use crate::journal::JournalThread;
+use crate::journal::{JournalPaths, JournalThread, Reserve, Retention};
 use crate::replication::{ReplicationSettings, publication_name, slot_name};
+use crate::runtime::archiver::Archiver;
 use crate::runtime::boot::{self, BootError, Opened};
 use crate::runtime::connections::Connections;
 use crate::runtime::driver::{Driver, Fatal, Message, Queues};
@@ -156,6 +157,13 @@ impl Parts {
         let spill_dir = settings.data_dir.join("spill");
         std::fs::create_dir_all(&spill_dir).map_err(BootError::Directory)?;
 
+        let paths = JournalPaths::new(&settings.data_dir);
+        let (tell, archived) = mpsc::unbounded_channel();
+        let retention =
+            Retention { age_max: settings.archive_age_max, bytes_max: settings.archive_bytes_max };
+        let archiver =
+            Archiver::spawn(&paths, journal.reader(), retention, tell).map_err(BootError::Journal)?;
+        let reserve = Reserve::open(&paths).map_err(BootError::Journal)?;
         let (notice, notices) = mpsc::unbounded_channel();
         let journal = JournalThread::spawn(
             journal,
@@ -227,9 +235,11 @@ impl Parts {
             batches: batch_queue,
             reports,
             notices,
+            archived,
         };
         let keeper = Keeper::new(&settings, checkpoint);
-        Ok((Driver::new(core, executor, journal, lock, queues, keeper), Input::Boot(boot), stream))
+        let keeping = (keeper, archiver, reserve);
+        Ok((Driver::new(core, executor, journal, lock, queues, keeping), Input::Boot(boot), stream))
     }
 }
 

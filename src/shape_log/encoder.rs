@@ -10,12 +10,11 @@
 
 use std::sync::Arc;
 
-use crate::domain::{
-    Change, Lsn, Oid, PgSnapshot, Replica, ShapeDefinition, Tuple, Value, WireRelation, Xid,
-};
+use crate::domain::{Change, Lsn, Oid, PgSnapshot, Replica, ShapeDefinition, Value, WireRelation, Xid};
 
 use super::error::EncodeError;
-use super::json::{decimal_into, escape_into, escape_key_into, quoted};
+use super::json::{decimal_into, quoted};
+use super::message::{Message, Row, end_object, key_cell, known, value_cell};
 
 /// What a change means to the shape; decided by the shape's filter. It matters for updates only: an
 /// insert always enters, a delete always leaves.
@@ -33,7 +32,7 @@ pub enum Op {
 /// change to change; may be appended to every shape with the same [`Encoder::class`].
 #[derive(Debug, Default)]
 pub struct Encoded {
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     ends: [(u64, usize); 2],
     count: usize,
 }
@@ -59,7 +58,7 @@ impl Encoded {
         self.count = 0;
     }
 
-    fn end_message(&mut self, op: u64) {
+    pub(super) fn end_message(&mut self, op: u64) {
         self.ends[self.count] = (op, self.bytes.len());
         self.count += 1;
     }
@@ -69,7 +68,7 @@ impl Encoded {
 #[derive(Clone, Debug)]
 pub struct TransactionHeaders {
     /// `,"txids":[x],"lsn":"n","op_position":`
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl TransactionHeaders {
@@ -97,46 +96,46 @@ const BINDINGS_MAX: usize = 64;
 /// Encodes the changes and rows of one shape.
 #[derive(Clone, Debug)]
 pub struct Encoder {
-    replica: Replica,
+    pub(super) replica: Replica,
     /// In the order of `definition.columns`.
-    columns: Vec<Selected>,
+    pub(super) columns: Vec<Selected>,
     /// In key order (contract 3.4).
-    keys: Vec<KeyColumn>,
+    pub(super) keys: Vec<KeyColumn>,
     /// Values that a snapshot row has: the columns, then the key columns that are not selected.
     row_width: usize,
     /// `{"key":"` and the escaped relation part of every key.
-    start: Vec<u8>,
+    pub(super) start: Vec<u8>,
     /// `},"headers":{"operation":"…","relation":[…]` per operation.
-    headers_insert: Vec<u8>,
-    headers_update: Vec<u8>,
-    headers_delete: Vec<u8>,
+    pub(super) headers_insert: Vec<u8>,
+    pub(super) headers_update: Vec<u8>,
+    pub(super) headers_delete: Vec<u8>,
     bindings: Vec<Binding>,
 }
 
 #[derive(Clone, Debug)]
-struct Selected {
+pub(super) struct Selected {
     name: String,
     /// `"name":`
-    label: Vec<u8>,
-    boolean: bool,
+    pub label: Vec<u8>,
+    pub boolean: bool,
     /// A column of the key, or of a table whose key is the whole row.
-    in_key: bool,
+    pub in_key: bool,
 }
 
 #[derive(Clone, Debug)]
-struct KeyColumn {
+pub(super) struct KeyColumn {
     name: String,
-    boolean: bool,
+    pub boolean: bool,
     /// Place in a snapshot row.
     row_index: usize,
 }
 
 /// Where the columns are in the tuples of one replicated relation.
 #[derive(Clone, Debug)]
-struct Binding {
+pub(super) struct Binding {
     relation: Arc<WireRelation>,
-    columns: Vec<usize>,
-    keys: Vec<usize>,
+    pub columns: Vec<usize>,
+    pub keys: Vec<usize>,
 }
 
 /// The names of the values that a snapshot row must have, in order: the selected columns, then, for
@@ -298,192 +297,6 @@ pub(crate) fn snapshot_end(visible: &PgSnapshot) -> Vec<u8> {
     }
     out.extend_from_slice(b"]}}");
     out
-}
-
-/// A row of which TOASTed values that did not change were left out by Postgres.
-#[derive(Clone, Copy)]
-struct Row<'a> {
-    new: &'a Tuple,
-    old: Option<&'a Tuple>,
-}
-
-impl<'a> Row<'a> {
-    fn get(self, position: usize) -> Result<Option<&'a [u8]>, EncodeError> {
-        match (self.new.get(position), self.old) {
-            (Value::Unchanged, Some(old)) => known(old.get(position)),
-            (value, _) => known(value),
-        }
-    }
-}
-
-fn known(value: Value<'_>) -> Result<Option<&[u8]>, EncodeError> {
-    match value {
-        Value::Null => Ok(None),
-        Value::Text(text) => Ok(Some(text)),
-        Value::Unchanged => Err(EncodeError::OldRowMissing),
-    }
-}
-
-/// What the messages of one change are made from.
-struct Message<'a> {
-    encoder: &'a Encoder,
-    binding: &'a Binding,
-    headers: &'a TransactionHeaders,
-    /// `op_position` of the change.
-    at: u64,
-}
-
-impl Message<'_> {
-    fn insert(&self, row: Row<'_>, old_key: Option<&Tuple>, out: &mut Encoded) -> Result<(), EncodeError> {
-        // The insert half of a key change takes the odd position after its delete half.
-        let at = self.at + u64::from(old_key.is_some());
-        self.begin(row, out)?;
-        self.values(row, |_, _| Ok(true), &mut out.bytes)?;
-        self.end(&self.encoder.headers_insert, at, out);
-        if let Some(old) = old_key {
-            self.key_change(b",\"key_change_from\":\"", Row { new: old, old: None }, out)?;
-        }
-        out.end_message(at);
-        Ok(())
-    }
-
-    fn delete(&self, old: &Tuple, new_key: Option<Row<'_>>, out: &mut Encoded) -> Result<(), EncodeError> {
-        let row = Row { new: old, old: None };
-        self.begin(row, out)?;
-        let full = self.encoder.replica == Replica::Full;
-        self.values(row, |_, column| Ok(full || column.in_key), &mut out.bytes)?;
-        self.end(&self.encoder.headers_delete, self.at, out);
-        if let Some(new) = new_key {
-            self.key_change(b",\"key_change_to\":\"", new, out)?;
-        }
-        out.end_message(self.at);
-        Ok(())
-    }
-
-    fn update(&self, old: &Tuple, new: &Tuple, out: &mut Encoded) -> Result<(), EncodeError> {
-        let row = Row { new, old: Some(old) };
-        if self.any_changed(&self.binding.keys, old, new) {
-            self.delete(old, Some(row), out)?;
-            return self.insert(row, Some(old), out);
-        }
-        if !self.any_changed(&self.binding.columns, old, new) {
-            return Ok(());
-        }
-        self.begin(row, out)?;
-        let changed = |position: usize, _: &Selected| Ok(is_changed(old, new, position));
-        match self.encoder.replica {
-            Replica::Default => self.values(
-                row,
-                |position, column| Ok(column.in_key || changed(position, column)?),
-                &mut out.bytes,
-            )?,
-            Replica::Full => {
-                self.values(row, |_, _| Ok(true), &mut out.bytes)?;
-                out.bytes.extend_from_slice(b"},\"old_value\":{");
-                self.values(Row { new: old, old: None }, changed, &mut out.bytes)?;
-            }
-        }
-        self.end(&self.encoder.headers_update, self.at, out);
-        out.end_message(self.at);
-        Ok(())
-    }
-
-    fn begin(&self, row: Row<'_>, out: &mut Encoded) -> Result<(), EncodeError> {
-        out.bytes.extend_from_slice(&self.encoder.start);
-        self.key(row, &mut out.bytes)?;
-        out.bytes.extend_from_slice(b"\",\"value\":{");
-        Ok(())
-    }
-
-    /// The values of one object; it is left open, without the comma after the last.
-    fn values(
-        &self,
-        row: Row<'_>,
-        wanted: impl Fn(usize, &Selected) -> Result<bool, EncodeError>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), EncodeError> {
-        for (column, &position) in self.encoder.columns.iter().zip(&self.binding.columns) {
-            if wanted(position, column)? {
-                value_cell(out, column, row.get(position)?)?;
-            }
-        }
-        end_object(out);
-        Ok(())
-    }
-
-    fn end(&self, operation: &[u8], at: u64, out: &mut Encoded) {
-        out.bytes.extend_from_slice(operation);
-        out.bytes.extend_from_slice(&self.headers.bytes);
-        decimal_into(&mut out.bytes, at);
-    }
-
-    fn key_change(&self, label: &[u8], row: Row<'_>, out: &mut Encoded) -> Result<(), EncodeError> {
-        out.bytes.extend_from_slice(label);
-        // The relation part without `{"key":"`, which is seven bytes and a quote.
-        out.bytes.extend_from_slice(&self.encoder.start[b"{\"key\":\"".len()..]);
-        self.key(row, &mut out.bytes)?;
-        out.bytes.push(b'"');
-        Ok(())
-    }
-
-    fn key(&self, row: Row<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        for (key, &position) in self.encoder.keys.iter().zip(&self.binding.keys) {
-            key_cell(out, row.get(position)?, key.boolean)?;
-        }
-        Ok(())
-    }
-
-    fn any_changed(&self, positions: &[usize], old: &Tuple, new: &Tuple) -> bool {
-        positions.iter().any(|&position| is_changed(old, new, position))
-    }
-}
-
-fn is_changed(old: &Tuple, new: &Tuple, position: usize) -> bool {
-    match new.get(position) {
-        Value::Unchanged => false,
-        value => value != old.get(position),
-    }
-}
-
-fn value_cell(out: &mut Vec<u8>, column: &Selected, value: Option<&[u8]>) -> Result<(), EncodeError> {
-    out.extend_from_slice(&column.label);
-    match value {
-        None => out.extend_from_slice(b"null,"),
-        Some(text) => {
-            out.push(b'"');
-            escape_into(out, text_form(text, column.boolean))?;
-            out.extend_from_slice(b"\",");
-        }
-    }
-    Ok(())
-}
-
-/// Takes back the comma after the last value; an object without values has none.
-fn end_object(out: &mut Vec<u8>) {
-    if out.last() == Some(&b',') {
-        out.pop();
-    }
-}
-
-fn key_cell(out: &mut Vec<u8>, value: Option<&[u8]>, boolean: bool) -> Result<(), EncodeError> {
-    match value {
-        None => out.extend_from_slice(b"/_"),
-        Some(text) => {
-            out.extend_from_slice(b"/\\\"");
-            escape_key_into(out, text_form(text, boolean))?;
-            out.extend_from_slice(b"\\\"");
-        }
-    }
-    Ok(())
-}
-
-/// Postgres sends `t` and `f` over replication and COPY, `true` and `false` for `::text`: one form.
-fn text_form(text: &[u8], boolean: bool) -> &[u8] {
-    match (boolean, text) {
-        (true, b"t") => b"true",
-        (true, b"f") => b"false",
-        _ => text,
-    }
 }
 
 /// `"schema"."table"` as in a key: `.` and `/` doubled inside the names, quotes not; JSON-escaped.

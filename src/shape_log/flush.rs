@@ -2,8 +2,9 @@
 
 use crate::domain::Offset;
 
-use super::disk::Disk;
+use super::disk::{Disk, write_all};
 use super::error::{FileKind, Named, Stage, StorageFault};
+use super::index::{Mark, RECORD_LEN};
 use super::writer::LogWriter;
 
 /// Up to this many logs are synced one by one; above it one barrier over the file system is cheaper,
@@ -39,4 +40,51 @@ pub fn flush_all<'w>(
             result.map(|()| if writer.is_dirty() { writer.synced() } else { writer.durable() })
         })
         .collect()
+}
+
+impl LogWriter {
+    /// Syncs the file, and its entry where it is new.
+    fn sync_file(&mut self) -> Result<(), StorageFault> {
+        self.check()?;
+        let file = self.log.open();
+        let synced = file.and_then(|file| file.sync_data().named(Stage::Sync, FileKind::Log));
+        self.noted(synced)?;
+        if self.entry_unsynced {
+            let synced = self.log.sync_directory();
+            self.noted(synced)?;
+        }
+        Ok(())
+    }
+
+    /// Records a fault of a barrier that this writer took part in.
+    fn fail(&mut self, fault: StorageFault) {
+        self.fault.get_or_insert(fault);
+    }
+
+    /// Moves the durable end to what was written out: call after a sync that succeeded and covers
+    /// it. Then stores the marks, which may say so from now on.
+    fn synced(&mut self) -> Offset {
+        assert!(self.unwritten.is_empty(), "a flush writes out first");
+        self.entry_unsynced = false;
+        self.sync_wanted = false;
+        self.durable = self.end;
+        self.durable_last = self.last;
+        if self.store_marks().is_err() {
+            // The index is derived: without it recovery reads more, and nothing is lost.
+            self.index_broken = true;
+        }
+        self.durable_last
+    }
+
+    fn store_marks(&mut self) -> Result<(), StorageFault> {
+        if self.index_broken || self.marks_stored == self.marks.len() {
+            return Ok(());
+        }
+        let marks = self.marks.iter_from(self.marks_stored).take_while(|mark| mark.end <= self.durable);
+        let records: Vec<u8> = marks.flat_map(Mark::encode).collect();
+        let (file, _) = self.index.open_or_create()?;
+        write_all(file.as_ref(), &records, (self.marks_stored * RECORD_LEN) as u64, FileKind::Index)?;
+        self.marks_stored += records.len() / RECORD_LEN;
+        Ok(())
+    }
 }

@@ -25,6 +25,7 @@ mod flush;
 mod frame;
 mod index;
 mod json;
+mod message;
 mod reader;
 mod recovery;
 mod sim_disk;

@@ -95,12 +95,12 @@ impl LogView {
             return Ok(later.last().map_or(self.file_end, |frame| frame.at));
         }
         let index = self.marks.partition_point(|mark| mark.last_offset() <= from);
-        let scan_from = match self.marks.get(index) {
+        let (scan_from, scan_to) = match self.marks.get(index) {
             Some(mark) if from < Offset::new(mark.first.0, mark.first.1) => return Ok(mark.start),
-            Some(mark) => mark.start,
-            None => self.marks.last().map_or(0, |mark| mark.end),
+            Some(mark) => (mark.start, mark.end.min(self.file_end)),
+            None => (self.marks.last().map_or(0, |mark| mark.end), self.file_end),
         };
-        let mut frames = FrameReader::new(self.file.open()?, scan_from, self.file_end);
+        let mut frames = FrameReader::new(self.file.open()?, scan_from, scan_to);
         loop {
             let at = frames.at;
             match frames.next()? {

@@ -166,7 +166,7 @@ impl SnapshotWriter {
     /// Begins the snapshot, replacing one that did not complete.
     ///
     /// # Errors
-    /// A [`StorageFault`]; `AlreadyExists` can not be one.
+    /// A [`StorageFault`]; readers then still wait.
     pub fn create(
         files: &ShapeFiles,
         definition: &ShapeDefinition,
@@ -299,7 +299,8 @@ impl SnapshotFollow {
         SnapshotFollow { reader, chunk, done: 0, ended: false }
     }
 
-    /// The next piece, once there is one; `None` after the end of the chunk. Cancel-safe.
+    /// The next piece, once there is one; `None` after the end of the chunk. Cancel-safe. Reads a block
+    /// that was written a moment ago, hence from the page cache, without leaving the thread.
     ///
     /// # Errors
     /// [`ShapeLogError::SnapshotFailed`] where the chunk will never be complete, also where there is

@@ -193,6 +193,11 @@ impl ShapeReader {
         }
     }
 
+    /// Has everyone who waits look again, for news that is not in the view: that the shape is gone.
+    pub fn wake(&self) {
+        self.changed.notify_waiters();
+    }
+
     /// Closes the descriptors of an idle shape; the next read opens them again.
     pub fn release_files(&self) {
         let view = self.view.load();

@@ -30,8 +30,8 @@ const MESSAGE_BYTES_MAX: usize = 1 << 31;
 /// or the process restarted; a new writer in the same process would trust that cache.
 #[derive(Debug)]
 pub struct LogWriter {
-    log: Arc<FileSlot>,
-    index: FileSlot,
+    pub(super) log: Arc<FileSlot>,
+    pub(super) index: FileSlot,
     reader: Arc<ShapeReader>,
     encoder: Encoder,
     encoded: Encoded,
@@ -40,27 +40,28 @@ pub struct LogWriter {
     open: Option<OpenTransaction>,
 
     /// Last committed offset and the end of its frame. Invariant: `durable <= end`.
-    last: Offset,
-    end: u64,
+    pub(super) last: Offset,
+    pub(super) end: u64,
     builder: MarkBuilder,
-    marks: AppendList<Mark>,
+    pub(super) marks: AppendList<Mark>,
     /// Committed frames that are not in the file, oldest first.
-    unwritten: Vec<TailFrame>,
+    pub(super) unwritten: Vec<TailFrame>,
     unwritten_bytes: usize,
     /// Bytes in the file, and the last offset in them: up to `end`, or beyond it for an open
     /// transaction that was too large for memory.
     written: u64,
     written_last: Offset,
-    durable: u64,
-    durable_last: Offset,
+    pub(super) durable: u64,
+    pub(super) durable_last: Offset,
     /// Marks that are in the index file.
-    marks_stored: usize,
-    /// The log file is new: its directory entry has to be synced with it.
-    entry_unsynced: bool,
+    pub(super) marks_stored: usize,
+    /// The directory entry of the log file may not be durable: it is synced with the file. A mark in
+    /// the index file proves that it was; an existing file does not.
+    pub(super) entry_unsynced: bool,
     /// Bytes found in the file at recovery may be in the page cache only.
-    sync_wanted: bool,
-    index_broken: bool,
-    fault: Option<StorageFault>,
+    pub(super) sync_wanted: bool,
+    pub(super) index_broken: bool,
+    pub(super) fault: Option<StorageFault>,
 }
 
 #[derive(Debug)]
@@ -123,6 +124,9 @@ impl LogWriter {
             index.open()?.set_len(len).named(Stage::Truncate, FileKind::Index)?;
         }
         scan.publish(Arc::clone(&log), &reader, incarnation);
+        // At a start every shape is opened: none keeps a descriptor until it is used.
+        log.release();
+        index.release();
         let writer = LogWriter {
             log,
             index,
@@ -143,7 +147,7 @@ impl LogWriter {
             durable: scan.durable,
             durable_last: scan.durable_last,
             marks_stored: scan.stored,
-            entry_unsynced: scan.file_len > 0 && scan.durable == 0,
+            entry_unsynced: scan.durable == 0,
             sync_wanted: scan.file_len > scan.durable,
             index_broken: false,
             fault: None,
@@ -326,11 +330,11 @@ impl LogWriter {
         }
     }
 
-    fn check(&self) -> Result<(), StorageFault> {
+    pub(super) fn check(&self) -> Result<(), StorageFault> {
         self.fault.map_or(Ok(()), Err)
     }
 
-    fn noted<T>(&mut self, result: Result<T, StorageFault>) -> Result<T, StorageFault> {
+    pub(super) fn noted<T>(&mut self, result: Result<T, StorageFault>) -> Result<T, StorageFault> {
         result.inspect_err(|fault| self.fault = Some(*fault))
     }
 
@@ -411,51 +415,6 @@ impl LogWriter {
         if let Some(frame) = frames.last() {
             self.written_last = Offset::new(frame.header.tx, frame.header.last_op);
         }
-        Ok(())
-    }
-
-    /// Syncs the file, and its entry where it is new.
-    pub(super) fn sync_file(&mut self) -> Result<(), StorageFault> {
-        self.check()?;
-        let file = self.log.open();
-        let synced = file.and_then(|file| file.sync_data().named(Stage::Sync, FileKind::Log));
-        self.noted(synced)?;
-        if self.entry_unsynced {
-            let synced = self.log.sync_directory();
-            self.noted(synced)?;
-        }
-        Ok(())
-    }
-
-    /// Records a fault of a barrier that this writer took part in.
-    pub(super) fn fail(&mut self, fault: StorageFault) {
-        self.fault.get_or_insert(fault);
-    }
-
-    /// Moves the durable end to what was written out: call after a sync that succeeded and covers
-    /// it. Then stores the marks, which may say so from now on.
-    pub(super) fn synced(&mut self) -> Offset {
-        assert!(self.unwritten.is_empty(), "a flush writes out first");
-        self.entry_unsynced = false;
-        self.sync_wanted = false;
-        self.durable = self.end;
-        self.durable_last = self.last;
-        if self.store_marks().is_err() {
-            // The index is derived: without it recovery reads more, and nothing is lost.
-            self.index_broken = true;
-        }
-        self.durable_last
-    }
-
-    fn store_marks(&mut self) -> Result<(), StorageFault> {
-        if self.index_broken || self.marks_stored == self.marks.len() {
-            return Ok(());
-        }
-        let marks = self.marks.iter_from(self.marks_stored).take_while(|mark| mark.end <= self.durable);
-        let records: Vec<u8> = marks.flat_map(Mark::encode).collect();
-        let (file, _) = self.index.open_or_create()?;
-        write_all(file.as_ref(), &records, (self.marks_stored * RECORD_LEN) as u64, FileKind::Index)?;
-        self.marks_stored += records.len() / RECORD_LEN;
         Ok(())
     }
 }

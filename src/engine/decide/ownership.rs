@@ -10,8 +10,11 @@ use crate::state::Life;
 
 impl Decision<'_> {
     pub(super) fn boot(&mut self, boot: Boot) {
-        let torn = (boot.torn_bytes > 0)
-            .then_some(JournalEvent::TornTail { last: self.last_event(), dropped_bytes: boot.torn_bytes });
+        let torn = (boot.torn_values > 0 || boot.missing_upto.is_some()).then_some(JournalEvent::TornTail {
+            last: self.last_event(),
+            values: boot.torn_values,
+            missing_upto: boot.missing_upto,
+        });
         let acquired = self.record(
             None,
             OwnershipEvent::Acquired {
@@ -24,9 +27,7 @@ impl Decision<'_> {
             },
         );
         self.record(Some(acquired), OwnershipEvent::ProcessStarted(boot.process));
-        if let Some(torn) = torn {
-            self.record(None, torn);
-        }
+        let torn = torn.map(|torn| self.record(None, torn));
         let sids: Vec<Sid> = self.state().shapes.keys().copied().collect();
         for sid in sids {
             let life = self.state().shapes[&sid].life;
@@ -37,6 +38,10 @@ impl Decision<'_> {
                     self.invalidate(sid, InvalidationCause::SnapshotInterrupted, Some(acquired), false);
                 }
                 Life::Invalidated => self.carry_on_removal(sid),
+                // Clients may have been told of it what the journal no longer knows.
+                Life::Live if boot.missing_upto.is_some() => {
+                    self.invalidate(sid, InvalidationCause::JournalLost, torn, false);
+                }
                 Life::Live => {}
             }
         }

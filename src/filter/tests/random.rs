@@ -26,6 +26,15 @@ fn text() -> impl Strategy<Value = String> {
     prop_oneof!["(t|t2|v|c)", "'[a-c0-2é%_]{0,2}'", Just("null".to_owned()), Just("id::text".to_owned())]
 }
 
+fn indexable() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "(id|i2|i8) = [0-2]",
+        "(id|i2) in \\([0-2], [0-3]\\)",
+        "(t|t2|v|c) = '[ab]'",
+        "'[0-2]' = (id|i2)"
+    ]
+}
+
 fn leaf() -> impl Strategy<Value = String> {
     let compare = "(=|=|=|<>|<|<=|>|>=|is distinct from|is not distinct from)";
     let between = "(between|not between|between symmetric|not between symmetric)";
@@ -40,6 +49,10 @@ fn leaf() -> impl Strategy<Value = String> {
         (text(), "(like|not like|ilike|not ilike)", text()).prop_map(|(a, op, b)| format!("{a} {op} {b}")),
         "(b|b2|true|false|b = b2|b is null|id is null|t is not null|b is not true|b2 is unknown)",
         "(id|t) = \\$[12]",
+        // What the index finds by value, often enough to meet in one AND or OR.
+        indexable(),
+        indexable(),
+        indexable(),
     ]
 }
 

@@ -132,3 +132,17 @@ proptest! {
         prop_assert_eq!(expected.0.len(), history.sent.iter().map(|(_, texts)| texts.len()).sum::<usize>());
     }
 }
+
+/// A log file that an aborted transaction left behind, empty: its entry was never synced, and the
+/// next writer does not create it, yet has to sync it.
+#[test]
+fn the_entry_of_an_empty_log_is_synced_too() {
+    for seed in 0..16 {
+        let mut history = History { shape: Shape::new(1), sent: Vec::new(), flushed: Offset::SNAPSHOT_END };
+        let large = Step::Aborted(vec![100_000; 20]);
+        for step in [large, Step::Restart, Step::Transaction(vec![1]), Step::Flush, Step::Crash(seed, vec![])]
+        {
+            history.run(&step);
+        }
+    }
+}

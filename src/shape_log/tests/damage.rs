@@ -165,3 +165,54 @@ fn in_the_snapshot_and_the_definition() {
         shape.disk.damage(&path, at, 0x04).expect("repaired");
     }
 }
+
+/// A log that ends anywhere has its transactions up to there; where the index proves that more was
+/// durable, that is an error.
+#[test]
+fn at_the_end_of_the_log() {
+    let shape = shape();
+    let log = shape.files.path("log");
+    let sound = read_all(&shape.reader.view(), Offset::SNAPSHOT_END).expect("sound");
+    let len = shape.disk.content(&log).expect("a log").len();
+    let mut lasts = Vec::new();
+    for keep in 0..=len {
+        for with_index in [false, true] {
+            let copy = Shape::new(600).disk;
+            copy_file(&shape.disk, &copy, &shape.files, "log");
+            if with_index {
+                copy_file(&shape.disk, &copy, &shape.files, "log.idx");
+            }
+            Disk::open(&copy, &log).expect("a log").set_len(keep as u64).expect("cut");
+            match Shape::open(copy, 600, Verify::Tail) {
+                Err(error) => assert!(with_index && is_damage::<()>(error).is_none(), "{keep} bytes"),
+                Ok(left) => {
+                    let rest = read_all(&left.reader.view(), Offset::SNAPSHOT_END).expect("sound");
+                    assert!(sound.starts_with(rest.trim_end_matches('|')), "{keep} bytes");
+                    lasts.push((with_index, left.recovered.last));
+                }
+            }
+        }
+    }
+    lasts.dedup_by_key(|(_, last)| *last);
+    assert!(lasts.is_sorted_by_key(|(_, last)| *last));
+    let commits = |index: bool| lasts.iter().filter(|(with_index, _)| *with_index == index).count();
+    assert!(commits(false) >= 5, "{lasts:?}");
+}
+
+proptest::proptest! {
+    /// Files that were never ours: an error or nothing, never a panic.
+    #[test]
+    fn foreign_bytes(
+        log in proptest::collection::vec(proptest::num::u8::ANY, 0..400),
+        index in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+        snapshot in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+    ) {
+        let disk = Shape::new(600).disk;
+        let files = ShapeFiles::open(Arc::new(disk.clone()), Path::new(DATA), HANDLE);
+        for (name, content) in [("log", &log), ("log.idx", &index), ("snapshot", &snapshot)] {
+            Disk::create(&disk, &files.path(name)).expect("made").write_at(content, 0).expect("written");
+        }
+        let shape = Shape::open(disk, 600, Verify::Everything).expect("an empty log");
+        proptest::prop_assert_eq!(shape.recovered, Recovered { last: Offset::SNAPSHOT_END, trimmed_bytes: log.len() as u64 });
+    }
+}

@@ -1,8 +1,10 @@
 //! Calls that fail: the fault has its class, and nothing counts as durable that is not (X3).
 
 use super::*;
+use crate::domain::PgSnapshot;
 use crate::shape_log::{
-    FaultClass, FileKind, SimFault, Stage, StorageFault, flush_all, list_shapes, list_trash, purge,
+    FaultClass, FileKind, SimFault, SnapshotState, SnapshotWriter, Stage, StorageFault, flush_all,
+    list_shapes, list_trash, purge,
 };
 
 const ENOSPC: i32 = 28;
@@ -119,4 +121,41 @@ fn a_shape_that_is_gone_is_said_to_be_gone() {
     purge(&shape.disk, data, &HANDLE.to_string()).expect("purged");
     assert!(purge(&shape.disk, data, &HANDLE.to_string()).is_err_and(vanished));
     assert_eq!(list_trash(&shape.disk, data), Ok(vec![]));
+}
+
+/// A snapshot is complete after a crash exactly if `finish` said so.
+#[test]
+fn a_snapshot_is_complete_or_it_is_not() {
+    let visible = PgSnapshot { xmin: 1, xmax: 1, xip: vec![] };
+    let take = |shape: &Shape| -> Result<(), ShapeLogError> {
+        let mut writer = SnapshotWriter::create(&shape.files, &definition(), Arc::clone(&shape.reader), 300)?;
+        for id in ["1", "2", "3"] {
+            writer.push_row(&[Value::Text(b"a"), Value::Null, Value::Text(id.as_bytes())])?;
+        }
+        writer.finish(&visible).map(|_| ())
+    };
+    let undisturbed = Shape::new(CHUNK);
+    let before = undisturbed.disk.calls();
+    take(&undisturbed).expect("the disk works");
+    let calls = undisturbed.disk.calls() - before;
+    let expected = body(&undisturbed.reader.view(), Offset::BeforeAll);
+    let mut failed = 0;
+    for call in 1..=calls {
+        for fault in [SimFault::Errno(ENOSPC), SimFault::Short(5)] {
+            let shape = Shape::new(CHUNK);
+            shape.disk.fail_call(shape.disk.calls() + call, fault);
+            let taken = take(&shape);
+            failed += u32::from(taken.is_err());
+            assert_eq!(shape.reader.view().snapshot_state() == SnapshotState::Complete, taken.is_ok());
+            shape.disk.crash(call);
+            let left = shape.reopen().reader.view();
+            match (taken.is_ok(), left.snapshot_state()) {
+                (true, state) => assert_eq!(state, SnapshotState::Complete, "call {call}"),
+                // Only the sync failed: all the bytes may have arrived.
+                (false, SnapshotState::Complete) => assert_eq!(body(&left, Offset::BeforeAll), expected),
+                (false, state) => assert_eq!(state, SnapshotState::Absent),
+            }
+        }
+    }
+    assert!(failed >= 5, "{failed}");
 }

@@ -214,3 +214,56 @@ fn wakes_who_waits() {
         assert_eq!(runtime.block_on(waiting).expect("no panic"), Offset::new(Lsn(tx), 0));
     }
 }
+
+/// Recovery starts at a mark in the middle of a chunk: the chunk ends where it would have ended.
+#[test]
+fn a_restart_does_not_move_the_end_of_a_chunk() {
+    let expected = {
+        let mut shape = Shape::new(100_000);
+        (1..200).for_each(|tx| shape.transaction(tx, &[text(1000)]));
+        walk(&shape.reader.view(), Offset::SNAPSHOT_END)
+    };
+    assert!(expected.1.len() > 2);
+    for before in [1, 60, 70, 85, 100, 150] {
+        let mut shape = Shape::new(100_000);
+        (1..before).for_each(|tx| shape.transaction(tx, &[text(1000)]));
+        shape.flush();
+        let mut shape = shape.reopen();
+        (before..200).for_each(|tx| shape.transaction(tx, &[text(1000)]));
+        assert_eq!(walk(&shape.reader.view(), Offset::SNAPSHOT_END), expected, "restarted after {before}");
+    }
+}
+
+/// Readers that follow the offsets of a busy shape get each message once, in order.
+#[test]
+fn readers_follow_a_busy_writer() {
+    const TRANSACTIONS: u64 = 1500;
+    let mut shape = Shape::new(20_000);
+    std::thread::scope(|scope| {
+        let reading: Vec<_> = (0..2)
+            .map(|_| {
+                let reader = Arc::clone(&shape.reader);
+                scope.spawn(move || {
+                    let (mut from, mut seen) = (Offset::SNAPSHOT_END, Vec::new());
+                    while from.tx() < Lsn(TRANSACTIONS) {
+                        let (end, text) = body(&reader.view(), from);
+                        seen.extend(messages(text.as_bytes()).map(position));
+                        from = end;
+                    }
+                    seen
+                })
+            })
+            .collect();
+        for tx in 1..=TRANSACTIONS {
+            shape.transaction(tx, &[text(100), text(10)]);
+            if tx % 7 == 0 {
+                shape.flush();
+            }
+        }
+        let all: Vec<String> =
+            (1..=TRANSACTIONS).flat_map(|tx| [format!("{tx}_0"), format!("{tx}_2")]).collect();
+        for reader in reading {
+            assert_eq!(reader.join().expect("no panic"), all);
+        }
+    });
+}

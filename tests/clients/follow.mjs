@@ -1,0 +1,62 @@
+// Follows shapes with the official client and prints what it sees as lines of JSON.
+//
+// usage: node follow.mjs '{"url": "...", "clients": [{"name", "kind": "stream"|"shape", "params"}]}'
+//
+// {"client", "event": "change", "operation", "key", "value"}   a change message (kind stream)
+// {"client", "event": "rows", "rows", "handle", "offset"}      all rows, whenever up to date
+// {"client", "event": "must-refetch"}                          the service sent the client away
+// {"client", "event": "error", "message"}                      the client gave up
+//
+// All values are printed as Postgres would print them, so that they can be compared with SQL.
+
+import { isChangeMessage, isControlMessage, Shape, ShapeStream } from "@electric-sql/client";
+
+const { url, clients } = JSON.parse(process.argv[2]);
+
+function text(value) {
+  if (value === null || value === undefined) return null;
+  if (typeof value === "boolean") return value ? "t" : "f";
+  if (typeof value === "object") return JSON.stringify(value);
+  return String(value);
+}
+
+const row = (value) => Object.fromEntries(Object.entries(value).map(([name, item]) => [name, text(item)]));
+
+function print(client, event, rest = {}) {
+  process.stdout.write(`${JSON.stringify({ client, event, ...rest })}\n`);
+}
+
+function follow({ name, kind, params }) {
+  const fail = (error) => print(name, "error", { message: String(error?.message ?? error) });
+  const stream = new ShapeStream({ url, params, onError: fail });
+  const position = () => ({ handle: stream.shapeHandle, offset: stream.lastOffset });
+  if (kind === "shape") {
+    const shape = new Shape(stream);
+    shape.subscribe(({ rows }) => print(name, "rows", { rows: rows.map(row), ...position() }));
+    stream.subscribe((messages) => {
+      if (messages.some((message) => message.headers.control === "must-refetch")) print(name, "must-refetch");
+    });
+    return;
+  }
+  const rows = new Map();
+  stream.subscribe((messages) => {
+    for (const message of messages) {
+      if (isChangeMessage(message)) {
+        const { operation } = message.headers;
+        if (operation === "delete") rows.delete(message.key);
+        else rows.set(message.key, { ...rows.get(message.key), ...row(message.value) });
+        print(name, "change", { operation, key: message.key, value: row(message.value) });
+      } else if (isControlMessage(message) && message.headers.control === "must-refetch") {
+        rows.clear();
+        print(name, "must-refetch");
+      } else if (isControlMessage(message) && message.headers.control === "up-to-date") {
+        print(name, "rows", { rows: [...rows.values()], ...position() });
+      }
+    }
+  }, fail);
+}
+
+for (const client of clients) follow(client);
+// The parent closes our standard input when it is done, and also when it dies.
+process.stdin.resume();
+process.stdin.on("end", () => process.exit(0));

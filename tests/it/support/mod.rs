@@ -1,0 +1,35 @@
+//! What integration tests share: a database of their own, the service binary, clients.
+//!
+//! The server is the private one that `./dev test` starts; each test gets a fresh database on it
+//! and a replication stream of its own, so that tests run side by side.
+
+// Not every module of tests uses every helper.
+#![allow(dead_code, unused_imports)]
+
+mod database;
+mod node;
+mod running;
+
+pub use database::{TestDatabase, database};
+pub use node::{NodeClient, NodeFollower};
+pub use running::Service;
+pub use shapefold_xtask::compare::{Table, difference, rows_in_postgres};
+pub use shapefold_xtask::http::{HttpClient, Response, encode};
+pub use shapefold_xtask::journal;
+pub use shapefold_xtask::postgres::{Installation, Server};
+pub use shapefold_xtask::service::ServiceSettings;
+pub use shapefold_xtask::shape_client::{ClientError, Row, Rows, ShapeClient, ShapeRequest};
+
+use std::time::Duration;
+
+/// How long a test waits for something that should come soon, before it fails with what it saw.
+pub const WAIT_DURATION_MAX: Duration = Duration::from_secs(30);
+
+/// Adds a line such as `properties: 256 cases` to the summary that `./dev test` prints at the end.
+pub fn count(what: &str, number: u64, unit: &str) {
+    use std::io::Write;
+    let Some(path) = std::env::var_os("SHAPEFOLD_TEST_SUMMARY") else { return };
+    let mut file = std::fs::File::options().append(true).create(true).open(path).expect("summary file opens");
+    // One write, so that lines of tests that run at the same time do not mix.
+    file.write_all(format!("{what}: {number} {unit}\n").as_bytes()).expect("summary file is written");
+}

@@ -1,0 +1,147 @@
+//! The official npm client, in a Node process that prints what it sees.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc::{Receiver, channel};
+
+use super::{Row, Service, WAIT_DURATION_MAX};
+
+/// Lines of the Node process that may wait to be looked at.
+const LINES_MAX: usize = 65_536;
+
+/// One client in the Node process.
+#[derive(Clone, Debug)]
+pub struct NodeClient {
+    pub name: String,
+    /// `ShapeStream` by itself, or a `Shape` on top of it.
+    pub with_shape: bool,
+    /// `table`, `where`, `params`, `columns`, as the client's option `params` takes them.
+    pub params: Value,
+}
+
+impl NodeClient {
+    pub fn stream(name: &str, params: Value) -> Self {
+        Self { name: name.to_owned(), with_shape: false, params }
+    }
+
+    pub fn shape(name: &str, params: Value) -> Self {
+        Self { name: name.to_owned(), with_shape: true, params }
+    }
+}
+
+/// What one client has shown so far.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// All rows when it was last up to date; sorted.
+    pub rows: Option<Vec<Row>>,
+    pub handle: String,
+    pub offset: String,
+    /// Operation and key of each change message, in order (`ShapeStream` only).
+    pub changes: Vec<(String, String)>,
+    pub refetches: usize,
+    pub errors: Vec<String>,
+}
+
+/// The Node process with all its clients.
+#[derive(Debug)]
+pub struct NodeFollower {
+    child: Child,
+    // Held open: the process ends when it is closed.
+    _stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+    seen: BTreeMap<String, Seen>,
+}
+
+impl NodeFollower {
+    pub fn start(service: &Service, clients: &[NodeClient]) -> Self {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+        assert!(folder.join("node_modules").exists(), "the official client is not installed: run ./dev test");
+        let clients: Vec<Value> = clients
+            .iter()
+            .map(|client| {
+                let kind = if client.with_shape { "shape" } else { "stream" };
+                json!({ "name": client.name, "kind": kind, "params": client.params })
+            })
+            .collect();
+        let specification = json!({ "url": format!("{}/v1/shape", service.url()), "clients": clients });
+        let mut child = Command::new("node")
+            .arg("follow.mjs")
+            .arg(specification.to_string())
+            .current_dir(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("node is installed");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let (sender, lines) = channel(LINES_MAX);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.blocking_send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { _stdin: child.stdin.take(), child, lines, seen: BTreeMap::new() }
+    }
+
+    /// What that client has shown up to now.
+    pub fn seen(&self, client: &str) -> Seen {
+        self.seen.get(client).cloned().unwrap_or_default()
+    }
+
+    /// Reads on until that client's rows are the expected ones, and fails with what it has instead.
+    pub async fn wait_for_rows(&mut self, client: &str, expected: &[Row]) -> Seen {
+        let mut expected = expected.to_vec();
+        expected.sort();
+        self.wait_until(client, &format!("{expected:?}"), |seen| seen.rows.as_ref() == Some(&expected)).await
+    }
+
+    /// Reads on until the condition holds for what that client has shown.
+    pub async fn wait_until(&mut self, client: &str, what: &str, holds: impl Fn(&Seen) -> bool) -> Seen {
+        let deadline = Instant::now() + WAIT_DURATION_MAX;
+        loop {
+            let seen = self.seen(client);
+            if holds(&seen) {
+                return seen;
+            }
+            let rest = deadline.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(rest, self.lines.recv()).await {
+                Ok(Some(line)) => self.note(&line),
+                Ok(None) => panic!("{client}: node ended before {what}; it showed {seen:?}"),
+                Err(_) => panic!("{client}: no {what} in {WAIT_DURATION_MAX:?}; it showed {seen:?}"),
+            }
+        }
+    }
+
+    fn note(&mut self, line: &str) {
+        let event: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
+        let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+        let seen = self.seen.entry(text("client")).or_default();
+        match event["event"].as_str() {
+            Some("rows") => {
+                let mut rows: Vec<Row> =
+                    serde_json::from_value(event["rows"].clone()).expect("rows are objects of text");
+                rows.sort();
+                seen.rows = Some(rows);
+                seen.handle = text("handle");
+                seen.offset = text("offset");
+            }
+            Some("change") => seen.changes.push((text("operation"), text("key"))),
+            Some("must-refetch") => seen.refetches += 1,
+            Some("error") => seen.errors.push(text("message")),
+            other => panic!("unknown event {other:?} in {line}"),
+        }
+    }
+}
+
+impl Drop for NodeFollower {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

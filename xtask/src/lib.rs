@@ -1,0 +1,28 @@
+//! The development harness of Shapefold: what `./dev` and the integration tests share.
+//!
+//! Nothing here is part of the service. It starts a private Postgres ([`postgres`]) and the real
+//! service binary ([`service`]), speaks HTTP to it with a client of its own ([`http`],
+//! [`shape_client`]), and compares what a client holds with SQL ([`compare`]). The commands on top
+//! are [`demo`], [`demo_check`], [`soak`], [`chaos`] and [`mod@bench`].
+
+pub mod bench;
+pub mod chaos;
+pub mod compare;
+pub mod demo;
+pub mod demo_check;
+pub mod directory;
+pub mod http;
+pub mod journal;
+pub mod page;
+pub mod postgres;
+pub mod service;
+pub mod shape_client;
+pub mod soak;
+pub mod stage;
+pub mod workload;
+
+/// The one error type of the harness: a sentence for the person at the terminal.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What every command and helper of the harness returns.
+pub type Outcome<T> = Result<T, Failure>;

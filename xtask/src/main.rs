@@ -1,0 +1,184 @@
+//! Commands behind `./dev`; see the library for what they do.
+
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+use shapefold_xtask::bench::{self, BenchOptions};
+use shapefold_xtask::chaos::{self, ChaosOptions};
+use shapefold_xtask::demo::{self, DemoOptions};
+use shapefold_xtask::directory::{RunDirectory, dev_directory};
+use shapefold_xtask::postgres::{Installation, Server, stop_leftover};
+use shapefold_xtask::soak::{self, SoakOptions};
+use shapefold_xtask::{Outcome, demo_check};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Parser)]
+#[command(name = "xtask", about = "Development commands of Shapefold, started by ./dev")]
+struct Arguments {
+    /// Major version of Postgres; the newest that is installed by default
+    #[arg(long, global = true)]
+    postgres: Option<u32>,
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// A private Postgres that stays running
+    #[command(subcommand)]
+    Pg(Pg),
+    /// Runs a command with SHAPEFOLD_TEST_DATABASE_URL set to a private Postgres
+    WithPostgres {
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Postgres, service, writer and page, until Ctrl-C
+    Demo {
+        /// Port of the page; 0 picks one
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+    },
+    /// The demo without a person: writes, kills, compares
+    DemoCheck,
+    /// Random transactions over many shapes while the service is killed
+    Soak {
+        #[arg(long, default_value_t = 3.0)]
+        minutes: f64,
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Freezes the service, and opens what had reached the device
+    ChaosPowerLoss {
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Streaming rate against pg_recvlogical
+    BenchReplication(Bench),
+    /// First read of a table against COPY
+    BenchInitialSync(Bench),
+}
+
+#[derive(Subcommand)]
+enum Pg {
+    /// Creates and starts a cluster, prints its URL
+    Start,
+    /// Stops it
+    Stop,
+    /// Prints the URL of the running one
+    Url,
+}
+
+#[derive(clap::Args)]
+struct Bench {
+    #[arg(long, default_value_t = 1_000_000)]
+    rows: u64,
+    #[arg(long, default_value_t = 3)]
+    repeat: usize,
+    /// Also prints the figures as one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let is_demo = matches!(arguments.command, Task::Demo { .. });
+    // Dropping what runs stops the service and Postgres, in this order.
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = run(arguments) => outcome,
+            outcome = interrupted() => outcome.map(|()| is_demo),
+        }
+    });
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            // The whole chain: a database error says what it is only in its source.
+            eprint!("xtask: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                eprint!(": {cause}");
+                source = cause.source();
+            }
+            eprintln!();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Resolves on Ctrl-C or SIGTERM. For the demo this is the ordinary end.
+async fn interrupted() -> Outcome<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    println!("\nstopping the service and Postgres");
+    Ok(())
+}
+
+async fn run(arguments: Arguments) -> Outcome<bool> {
+    let postgres = arguments.postgres;
+    let options = |bench: Bench| BenchOptions {
+        rows: bench.rows,
+        repeat: bench.repeat.max(1),
+        json: bench.json,
+        postgres,
+    };
+    match arguments.command {
+        Task::Pg(command) => pg(command, postgres).await,
+        Task::WithPostgres { command } => with_postgres(&command, postgres).await,
+        Task::Demo { port } => demo::run(DemoOptions { port, postgres }).await,
+        Task::DemoCheck => demo_check::run(postgres).await,
+        Task::Soak { minutes, seed } => soak::run(SoakOptions { minutes, seed, postgres }).await,
+        Task::ChaosPowerLoss { rounds, seed } => chaos::run(ChaosOptions { rounds, seed, postgres }).await,
+        Task::BenchReplication(bench) => bench::replication(options(bench)).await,
+        Task::BenchInitialSync(bench) => bench::initial_sync(options(bench)).await,
+    }
+}
+
+async fn pg(command: Pg, major: Option<u32>) -> Outcome<bool> {
+    let dev = dev_directory()?;
+    let directory = dev.join("pg").join("postgres");
+    match command {
+        Pg::Start => {
+            let claimed = RunDirectory::claim("pg")?;
+            let server =
+                Server::create(Installation::find(major, &dev)?, &claimed.path().join("postgres")).await?;
+            println!("{}", server.url("postgres"));
+            server.detach()?;
+        }
+        Pg::Stop => stop_leftover(&directory),
+        Pg::Url => {
+            let url = std::fs::read_to_string(directory.join("url"))
+                .map_err(|_| "no Postgres was started: xtask pg start")?;
+            println!("{url}");
+        }
+    }
+    Ok(true)
+}
+
+async fn with_postgres(command: &[String], major: Option<u32>) -> Outcome<bool> {
+    let claimed = RunDirectory::claim("test")?;
+    let installation = Installation::find(major, &dev_directory()?)?;
+    let server = Server::create(installation, &claimed.path().join("postgres")).await?;
+    println!("postgres: version {} on port {}", server.installation().major, server.port());
+    let (program, rest) = command.split_first().ok_or("no command given")?;
+    let mut child = Command::new(program)
+        .args(rest)
+        .env("SHAPEFOLD_TEST_DATABASE_URL", server.url("postgres"))
+        .spawn()
+        .map_err(|error| format!("cannot run {program}: {error}"))?;
+    let status = tokio::task::spawn_blocking(move || child.wait()).await??;
+    Ok(status.success())
+}
