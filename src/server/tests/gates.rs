@@ -125,6 +125,26 @@ async fn readiness_comes_before_validation_and_overload_before_readiness() {
     assert_eq!(response.status(), 200, "a request waits for readiness");
 }
 
+/// A place is taken for as long as a request waits, and for as long as its body is being sent.
+#[tokio::test(start_paused = true)]
+async fn places_are_held_to_the_end() {
+    let world = world(Settings { existing_requests_max: 1, ..Settings::default() });
+    let made = world.make(definition());
+    let target = "/v1/shape?table=items&handle=77-1&offset=0_inf";
+    let full = r#"503 {"code":"concurrent_request_limit_exceeded","message":"Concurrent existing request limit exceeded (limit: 1), please retry"}"#;
+    let live = format!("{target}&live=true");
+    let (waited, ()) = tokio::join!(world.get(&live), async {
+        tokio::task::yield_now().await;
+        assert_eq!(world.body(Method::GET, target).await, full);
+        made.commit(100, &[1]);
+    });
+    assert_eq!(waited.status(), 200);
+    let streamed = world.get("/v1/shape?table=items&handle=77-1&offset=-1").await;
+    assert_eq!(world.body(Method::GET, target).await, full);
+    collect(streamed).await.expect("a whole body");
+    assert_eq!(world.get(target).await.status(), 200, "the place is free again");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_waiting_service_serves_what_there_is() {
     let world = world(Settings { allow_delete: true, ..Settings::default() });
@@ -139,6 +159,22 @@ async fn a_waiting_service_serves_what_there_is() {
     assert_eq!(world.body(Method::DELETE, "/v1/shape?table=items").await, not_ready);
     let other = world.get("/v1/shape?offset=0_0&table=items&handle=1-1").await;
     assert_eq!((other.status().as_u16(), header(&other, "electric-handle")), (409, &*handle.to_string()));
+}
+
+/// `never_seen` cannot be looked up, since there is no Postgres here.
+#[tokio::test(start_paused = true)]
+async fn existing_shapes_are_served_without_postgres() {
+    let world = world(Settings::default());
+    let mut definition = definition();
+    definition.relation.name.table = "never_seen".to_owned();
+    let made = world.make(definition);
+    made.commit(100, &[1]);
+    for live in ["", "&live=true"] {
+        let target = format!("/v1/shape?table=never_seen&handle=77-1&offset=0_inf{live}");
+        assert_eq!(world.get(&target).await.status(), 200, "{target}");
+    }
+    let new = world.get("/v1/shape?table=never_seen&offset=-1").await;
+    assert_eq!((new.status().as_u16(), header(&new, "retry-after")), (503, "1"));
 }
 
 #[tokio::test(start_paused = true)]
