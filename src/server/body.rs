@@ -101,7 +101,7 @@ impl Pieces {
 }
 
 /// File reads block, so they are done where blocking is allowed.
-async fn next_piece(rows: Rows) -> (Rows, Result<Option<Bytes>, ShapeLogError>) {
+pub(super) async fn next_piece(rows: Rows) -> (Rows, Result<Option<Bytes>, ShapeLogError>) {
     match rows {
         Rows::Follow(mut follow) => {
             let piece = follow.next().await;

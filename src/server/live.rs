@@ -1,4 +1,4 @@
-//! Waiting for a shape to change: contract 1.13, long-poll.
+//! Waiting for a shape to change: contract 1.13.
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -23,18 +23,17 @@ pub(super) enum News {
 /// task and no buffer: five thousand requests may be here at once.
 pub(super) async fn wait(
     shape: &LiveShape,
-    closing: &watch::Sender<bool>,
+    closing: &mut watch::Receiver<bool>,
     deadline: Instant,
     wanted: impl Fn(&ShapeView) -> bool,
 ) -> News {
     let mut phase = shape.watch_phase();
-    let mut closing = closing.subscribe();
     tokio::select! {
         biased;
         // Rows of a shape that is gone are not news: the client has to start anew.
         _ = phase.wait_for(|phase| matches!(phase, Phase::Failed(_) | Phase::Ended)) => News::Over,
         _ = shape.reader.wait_for(wanted) => News::Changed,
-        () = set(&mut closing) => News::Closing,
+        () = set(closing) => News::Closing,
         () = sleep_until(deadline) => News::TimedOut,
     }
 }

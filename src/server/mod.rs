@@ -2,12 +2,9 @@
 //!
 //! A request goes through these files in this order: `accept` (connections), `router` (route, secret,
 //! common headers), `shape` (the order of contract 1.2) with `admission`, `fields`, `params` and
-//! `definition`, then `live` where it has to wait, `body` for the rows and `response` for the headers;
+//! `definition`, then `live` where it has to wait, `body` or `sse` for the rows and `response` for the headers;
 //! `error` has every refusal. Responses are built as data, so that each message and each header rule
 //! is checked without a connection.
-//!
-//! Not here yet: server-sent events and subset snapshots. `shape::get` refuses both at the place where
-//! they belong.
 
 mod accept;
 mod admission;
@@ -26,6 +23,7 @@ mod router;
 mod schema;
 mod settings;
 mod shape;
+mod sse;
 
 #[cfg(test)]
 mod testing;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use axum::body::Body;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
+use axum::http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ETAG};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
@@ -13,8 +13,10 @@ use crate::domain::{Handle, Lsn, Offset};
 use super::error::ascii;
 use super::params::Requested;
 use super::settings::Settings;
+use super::sse::LIFETIME;
 
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 pub(super) const ELECTRIC_HANDLE: HeaderName = HeaderName::from_static("electric-handle");
 pub(super) const ELECTRIC_HAS_DATA: HeaderName = HeaderName::from_static("electric-has-data");
 const ELECTRIC_OFFSET: HeaderName = HeaderName::from_static("electric-offset");
@@ -75,6 +77,8 @@ pub(super) struct LogHead {
     pub cursor: Option<u64>,
     /// Makes the tag of an answer without news one that never matches.
     pub unique: Option<u64>,
+    /// The body is a stream of events.
+    pub stream: bool,
 }
 
 impl LogHead {
@@ -89,7 +93,10 @@ impl LogHead {
     pub(super) fn headers(&self, method: &Method, settings: &Settings) -> HeaderMap {
         // The ones added for every response included.
         let mut headers = HeaderMap::with_capacity(18);
-        headers.insert(CONTENT_TYPE, JSON);
+        headers.insert(CONTENT_TYPE, if self.stream { EVENTS } else { JSON });
+        if self.stream {
+            headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
+        }
         headers.insert(CACHE_CONTROL, self.cache_control(method, settings));
         headers.insert(ETAG, ascii(&self.etag()));
         headers.insert(ELECTRIC_HANDLE, ascii(&self.handle.to_string()));
@@ -116,6 +123,10 @@ impl LogHead {
         }
         if self.requested == Requested::After(Offset::BeforeAll) {
             return HeaderValue::from_static(CACHE_INITIAL);
+        }
+        if self.stream {
+            // One stream for all who come while it lasts.
+            return ascii(&format!("public, max-age={}", LIFETIME.as_secs() - 1));
         }
         if self.cursor.is_some() {
             return HeaderValue::from_static(CACHE_LIVE);
@@ -154,6 +165,7 @@ mod tests {
             schema: Some(r#"{"id":{"type":"int4"}}"#.to_owned()),
             cursor: None,
             unique: None,
+            stream: false,
         }
     }
 

@@ -26,6 +26,7 @@ use super::params::{Asked, Requested};
 use super::post::read_body;
 use super::response::{LogHead, matches_etag, respond, up_to_date};
 use super::schema::schema_header;
+use super::sse::event_stream;
 
 /// Shapes that end while a first request waits for them are replaced this often before the client is
 /// told to try again.
@@ -63,10 +64,6 @@ pub(super) async fn get(app: &App, call: Call) -> Result<Response, Failure> {
     ready(app, |status| !matches!(status, Status::Starting { .. })).await?;
     let asked = Asked::parse(&fields)?;
     drop(fields);
-    if asked.sse {
-        // The place of server-sent events.
-        return Err(Failure::field("live_sse", "is not supported by this server yet"));
-    }
     let definition = resolve(&app.service, &asked.shape, asked.handle, asked.live).await?;
     if asked.subset {
         // The place of subset snapshots.
@@ -184,6 +181,7 @@ fn over(app: &App, shape: &LiveShape) -> Failure {
 impl Reading<'_> {
     async fn serve(self, permit: Permit) -> Result<Response, Failure> {
         let begun = Instant::now();
+        let mut closing = self.app.closing.subscribe();
         let from = match self.asked.requested {
             Requested::Now => return self.answer_now(permit),
             Requested::After(from) => from,
@@ -191,6 +189,12 @@ impl Reading<'_> {
         loop {
             let (mark, view) = self.look();
             let news = match view.read(from) {
+                Ok(Read::Range(range)) if self.asked.sse => {
+                    return Ok(self.answer_events(from, range.end == from, permit));
+                }
+                Ok(Read::Pending { chunk }) if self.asked.sse && view.snapshot_started(chunk) => {
+                    return Ok(self.answer_events(from, false, permit));
+                }
                 Ok(Read::Range(range)) if self.asked.live && range.end == from => {
                     let deadline = begun + self.app.settings.long_poll_timeout;
                     let expired = Instant::now() >= deadline || *self.app.closing.borrow();
@@ -198,7 +202,7 @@ impl Reading<'_> {
                         return self.answer_no_news(from, mark.max(from.tx()), permit);
                     }
                     drop(view);
-                    match wait(&self.shape, &self.app.closing, deadline, |view| view.last() > from).await {
+                    match wait(&self.shape, &mut closing, deadline, |view| view.last() > from).await {
                         // One more look, which the answer is then about.
                         News::Closing | News::TimedOut => News::Changed,
                         news => news,
@@ -215,12 +219,11 @@ impl Reading<'_> {
                 }
                 Ok(Read::Pending { chunk }) => {
                     let deadline = begun + self.app.settings.snapshot_start_timeout;
-                    wait(&self.shape, &self.app.closing, deadline, |view| view.snapshot_started(chunk)).await
+                    wait(&self.shape, &mut closing, deadline, |view| view.snapshot_started(chunk)).await
                 }
                 Ok(Read::Beyond) => {
                     let deadline = begun + self.app.settings.long_poll_timeout / 2;
-                    let news =
-                        wait(&self.shape, &self.app.closing, deadline, |view| view.last() >= from).await;
+                    let news = wait(&self.shape, &mut closing, deadline, |view| view.last() >= from).await;
                     if news == News::TimedOut {
                         return Err(Failure::field("offset", "out of bounds for this shape"));
                     }
@@ -230,7 +233,7 @@ impl Reading<'_> {
                     // The rows ended a moment before the cause is known.
                     let deadline = begun + self.app.settings.snapshot_start_timeout;
                     let retaken = |view: &ShapeView| view.snapshot_state() != SnapshotState::Failed;
-                    wait(&self.shape, &self.app.closing, deadline, retaken).await
+                    wait(&self.shape, &mut closing, deadline, retaken).await
                 }
                 Err(error) => {
                     if matches!(self.shape.phase(), Phase::Failed(_) | Phase::Ended) {
@@ -276,6 +279,14 @@ impl Reading<'_> {
         Ok(respond(StatusCode::OK, head.headers(&self.method, &self.app.settings), body))
     }
 
+    /// A stream of what comes after `from`.
+    fn answer_events(&self, from: Offset, at_end: bool, permit: Permit) -> Response {
+        let head = LogHead { stream: true, ..self.head(from, at_end) };
+        let closing = self.app.closing.subscribe();
+        let body = event_stream(Arc::clone(&self.shape), closing, from, permit);
+        respond(StatusCode::OK, head.headers(&self.method, &self.app.settings), body)
+    }
+
     /// `offset=now`: no rows, the place where the log ends.
     fn answer_now(&self, permit: Permit) -> Result<Response, Failure> {
         let (mark, view) = self.look();
@@ -308,6 +319,7 @@ impl Reading<'_> {
                 next_cursor(now.as_secs(), self.app.settings.long_poll_timeout, previous, step)
             }),
             unique: None,
+            stream: false,
         }
     }
 }

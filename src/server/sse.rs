@@ -1,0 +1,214 @@
+//! Server-sent events: contract 1.13.
+//!
+//! A stream begins at the client's offset and goes on to the end of the log, over the ends of chunks,
+//! then waits for more. Whatever it sends ends with `up-to-date`, of the view that the rows are from:
+//! the client asks for `<lsn>_0` next, so that the LSN never passes a change that was not sent (P3).
+//! The offset in the headers is the one that was asked for: a client whose stream breaks before
+//! `up-to-date` throws the rows away and asks from there again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::domain::Offset;
+use crate::runtime::handle::LiveShape;
+use crate::shape_log::{Read, ShapeLogError, SnapshotFollow, messages};
+
+use super::admission::Permit;
+use super::body::{Rows, next_piece};
+use super::live::{News, set, wait};
+use super::response::up_to_date;
+
+/// How long a stream lasts; the client comes back.
+pub(super) const LIFETIME: Duration = Duration::from_secs(60);
+/// How long nothing is sent before a sign of life is.
+const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(21);
+const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
+
+/// The events of a shape after `from`. The permit is held until the stream ends.
+pub(super) fn event_stream(
+    shape: Arc<LiveShape>,
+    closing: watch::Receiver<bool>,
+    from: Offset,
+    permit: Permit,
+) -> Body {
+    let now = Instant::now();
+    let events = Events {
+        shape,
+        closing,
+        from,
+        at: from,
+        next: Next::Look,
+        waited: false,
+        ends_at: now + LIFETIME,
+        spoke_at: now,
+        _permit: permit,
+    };
+    Body::from_stream(stream::unfold(events, Events::next))
+}
+
+struct Events {
+    shape: Arc<LiveShape>,
+    closing: watch::Receiver<bool>,
+    from: Offset,
+    /// Everything up to here was sent.
+    at: Offset,
+    next: Next,
+    /// The client has been at the end of the log once, while connected.
+    waited: bool,
+    ends_at: Instant,
+    spoke_at: Instant,
+    _permit: Permit,
+}
+
+/// What comes next.
+enum Next {
+    /// See what there is.
+    Look,
+    /// Rows up to `end`, and then, at the end of the log, `up-to-date`.
+    Rows { rows: Rows, end: Offset, up_to_date: bool },
+    /// Nothing, until there is more.
+    Wait,
+    /// The end of the stream.
+    Close,
+}
+
+/// A piece of the stream, or `None` at its end.
+type Step = Result<Option<Bytes>, ShapeLogError>;
+
+impl Events {
+    async fn next(mut self) -> Option<(Result<Bytes, ShapeLogError>, Events)> {
+        match self.step().await {
+            Ok(Some(events)) => {
+                self.spoke_at = Instant::now();
+                Some((Ok(events), self))
+            }
+            Ok(None) => None,
+            // The client comes back, and is told why there is nothing.
+            Err(ShapeLogError::SnapshotFailed) => None,
+            Err(error) => {
+                tracing::warn!(handle = %self.shape.handle, %error, "a stream was cut off: its rows cannot be read");
+                self.next = Next::Close;
+                Some((Err(error), self))
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Step {
+        loop {
+            match std::mem::replace(&mut self.next, Next::Close) {
+                Next::Close => return Ok(None),
+                Next::Look => self.next = self.look()?,
+                Next::Wait => {
+                    self.waited = true;
+                    let at = self.at;
+                    match self.wait(move |view| view.last() > at).await {
+                        Waited::News => self.next = Next::Look,
+                        Waited::Quiet => {
+                            self.next = Next::Wait;
+                            return Ok(Some(KEEP_ALIVE));
+                        }
+                        Waited::Over => return Ok(None),
+                    }
+                }
+                Next::Rows { rows, end, up_to_date } => {
+                    let (rows, piece) = tokio::select! {
+                        biased;
+                        () = set(&mut self.closing) => return Ok(None),
+                        read = next_piece(rows) => read,
+                    };
+                    if let Some(piece) = piece? {
+                        self.next = Next::Rows { rows, end, up_to_date };
+                        return Ok(Some(events(&piece)));
+                    }
+                    self.at = end;
+                    self.next = Next::Look;
+                    if up_to_date {
+                        return Ok(Some(self.up_to_date(end)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What there is after what was sent.
+    fn look(&self) -> Result<Next, ShapeLogError> {
+        let view = self.shape.reader.view();
+        match view.read(self.at)? {
+            Read::Range(range) if range.end == self.at => Ok(Next::Wait),
+            Read::Range(range) => {
+                Ok(Next::Rows { rows: Rows::Range(range.body), end: range.end, up_to_date: range.up_to_date })
+            }
+            Read::Pending { chunk } => Ok(Next::Rows {
+                rows: Rows::Follow(SnapshotFollow::new(Arc::clone(&self.shape.reader), chunk)),
+                end: Offset::snapshot_chunk(chunk),
+                up_to_date: false,
+            }),
+            // Offsets only grow under one handle: what was sent is in every later view.
+            Read::Beyond => Ok(Next::Close),
+        }
+    }
+
+    /// The log was sent to its end. A client that came with an old offset has caught up and is sent
+    /// away, to come back to the end of the log; one that came for the rest of the last transaction
+    /// would come back with the same offset, so it stays.
+    fn up_to_date(&mut self, end: Offset) -> Bytes {
+        let caught_up = !self.waited && self.from.tx() != end.tx();
+        if caught_up || Instant::now() >= self.ends_at {
+            self.next = Next::Close;
+        }
+        event(up_to_date(end.tx()).as_bytes())
+    }
+
+    async fn wait(&mut self, wanted: impl Fn(&crate::shape_log::ShapeView) -> bool) -> Waited {
+        let deadline = self.ends_at.min(self.spoke_at + KEEP_ALIVE_AFTER);
+        match wait(&self.shape, &mut self.closing, deadline, wanted).await {
+            News::Changed => Waited::News,
+            News::TimedOut if deadline < self.ends_at => Waited::Quiet,
+            News::TimedOut | News::Over | News::Closing => Waited::Over,
+        }
+    }
+}
+
+enum Waited {
+    News,
+    /// For long enough to show a sign of life.
+    Quiet,
+    Over,
+}
+
+const BEFORE: &[u8] = b"data: ";
+const AFTER: &[u8] = b"\n\n";
+
+fn event(message: &[u8]) -> Bytes {
+    Bytes::from([BEFORE, message, AFTER].concat())
+}
+
+/// Whole messages, with commas between them, as events. JSON has no raw line breaks.
+fn events(piece: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(piece.len() + piece.len() / 16);
+    for message in messages(piece) {
+        out.extend_from_slice(BEFORE);
+        out.extend_from_slice(message);
+        out.extend_from_slice(AFTER);
+    }
+    Bytes::from(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_event_for_each_message() {
+        let piece = br#"{"a":"},{"},{"b":"\n"},"#;
+        let expected = "data: {\"a\":\"},{\"}\n\ndata: {\"b\":\"\\n\"}\n\n";
+        assert_eq!(events(piece), expected.as_bytes());
+        assert_eq!(events(b""), Bytes::new());
+    }
+}
