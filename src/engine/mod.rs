@@ -19,7 +19,7 @@ pub use policy::Policy;
 
 use recent::RecentCommits;
 
-use crate::domain::{EventId, Lsn, Seq, Timestamp};
+use crate::domain::{EventId, Lsn, Oid, PgSnapshot, Seq, Timestamp};
 use crate::events::{Durability, Event, Recorded};
 use crate::projections::Projections;
 use crate::state::State;
@@ -92,6 +92,12 @@ impl Engine {
     #[must_use]
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Whether the snapshot lacks a commit to this table at or before `upto` that was taken in already.
+    #[must_use]
+    pub fn lacks_commit(&self, snapshot: &PgSnapshot, table: Oid, upto: Lsn) -> bool {
+        self.scratch.recent.lacking(snapshot, table, upto)
     }
 
     #[must_use]

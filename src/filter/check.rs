@@ -39,6 +39,12 @@ impl<'a> Checker<'a> {
         Checker { relation, resolver: Resolver::new(params), columns: Vec::new(), canonical }
     }
 
+    /// For clauses that only Postgres evaluates: it knows the labels.
+    pub(super) fn with_enum_labels(mut self) -> Checker<'a> {
+        self.resolver.enum_labels = true;
+        self
+    }
+
     /// The typed condition and the names of its columns.
     ///
     /// # Errors
@@ -333,7 +339,7 @@ fn number(text: &str, location: i32) -> Result<(Spelling, Type), WhereError> {
 }
 
 /// The strings of a list of names; anything else in it is left out.
-fn strings(list: &List) -> Vec<&str> {
+pub(super) fn strings(list: &List) -> Vec<&str> {
     list.iter()
         .filter_map(|node| match node {
             Some(Node::String(text)) => Some(&**text),
@@ -400,7 +406,7 @@ fn unsupported(node: &Node) -> WhereError {
 }
 
 /// The name of a node in Postgres: that of the variant, which is what its debug output begins with.
-fn node_name(node: &Node) -> String {
+pub(super) fn node_name(node: &Node) -> String {
     struct Name(String);
     impl Write for Name {
         fn write_str(&mut self, text: &str) -> fmt::Result {

@@ -15,6 +15,10 @@ pub enum WhereError {
     SecondStatement,
     #[error("malformed query ending with SQL clauses")]
     TrailingClauses,
+    #[error("Subqueries are not allowed in subsets")]
+    SubqueryInSubset,
+    #[error("Unexpected `;` in order by")]
+    SemicolonInOrder,
     #[error("WHERE clause must return a boolean")]
     NotBoolean,
     #[error("WHERE clause is bigger than maximum size of {max} bytes")]

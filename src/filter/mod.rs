@@ -37,6 +37,7 @@ mod predicate;
 mod print;
 mod program;
 mod resolve;
+mod subset;
 mod syntax;
 mod types;
 
@@ -46,3 +47,4 @@ mod tests;
 pub use error::{ParamsError, WhereError, check_params};
 pub use index::{RouteError, RowMove, ShapeIndex};
 pub use predicate::Predicate;
+pub use subset::{subset_condition, subset_order};

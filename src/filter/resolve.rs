@@ -54,11 +54,13 @@ impl Item {
 pub(super) struct Resolver<'a> {
     pub(super) params: &'a BTreeMap<u32, String>,
     resolved: BTreeMap<u32, Type>,
+    /// Literals may be labels of enums, which are not checked here.
+    pub(super) enum_labels: bool,
 }
 
 impl<'a> Resolver<'a> {
     pub(super) fn new(params: &'a BTreeMap<u32, String>) -> Resolver<'a> {
-        Resolver { params, resolved: BTreeMap::new() }
+        Resolver { params, resolved: BTreeMap::new(), enum_labels: false }
     }
 
     /// A use of `$number`.
@@ -80,13 +82,17 @@ impl<'a> Resolver<'a> {
     /// Gives an untyped literal the type of its context.
     pub(super) fn resolve(&mut self, untyped: Untyped, ty: &Type) -> Result<Expr, WhereError> {
         let Untyped { text, parameter, location } = untyped;
+        let label = self.enum_labels && matches!(ty, Type::Enum { .. });
         let spelling = match (text, parameter) {
             (None, _) => Spelling::Null,
+            (Some(text), _) if label => Spelling::Quoted(text),
             (Some(text), None) => Spelling::Quoted(text),
             (Some(text), Some(_)) => Spelling::Typed(text),
         };
         let literal = Literal { spelling, ty: ty.clone(), location };
-        if let Some(text) = literal.text().filter(|text| !is_literal(text, ty)) {
+        if let Some(text) =
+            literal.text().filter(|text| !is_literal(text, ty) && !(label && !text.contains('\0')))
+        {
             return Err(WhereError::at(location, format!("invalid syntax for type {ty}: {text}")));
         }
         if let Some(parameter) = parameter {

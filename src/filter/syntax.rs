@@ -20,16 +20,8 @@ pub(super) const CANONICAL_DEPTH_MAX: usize = 8 * DEPTH_MAX;
 /// # Errors
 /// Anything but one expression: a syntax error, a second statement, a clause after the expression.
 pub(super) fn parse_expression(text: &str, bytes_max: usize, depth_max: usize) -> Result<Node, WhereError> {
-    if PREFIX.len() + text.len() > bytes_max {
-        return Err(WhereError::TooLong { max: bytes_max });
-    }
     let statement = format!("{PREFIX}{text}");
-    // The lexer takes a zero byte for the end of the text, as C does.
-    if let Some(location) = statement.chars().position(|c| c == '\0') {
-        let message = "invalid byte sequence for encoding \"UTF8\": 0x00".to_owned();
-        return Err(WhereError::Located { location, message });
-    }
-    check_depth(&statement, depth_max)?;
+    check_statement(&statement, bytes_max, depth_max)?;
     let (statements, _notices) = parse(&statement).map_err(|error| syntax_error(&statement, &error))?;
     let mut statements = statements.into_iter().flatten();
     let (first, second) = (statements.next(), statements.next());
@@ -40,6 +32,19 @@ pub(super) fn parse_expression(text: &str, bytes_max: usize, depth_max: usize) -
         Some(Node::SelectStmt(select)) => only_where(*select),
         _ => Err(WhereError::SecondStatement),
     }
+}
+
+/// Refuses what the parser should not be given: too long, too deep, or with a zero byte.
+pub(super) fn check_statement(statement: &str, bytes_max: usize, depth_max: usize) -> Result<(), WhereError> {
+    if statement.len() > bytes_max {
+        return Err(WhereError::TooLong { max: bytes_max });
+    }
+    // The lexer takes a zero byte for the end of the text, as C does.
+    if let Some(location) = statement.chars().position(|c| c == '\0') {
+        let message = "invalid byte sequence for encoding \"UTF8\": 0x00".to_owned();
+        return Err(WhereError::Located { location, message });
+    }
+    check_depth(statement, depth_max)
 }
 
 fn only_where(mut select: SelectStmt) -> Result<Node, WhereError> {
@@ -65,7 +70,7 @@ fn only_where(mut select: SelectStmt) -> Result<Node, WhereError> {
     }
 }
 
-fn syntax_error(statement: &str, error: &rupg_sql::Error) -> WhereError {
+pub(super) fn syntax_error(statement: &str, error: &rupg_sql::Error) -> WhereError {
     // `position` counts characters from 1, the contract from 0.
     let location = error.position(statement).map_or(0, |position| position.saturating_sub(1));
     WhereError::Located { location, message: error.message.clone() }

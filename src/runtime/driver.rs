@@ -353,6 +353,9 @@ impl Driver {
                 self.input(Input::Invalidate { sid, cause: InvalidationCause::Deleted });
                 let _gone = reply.send(known);
             }
+            Request::Lacks { table, snapshot, upto, reply } => {
+                let _gone = reply.send(self.core.engine().lacks_commit(&snapshot, table, upto));
+            }
             #[cfg(feature = "test-hooks")]
             Request::Sabotage { sid } => {
                 self.executor.writers.send(sid, crate::runtime::writers::Command::Sabotage { sid });

@@ -6,8 +6,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::domain::{Handle as ShapeHandle, Lsn, Relation, RelationName, ShapeDefinition, Sid};
+use crate::domain::{
+    Handle as ShapeHandle, Lsn, Oid, PgSnapshot, Relation, RelationName, ShapeDefinition, Sid,
+};
 use crate::runtime::inspector::Inspector;
+use crate::runtime::subset::Subsets;
 use crate::shape_log::ShapeReader;
 
 /// Requests that wait for the driver, at most.
@@ -99,6 +102,13 @@ pub enum Request {
         sid: Sid,
         reply: oneshot::Sender<bool>,
     },
+    /// Whether a snapshot lacks a commit to a table at or before `upto`.
+    Lacks {
+        table: Oid,
+        snapshot: PgSnapshot,
+        upto: Lsn,
+        reply: oneshot::Sender<bool>,
+    },
     /// Make the writer of a shape panic at its next transaction: for tests of the supervision.
     #[cfg(feature = "test-hooks")]
     Sabotage {
@@ -111,6 +121,7 @@ struct Shared {
     shapes: RwLock<Shapes>,
     requests: mpsc::Sender<Request>,
     inspector: Inspector,
+    subsets: Subsets,
 }
 
 impl std::fmt::Debug for Shared {
@@ -127,10 +138,10 @@ struct Shapes {
 
 impl Service {
     #[must_use]
-    pub fn new(requests: mpsc::Sender<Request>, inspector: Inspector) -> Service {
+    pub fn new(requests: mpsc::Sender<Request>, inspector: Inspector, subsets: Subsets) -> Service {
         let (status, _) = watch::channel(Status::Starting { reason: "the journal is being read".to_owned() });
         let shapes = RwLock::default();
-        Service { shared: Arc::new(Shared { status, shapes, requests, inspector }) }
+        Service { shared: Arc::new(Shared { status, shapes, requests, inspector, subsets }) }
     }
 
     #[must_use]
@@ -205,6 +216,16 @@ impl Service {
     /// [`InspectError::Unreachable`] where Postgres cannot be asked.
     pub async fn inspect(&self, name: RelationName) -> Result<Option<Arc<Relation>>, InspectError> {
         self.shared.inspector.inspect(name).await
+    }
+
+    pub(super) fn subsets(&self) -> &Subsets {
+        &self.shared.subsets
+    }
+
+    /// # Errors
+    /// The driver is gone.
+    pub(super) async fn ask(&self, request: Request) -> Result<(), mpsc::error::SendError<Request>> {
+        self.shared.requests.send(request).await
     }
 
     /// Number of shapes that can be read.
@@ -309,15 +330,17 @@ pub(crate) mod testing {
     };
     use crate::postgres::{ConnectOptions, DatabaseUrl, TcpOptions, Tls};
     use crate::runtime::connections::Connections;
+    use crate::runtime::subset::Subsets;
 
     /// Knows these tables, from before Postgres went away.
     pub(crate) fn service(requests: mpsc::Sender<Request>, tables: &[Relation]) -> Service {
         let url = DatabaseUrl::parse("postgresql://nobody@127.0.0.1:1/none").expect("a valid URL");
         let tls = Tls::unverified().expect("the TLS library works");
         let options = ConnectOptions { tls, tcp: TcpOptions::default() };
-        let inspector = Inspector::new(Connections::new(url, options, 1));
+        let connections = Connections::new(url, options, 1);
+        let inspector = Inspector::new(connections.clone());
         tables.iter().for_each(|table| inspector.remember(table));
-        Service::new(requests, inspector)
+        Service::new(requests, inspector, Subsets::new(connections, 1))
     }
 
     pub(crate) fn live_shape(

@@ -16,6 +16,7 @@ pub mod settings;
 mod snapshots;
 mod start;
 mod stream;
+pub mod subset;
 pub mod writers;
 
 pub use boot::BootError;

@@ -313,9 +313,10 @@ fn explain_query(error: &SnapshotError) -> (SnapshotFailure, SnapshotProblem) {
         | SnapshotError::StartTimeout
         | SnapshotError::PoolQueueTimeout => (SnapshotFailure::Timeout, known()),
         SnapshotError::Unavailable => (SnapshotFailure::Connection, known()),
-        SnapshotError::Cancelled | SnapshotError::Unexpected(_) | SnapshotError::Malformed => {
-            (SnapshotFailure::Query, unexpected())
-        }
+        SnapshotError::Cancelled
+        | SnapshotError::Unexpected(_)
+        | SnapshotError::InvalidLiteral(_)
+        | SnapshotError::Malformed => (SnapshotFailure::Query, unexpected()),
     }
 }
 

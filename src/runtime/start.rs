@@ -22,6 +22,7 @@ use crate::runtime::router::Router;
 use crate::runtime::settings::{INPUTS_MAX, STREAM_BATCHES_MAX, Settings};
 use crate::runtime::snapshots::{SnapshotContext, Snapshots};
 use crate::runtime::stream::{Acknowledgements, StreamTask};
+use crate::runtime::subset::Subsets;
 use crate::runtime::writers::{PoolSettings, WriterThreads};
 use crate::shape_log::{Disk, RealDisk};
 
@@ -75,13 +76,11 @@ pub fn start(settings: Settings) -> Running {
     let pool = settings.pool_size.max(2);
     let admin_size = (pool / 4).clamp(1, ADMIN_CONNECTIONS_MAX);
     let admin = Connections::new(settings.database_url.clone(), settings.connect.clone(), admin_size);
-    let query = Connections::new(
-        settings.query_url.clone(),
-        settings.connect.clone(),
-        pool.saturating_sub(admin_size),
-    );
+    let query_size = pool.saturating_sub(admin_size);
+    let query = Connections::new(settings.query_url.clone(), settings.connect.clone(), query_size);
     let inspector = Inspector::new(admin.clone());
-    let service = Service::new(requests, inspector.clone());
+    let subsets = Subsets::new(query.clone(), query_size / 2);
+    let service = Service::new(requests, inspector.clone(), subsets);
     let (tell, ended) = oneshot::channel();
     let parts = Parts {
         settings,

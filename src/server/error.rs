@@ -15,6 +15,8 @@ const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control
 /// What the reference implementation's web framework sets where nothing else does.
 pub(super) const CACHE_DEFAULT: HeaderValue = HeaderValue::from_static("max-age=0, private, must-revalidate");
 
+const UNEXPECTED: &str = "Unexpected error while creating snapshot: ";
+
 /// Messages by field, several at once.
 pub(super) type FieldErrors = BTreeMap<&'static str, Vec<String>>;
 
@@ -22,6 +24,10 @@ pub(super) type FieldErrors = BTreeMap<&'static str, Vec<String>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     Invalid(FieldErrors),
+    /// The same about the clauses of a subset.
+    InvalidSubset(FieldErrors),
+    /// Postgres refuses a literal of a subset's condition, in these words.
+    SubsetLiteral(String),
     /// DELETE: the handle belongs to another definition.
     Mismatch,
     BodyNotJson(String),
@@ -76,6 +82,8 @@ impl Failure {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Failure::Invalid(_)
+            | Failure::InvalidSubset(_)
+            | Failure::SubsetLiteral(_)
             | Failure::Mismatch
             | Failure::BodyNotJson(_)
             | Failure::BodyNotObject
@@ -101,6 +109,8 @@ impl Failure {
             Failure::Invalid(errors) => {
                 json(&Message { code: None, message: "Invalid request", errors: Some(errors) })
             }
+            Failure::InvalidSubset(errors) => invalid_subset(errors),
+            Failure::SubsetLiteral(words) => invalid_subset(&BTreeMap::from([("where", words)])),
             Failure::Mismatch => message(
                 "The specified shape definition and handle do not match. Please ensure the shape definition \
                  is correct or omit the shape handle from the request to obtain a new one.",
@@ -124,7 +134,7 @@ impl Failure {
             Failure::NotCreated => message("Failed to create shape, please retry"),
             Failure::SnapshotKnown(cause) => message(cause),
             Failure::SnapshotUnexpected(cause) => {
-                message(&format!("Unexpected error while creating snapshot: {cause}"))
+                message(&format!("{UNEXPECTED}{}", cause.strip_prefix(UNEXPECTED).unwrap_or(cause)))
             }
             Failure::LogUnreadable(cause) => message(&format!("Unable to retrieve shape log: {cause}")),
             Failure::Overloaded { class, limit, .. } => json(&Message {
@@ -207,6 +217,15 @@ fn message(text: &str) -> String {
     json(&Message { code: None, message: text, errors: None })
 }
 
+fn invalid_subset(errors: &impl Serialize) -> String {
+    #[derive(Serialize)]
+    struct Message<'a, E> {
+        message: &'static str,
+        errors: BTreeMap<&'static str, &'a E>,
+    }
+    json(&Message { message: "Invalid request", errors: BTreeMap::from([("subset", errors)]) })
+}
+
 fn body_error(error: &'static str) -> String {
     json(&BodyError { error, details: None })
 }
@@ -234,6 +253,18 @@ mod tests {
                 400,
                 "",
                 r#"{"message":"Invalid request","errors":{"offset":["has invalid format"]}}"#,
+            ),
+            (
+                Failure::InvalidSubset(BTreeMap::from([("limit", vec!["is invalid".to_owned()])])),
+                400,
+                "",
+                r#"{"message":"Invalid request","errors":{"subset":{"limit":["is invalid"]}}}"#,
+            ),
+            (
+                Failure::SubsetLiteral("invalid input value for enum mood: \"x\"".to_owned()),
+                400,
+                "",
+                r#"{"message":"Invalid request","errors":{"subset":{"where":"invalid input value for enum mood: \"x\""}}}"#,
             ),
             (Failure::NoShape, 404, "", r#"{"message":"No existing shape found"}"#),
             (

@@ -9,8 +9,10 @@ use super::error::Failure;
 /// Parameters of one request, at most. The rest is not read.
 const FIELDS_MAX: usize = 4_096;
 /// Keys that make a POST body one of a subset snapshot, contract 1.14.
-const SUBSET_KEYS: [&str; 8] =
-    ["subset", "where", "order_by", "limit", "offset", "params", "where_expr", "order_by_expr"];
+const SUBSET_KEYS: [&str; 7] =
+    ["where", "order_by", "limit", "offset", "params", "where_expr", "order_by_expr"];
+/// What the keys of a subset begin with in a query string, and in [`Fields`].
+const SUBSET: &str = "subset__";
 
 /// A value as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +28,7 @@ pub(super) enum Value {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fields {
     values: BTreeMap<String, Value>,
-    /// Some `subset__…` key, or one of [`SUBSET_KEYS`] in a body.
+    /// Some `subset__…` key, or `subset` or one of [`SUBSET_KEYS`] in a body.
     pub subset: bool,
 }
 
@@ -54,7 +56,7 @@ impl Fields {
     }
 
     fn insert(&mut self, name: &str, value: Option<String>) {
-        self.subset |= name.starts_with("subset__");
+        self.subset |= name.starts_with(SUBSET);
         let Some((name, rest)) = name.split_once('[') else {
             self.values.insert(name.to_owned(), value.map_or(Value::Unusable, Value::Text));
             return;
@@ -87,23 +89,31 @@ impl Fields {
             serde_json::from_slice(body).map_err(|error| Failure::BodyNotJson(error.to_string()))?;
         let serde_json::Value::Object(members) = json else { return Err(Failure::BodyNotObject) };
         for (name, value) in members {
-            if SUBSET_KEYS.contains(&name.as_str()) || name.starts_with("subset__") {
-                self.subset = true;
-                continue;
-            }
-            // The secret is taken from the query only.
-            let value = match value {
-                serde_json::Value::Null => continue,
-                serde_json::Value::Object(members) => {
-                    let map: Option<_> =
-                        members.into_iter().map(|(key, value)| Some((key, scalar(value)?))).collect();
-                    map.map_or(Value::Unusable, Value::Map)
+            match value {
+                serde_json::Value::Object(members) if name == "subset" => {
+                    self.subset = true;
+                    for (name, value) in members {
+                        self.put(format!("{SUBSET}{name}"), value);
+                    }
                 }
-                value => scalar(value).map_or(Value::Unusable, Value::Text),
-            };
-            self.values.insert(name, value);
+                _ if name == "subset" => return Err(Failure::field("subset", "is invalid")),
+                value if SUBSET_KEYS.contains(&name.as_str()) => {
+                    self.subset = true;
+                    self.put(format!("{SUBSET}{name}"), value);
+                }
+                value => {
+                    self.subset |= name.starts_with(SUBSET);
+                    self.put(name, value);
+                }
+            }
         }
         Ok(())
+    }
+
+    fn put(&mut self, name: String, value: serde_json::Value) {
+        if let Some(value) = Value::from_json(value) {
+            self.values.insert(name, value);
+        }
     }
 
     #[must_use]
@@ -129,6 +139,21 @@ impl Fields {
             Scalar::Text(text) => Some(text),
             Scalar::Absent | Scalar::Unusable => None,
         }
+    }
+}
+
+impl Value {
+    /// `None` for null, which says nothing.
+    pub(super) fn from_json(value: serde_json::Value) -> Option<Value> {
+        Some(match value {
+            serde_json::Value::Null => return None,
+            serde_json::Value::Object(members) => {
+                let map: Option<_> =
+                    members.into_iter().map(|(key, value)| Some((key, scalar(value)?))).collect();
+                map.map_or(Value::Unusable, Value::Map)
+            }
+            value => scalar(value).map_or(Value::Unusable, Value::Text),
+        })
     }
 }
 
@@ -182,7 +207,16 @@ mod tests {
             ("a=1", "", r#"a=Text("1")"#),
             ("a=1", r#"{"a":"2","b":true,"c":null}"#, r#"a=Text("2") b=Text("true")"#),
             ("", r#"{"m":{"1":"x","2":3},"l":[1]}"#, r#"l=Unusable m=Map({"1": "x", "2": "3"})"#),
-            ("offset=-1", r#"{"offset":5}"#, r#"subset offset=Text("-1")"#),
+            (
+                "offset=-1",
+                r#"{"offset":5,"subset__where":"a","order_by_expr":{"a":{}}}"#,
+                r#"subset offset=Text("-1") subset__offset=Text("5") subset__order_by_expr=Unusable subset__where=Text("a")"#,
+            ),
+            (
+                "where=b",
+                r#"{"subset":{"where":"a","limit":5,"params":{"1":true}}}"#,
+                r#"subset subset__limit=Text("5") subset__params=Map({"1": "true"}) subset__where=Text("a") where=Text("b")"#,
+            ),
         ] {
             let mut fields = Fields::from_query(query);
             assert_eq!(fields.merge_body(body.as_bytes()), Ok(()));
@@ -190,5 +224,6 @@ mod tests {
         }
         assert_eq!(Fields::default().merge_body(b"[1]"), Err(Failure::BodyNotObject));
         assert!(matches!(Fields::default().merge_body(b"{"), Err(Failure::BodyNotJson(_))));
+        assert!(matches!(Fields::default().merge_body(br#"{"subset":1}"#), Err(Failure::Invalid(_))));
     }
 }

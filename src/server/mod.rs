@@ -2,7 +2,8 @@
 //!
 //! A request goes through these files in this order: `accept` (connections), `router` (route, secret,
 //! common headers), `shape` (the order of contract 1.2) with `admission`, `fields`, `params` and
-//! `definition`, then `live` where it has to wait, `body` or `sse` for the rows and `response` for the headers;
+//! `definition`, then `live` where it has to wait, `subset` for
+//! rows read anew, `body` or `sse` for the rows and `response` for the headers;
 //! `error` has every refusal. Responses are built as data, so that each message and each header rule
 //! is checked without a connection.
 
@@ -24,6 +25,7 @@ mod schema;
 mod settings;
 mod shape;
 mod sse;
+mod subset;
 
 #[cfg(test)]
 mod testing;

@@ -19,8 +19,8 @@ pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json;
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 pub(super) const ELECTRIC_HANDLE: HeaderName = HeaderName::from_static("electric-handle");
 pub(super) const ELECTRIC_HAS_DATA: HeaderName = HeaderName::from_static("electric-has-data");
-const ELECTRIC_OFFSET: HeaderName = HeaderName::from_static("electric-offset");
-const ELECTRIC_SCHEMA: HeaderName = HeaderName::from_static("electric-schema");
+pub(super) const ELECTRIC_OFFSET: HeaderName = HeaderName::from_static("electric-offset");
+pub(super) const ELECTRIC_SCHEMA: HeaderName = HeaderName::from_static("electric-schema");
 const ELECTRIC_UP_TO_DATE: HeaderName = HeaderName::from_static("electric-up-to-date");
 const ELECTRIC_CURSOR: HeaderName = HeaderName::from_static("electric-cursor");
 

@@ -27,12 +27,13 @@ use super::post::read_body;
 use super::response::{LogHead, matches_etag, respond, up_to_date};
 use super::schema::schema_header;
 use super::sse::event_stream;
+use super::subset::{AskedSubset, SubsetRequest};
 
 /// Shapes that end while a first request waits for them are replaced this often before the client is
 /// told to try again.
 const REPLACED_MAX: usize = 3;
 /// The text for requests that wait while the service goes away (contract 6.6).
-const RESTARTING: &str = "Timeout waiting for stack restart";
+pub(super) const RESTARTING: &str = "Timeout waiting for stack restart";
 
 /// A request to the shape route, authenticated.
 #[derive(Debug)]
@@ -63,11 +64,16 @@ pub(super) async fn get(app: &App, call: Call) -> Result<Response, Failure> {
     }
     ready(app, |status| !matches!(status, Status::Starting { .. })).await?;
     let asked = Asked::parse(&fields)?;
+    let subset = asked.subset.then(|| Box::new(AskedSubset::parse(&fields)));
     drop(fields);
     let definition = resolve(&app.service, &asked.shape, asked.handle, asked.live).await?;
-    if asked.subset {
-        // The place of subset snapshots.
-        return Err(Failure::field("subset", "is not supported by this server yet"));
+    if let Some(subset) = subset {
+        let subset = SubsetRequest::new(&asked, (*subset)?, &definition.relation)?;
+        return Box::pin(async move {
+            let shape = locate(app, &asked, definition).await?;
+            subset.answer(app, &shape, app.admission.settle(permit)).await
+        })
+        .await;
     }
     let shape = Box::pin(locate(app, &asked, definition)).await?;
     let permit = app.admission.settle(permit);
@@ -164,7 +170,7 @@ async fn started(app: &App, shape: &LiveShape) -> Result<(), Failure> {
 }
 
 /// What a client is told about a shape that failed or ended.
-fn over(app: &App, shape: &LiveShape) -> Failure {
+pub(super) fn over(app: &App, shape: &LiveShape) -> Failure {
     let successor = || {
         let next = app.service.find(&shape.definition)?;
         (next.handle != shape.handle && next.phase() != Phase::Ended).then_some(next.handle)

@@ -184,6 +184,9 @@ impl Inner {
                 }
                 let _ = reply.send(shape.is_some());
             }
+            Request::Lacks { reply, .. } => {
+                let _ = reply.send(false);
+            }
             #[cfg(feature = "test-hooks")]
             Request::Sabotage { .. } => {}
         }

@@ -2,6 +2,7 @@
 //! the rows (contract 4.4).
 
 mod rows;
+mod subset;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::domain::{Lsn, PgSnapshot, ShapeDefinition, quote_identifier};
 use crate::postgres::{PgError, PgErrorKind, SESSION_SETTINGS, SqlClient};
 
 pub use rows::{RowBatch, RowStream};
+pub use subset::{SubsetQuery, open_subset};
 
 /// Longest time until the first row, or the end of none (contract 4.4).
 pub const FIRST_DATA_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -44,6 +46,10 @@ pub enum SnapshotError {
     Cancelled,
     #[error("Unexpected error while creating snapshot: {0}")]
     Unexpected(PgError),
+    /// A literal that Postgres does not take, such as a label that its enum lacks. In its own words,
+    /// which quote the request: for the client, not for logs.
+    #[error("{0}")]
+    InvalidLiteral(String),
     #[error("Unexpected error while creating snapshot: the rows are not in the form of COPY")]
     Malformed,
 }
@@ -84,10 +90,17 @@ pub struct OpenSnapshot {
 /// # Errors
 /// See [`SnapshotError`].
 pub async fn open(client: SqlClient, definition: &ShapeDefinition) -> Result<OpenSnapshot, SnapshotError> {
+    open_with(client, definition, copy_sql(definition)).await
+}
+
+async fn open_with(
+    client: SqlClient,
+    definition: &ShapeDefinition,
+    sql: String,
+) -> Result<OpenSnapshot, SnapshotError> {
     match tokio::time::timeout(OPEN_WAIT_MAX, begin(&client)).await {
         Ok(begun) => {
             let (visible, lsn) = begun?;
-            let sql = copy_sql(definition);
             Ok(OpenSnapshot { client, sql, columns: definition.columns.len(), visible, lsn })
         }
         Err(_) => Err(SnapshotError::StartTimeout),
@@ -101,6 +114,15 @@ impl OpenSnapshot {
     /// See [`SnapshotError`]; `FirstDataTimeout` after [`FIRST_DATA_WAIT_MAX`].
     pub async fn rows(self) -> Result<RowStream, SnapshotError> {
         self.rows_within(FIRST_DATA_WAIT_MAX).await
+    }
+
+    /// Ends the transaction without reading a row, and gives the connection back.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub async fn leave(self) -> Result<SqlClient, SnapshotError> {
+        self.client.batch_execute("ROLLBACK").await.map_err(PgError::from)?;
+        Ok(self.client)
     }
 
     /// As [`Self::rows`], with another limit for the first row.

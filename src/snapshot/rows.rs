@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::time::Instant;
 use tokio_postgres::CopyOutStream;
+use tokio_postgres::error::SqlState;
 
 use crate::domain::Value;
 use crate::postgres::{PgError, SqlClient};
@@ -40,7 +41,7 @@ impl RowStream {
         let deadline = Instant::now() + first_data_max;
         match tokio::time::timeout_at(deadline, client.copy_out(sql)).await {
             Ok(copy) => {
-                let copy = Box::pin(copy.map_err(PgError::from)?);
+                let copy = Box::pin(copy.map_err(refused)?);
                 let first_data = Some((deadline, first_data_max));
                 Ok(RowStream { client, copy, columns, first_data, done: false })
             }
@@ -89,6 +90,16 @@ impl RowStream {
         };
         self.first_data = None;
         Ok(line.transpose().map_err(PgError::from)?)
+    }
+}
+
+/// Postgres checks the literals of a query before it begins to send rows.
+fn refused(error: tokio_postgres::Error) -> SnapshotError {
+    match error.as_db_error() {
+        Some(told) if *told.code() == SqlState::INVALID_TEXT_REPRESENTATION => {
+            SnapshotError::InvalidLiteral(told.message().to_owned())
+        }
+        _ => PgError::from(error).into(),
     }
 }
 

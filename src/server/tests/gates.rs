@@ -198,7 +198,7 @@ async fn bodies_of_a_post() {
     let response = post("/v1/shape?offset=-1&table=items", r#"{"limit":5}"#).await;
     assert_eq!(
         collect(response).await.expect("a body"),
-        r#"{"message":"Invalid request","errors":{"subset":["is not supported by this server yet"]}}"#
+        r#"{"message":"Invalid request","errors":{"subset":{"order_by":["order_by is required when limit or offset is present"]}}}"#
     );
 }
 
