@@ -25,6 +25,7 @@ use crate::runtime::executor::{Executor, Outcome};
 use crate::runtime::handle::{CreateError, LiveShape, Request, Status};
 use crate::runtime::keeper::Keeper;
 use crate::runtime::settings::{HELD_BYTES_MAX, QUEUED_DELIVERIES_MAX};
+use crate::runtime::story;
 use crate::runtime::stream::Batch;
 use crate::runtime::writers::Report;
 use crate::shape_log::StorageFault;
@@ -230,7 +231,7 @@ impl Driver {
     /// transaction must be matched against the shapes as they are now.
     fn follow(&mut self, persist: Persist) {
         for recorded in &persist.events {
-            log(recorded);
+            story::tell(recorded);
             if let Event::Shape(ShapeEvent::Unrouted { sid }) = &recorded.event {
                 self.executor.unroute(*sid);
             }
@@ -592,24 +593,5 @@ fn evidence(lost: &NotHeld) -> LossEvidence {
         NotHeld::DirectoryVanished | NotHeld::Unverified(_) => LossEvidence::DirectoryVanished,
         NotHeld::InodeChanged => LossEvidence::InodeChanged,
         NotHeld::EpochHigher { .. } => LossEvidence::EpochHigher,
-    }
-}
-
-/// Lifecycle changes are worth a line each; what comes with every transaction is in the journal only.
-fn log(recorded: &Recorded) {
-    let name = recorded.event.name();
-    match &recorded.event {
-        Event::Ownership(event) => tracing::info!(id = %recorded.id, name, ?event),
-        Event::Shape(ShapeEvent::Created { sid, handle, .. }) => {
-            tracing::info!(id = %recorded.id, name, %sid, %handle)
-        }
-        Event::Shape(ShapeEvent::Invalidated { sid, cause }) => {
-            tracing::info!(id = %recorded.id, name, %sid, ?cause);
-        }
-        Event::Journal(JournalEvent::ProjectionMismatch { projection }) => {
-            tracing::error!(id = %recorded.id, ?projection, "a view differs from the fold; nothing is acknowledged");
-        }
-        Event::Consumer(event) => tracing::debug!(id = %recorded.id, name, ?event),
-        Event::Shape(_) | Event::Stream(_) | Event::Flush(_) | Event::Journal(_) => {}
     }
 }

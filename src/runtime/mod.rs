@@ -15,6 +15,7 @@ pub mod router;
 pub mod settings;
 mod snapshots;
 mod start;
+mod story;
 mod stream;
 pub mod writers;
 

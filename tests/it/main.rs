@@ -1,6 +1,8 @@
 //! Integration tests: the real service, a real Postgres, real clients. Run by `./dev test`.
 
+mod architecture;
 mod client;
 mod filter_differential;
+mod formats;
 mod postgres;
 mod support;
