@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::domain::{EventId, Generation, Handle, Incarnation, Lsn, ShapeDefinition, Sid, WireRelation};
 use crate::engine::{Commit, Input, Refusal};
 use crate::events::{
-    self, DrainCause, Event, FaultClass, FileKind, InvalidationCause, JournalEvent, LossEvidence, Recorded,
-    ShapeEvent, Stage, StopCause, StreamEvent,
+    self, DrainCause, Event, FaultClass, FileKind, InvalidationCause, JournalEvent, LossEvidence, ShapeEvent,
+    Stage, StopCause, StreamEvent,
 };
 use crate::filter::Predicate;
 use crate::journal::{

@@ -121,7 +121,7 @@ fn a_wrong_direction_is_found() {
         let found = broken(path, text);
         assert!(found.iter().any(|(_, rule)| *rule == DIRECTION), "{path}: {text} gave {found:?}");
     }
-    let line = broken("src/domain/a.rs", "use crate::{\n    fnv,\n    journal::X,\n};");
+    let line = broken("src/domain/a.rs", "use crate::{\n    domain::Lsn,\n    journal::X,\n};");
     assert_eq!(line, [(4, DIRECTION)]);
 }
 
