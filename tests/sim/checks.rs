@@ -92,10 +92,12 @@ impl World {
     }
 
     /// The commits that the log of a shape must hold, in this order: those that concern it and that
-    /// its initial rows do not contain (N1). `None` while that is not determined.
+    /// its initial rows do not contain (N1). `None` while that is not determined, and where the server
+    /// was replaced in between: until the stream notices, such a shape joins two histories.
     fn expected(&self, files: &ShapeFiles) -> Option<Vec<Lsn>> {
         let initial = files.initial.as_ref()?;
-        (initial.history == self.postgres.history).then(|| {
+        let histories = [initial.history, files.history];
+        (histories == [self.postgres.history; 2]).then(|| {
             let wanted = |lsn: &Lsn| !initial.contains.contains(lsn);
             let concerning = self.postgres.wal.iter().filter(|txn| txn.concerns(files.definition));
             concerning.map(|txn| txn.lsn).filter(wanted).collect()

@@ -23,6 +23,8 @@ pub struct Disk {
 pub struct ShapeFiles {
     pub handle: Handle,
     pub definition: DefinitionHash,
+    /// The history that the stream was of when it was created.
+    pub history: u64,
     /// What the initial rows contain: known from when they are copied.
     pub initial: Option<Snapshot>,
     pub initial_complete: bool,

@@ -31,7 +31,8 @@ impl Service {
             device: 1,
             inode: 1,
             waited_ms: 0,
-            torn_bytes: 0,
+            torn_values: 0,
+            missing_upto: None,
         }));
         service
     }

@@ -108,9 +108,9 @@ impl World {
                 _ => self.fail(format!("shape {sid} is restored and its files are not there")),
             },
             Effect::OpenShape { sid, handle } => {
-                let definition = process.definitions[&sid];
+                let (definition, history) = process.definitions[&sid];
                 let (initial, log) = (None, Vec::new());
-                let files = ShapeFiles { handle, definition, initial, initial_complete: false, log };
+                let files = ShapeFiles { handle, definition, history, initial, initial_complete: false, log };
                 if self.disk.shapes.insert(sid, files).is_some() {
                     self.fail(format!("shape {sid} is opened on the files of another"));
                 }

@@ -102,7 +102,7 @@ pub struct Process {
     pub inbox: VecDeque<Message>,
     pub bodies: BTreeMap<Seq, Committed>,
     pub router: BTreeMap<Sid, DefinitionHash>,
-    pub definitions: BTreeMap<Sid, DefinitionHash>,
+    pub definitions: BTreeMap<Sid, (DefinitionHash, u64)>,
     pub writers: BTreeMap<(Sid, Incarnation), Writer>,
     pub snapshots: BTreeMap<Sid, SnapshotTask>,
     pub trashing: Vec<(Sid, IntentId)>,
@@ -212,10 +212,18 @@ impl World {
             (_, true) => PreviousEnd::Released,
             (_, false) => PreviousEnd::Crashed,
         };
-        let torn_bytes = if self.choices.chance(20) { 17 } else { 0 };
+        let torn_values = if self.choices.chance(20) { 1 } else { 0 };
         let process = ProcessInfo { pid: self.epoch.0 as u32, ..ProcessInfo::default() };
-        let boot =
-            Boot { process, epoch: self.epoch, previous_end, device: 1, inode: 1, waited_ms: 0, torn_bytes };
+        let boot = Boot {
+            process,
+            epoch: self.epoch,
+            previous_end,
+            device: 1,
+            inode: 1,
+            waited_ms: 0,
+            torn_values,
+            missing_upto: None,
+        };
         self.input(Input::Boot(boot));
     }
 
@@ -332,7 +340,12 @@ impl World {
         {
             let sid = process.engine.state().last_sid;
             process.router.insert(sid, hash);
-            process.definitions.insert(sid, hash);
+            let stream = &process.engine.state().stream;
+            let same = stream.system_id.is_none()
+                || (stream.system_id == Some(self.postgres.system_id)
+                    && stream.timeline == self.postgres.timeline);
+            let history = if same { self.postgres.history } else { 0 };
+            process.definitions.insert(sid, (hash, history));
             // A handle that no client was told may come again after a crash; this world never tries.
             self.last_micros = self.last_micros.max(micros);
         }
