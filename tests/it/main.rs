@@ -2,6 +2,7 @@
 
 mod architecture;
 mod client;
+mod docs;
 mod filter_differential;
 mod formats;
 mod postgres;
