@@ -3,4 +3,5 @@
 mod client;
 mod filter_differential;
 mod postgres;
+mod service;
 mod support;
