@@ -207,9 +207,9 @@ fn explain(error: &ReplicationError) -> String {
         ReplicationError::PublicationNotFound(_) => format!(
             "{error}. Run CREATE PUBLICATION with that name, or grant the user in DATABASE_URL CREATE on the database."
         ),
-        ReplicationError::PublicationIncomplete(_) => format!(
-            "{error}. Run ALTER PUBLICATION with SET (publish = 'insert, update, delete, truncate')."
-        ),
+        ReplicationError::PublicationIncomplete(_) => {
+            format!("{error}. Run ALTER PUBLICATION with SET (publish = 'insert, update, delete, truncate').")
+        }
         other => other.to_string(),
     }
 }

@@ -52,10 +52,7 @@ async fn postgres_may_restart_while_streaming() {
     let database = server.database("pgrestart").await;
     database.execute(TABLE).await;
     let mut service = Service::start(&database, |_| {}).await;
-    let requests = [
-        ShapeRequest::table("items"),
-        ShapeRequest::table("items").filtered("id > $1", &["5"]),
-    ];
+    let requests = [ShapeRequest::table("items"), ShapeRequest::table("items").filtered("id > $1", &["5"])];
     let mut clients = requests.map(|request| service.follow(request));
     for round in 0..3 {
         database.execute(&format!("UPDATE items SET v = 'before {round}' WHERE id > 3")).await;
@@ -80,7 +77,10 @@ async fn postgres_may_restart_while_streaming() {
 
         server.start_again().await;
         database.execute(&format!("INSERT INTO items VALUES ({}, 'while it came back')", 100 + round)).await;
-        service.wait_active(crate::support::WAIT_DURATION_MAX).await.unwrap_or_else(|error| panic!("{error}"));
+        service
+            .wait_active(crate::support::WAIT_DURATION_MAX)
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
         for client in &mut clients {
             catch_up(client, &ITEMS, &database.client().await).await;
             assert!(client.refetches().is_empty(), "{:?}", client.refetches());
@@ -95,9 +95,7 @@ async fn postgres_may_restart_while_streaming() {
 async fn a_wrong_password_is_named_and_can_be_put_right() {
     let mut database = database("password").await;
     let user = format!("{}_user", database.name);
-    database
-        .execute(&format!("CREATE ROLE {user} LOGIN SUPERUSER PASSWORD 'other'; {TABLE}"))
-        .await;
+    database.execute(&format!("CREATE ROLE {user} LOGIN SUPERUSER PASSWORD 'other'; {TABLE}")).await;
     let superuser = std::mem::replace(&mut database.url, String::new());
     database.url = superuser.clone();
     let url = database.url_as(&user, "s3cret-never-shown");
@@ -199,8 +197,14 @@ async fn missing_privileges_for_a_table_are_a_503_that_names_them() {
                 "Database table \"public.unpublished\" is missing from the publication \"{publication}\" and Electric lacks privileges to add it"
             ),
         ),
-        ("partial", "Database table \"public.partial\" does not have its replica identity set to FULL".to_owned()),
-        ("unreadable", "Unable to create initial snapshot: permission denied for table unreadable".to_owned()),
+        (
+            "partial",
+            "Database table \"public.partial\" does not have its replica identity set to FULL".to_owned(),
+        ),
+        (
+            "unreadable",
+            "Unable to create initial snapshot: permission denied for table unreadable".to_owned(),
+        ),
     ];
     for (table, message) in &cases {
         refused(&service, table, message).await;
@@ -212,7 +216,8 @@ async fn missing_privileges_for_a_table_are_a_503_that_names_them() {
             database.name
         ))
         .await;
-    refused(&service, "unpublished", "Unable to create initial snapshot: must be owner of table unpublished").await;
+    refused(&service, "unpublished", "Unable to create initial snapshot: must be owner of table unpublished")
+        .await;
     // A refused shape leaves nothing behind that the next request could run into.
     database
         .execute(&format!(

@@ -204,8 +204,7 @@ async fn a_handle_that_does_not_fit_is_answered_with_the_one_that_does() {
     let other = filtered.header("electric-handle").expect("a handle").to_owned();
     assert_ne!(handle, other);
     for wrong in ["1-1", "bogus", &other] {
-        let answer =
-            service.get(&format!("/v1/shape?table=items&offset=0_0&handle={}", encode(wrong))).await;
+        let answer = service.get(&format!("/v1/shape?table=items&offset=0_0&handle={}", encode(wrong))).await;
         assert_eq!(answer.status, 409, "{wrong}: {}", answer.text());
         assert_eq!(answer.text(), r#"[{"headers":{"control":"must-refetch"}}]"#);
         assert_eq!(answer.header("electric-handle"), Some(&*handle), "{wrong}");
@@ -215,9 +214,8 @@ async fn a_handle_that_does_not_fit_is_answered_with_the_one_that_does() {
         common(&answer, wrong);
         // Of no account where all rows are asked for anyway.
         for offset in ["-1", "now"] {
-            let answer = service
-                .get(&format!("/v1/shape?table=items&offset={offset}&handle={}", encode(wrong)))
-                .await;
+            let answer =
+                service.get(&format!("/v1/shape?table=items&offset={offset}&handle={}", encode(wrong))).await;
             assert_eq!((answer.status, answer.header("electric-handle")), (200, Some(&*handle)));
         }
     }
@@ -246,7 +244,10 @@ async fn deletion_needs_permission_and_ends_one_shape() {
         answer.text(),
         r#"{"message":"The specified shape definition and handle do not match. Please ensure the shape definition is correct or omit the shape handle from the request to obtain a new one."}"#
     );
-    assert_eq!(errors(&delete("").await, "handle"), json!(["can't be blank when shape definition is missing"]));
+    assert_eq!(
+        errors(&delete("").await, "handle"),
+        json!(["can't be blank when shape definition is missing"])
+    );
     assert_eq!(errors(&delete("table=items&live=banana").await, "live"), json!(["is invalid"]));
     assert_eq!(get("/v1/shape?table=items&offset=-1").await.as_ref(), Some(&handle), "nothing was deleted");
 

@@ -169,13 +169,12 @@ async fn offsets_between_entries_and_odd_spellings_are_understood() {
     assert!(only[0]["headers"]["xip_list"].is_array());
     assert_eq!(service.get("/v1/shape?table=items&offset=-1_0").await.body, empty.body);
     let tail = tail(&service, "table=items").await;
-    database
-        .execute("INSERT INTO items VALUES (1, 'a'), (2, 'b'), (3, 'c')")
-        .await;
+    database.execute("INSERT INTO items VALUES (1, 'a'), (2, 'b'), (3, 'c')").await;
     let log = following(&service, "table=items", &tail, 3).await;
     let entries = messages(&log);
     let lsn = entries[0]["headers"]["lsn"].as_str().expect("text").to_owned();
-    let positions: Vec<_> = entries[..3].iter().map(|entry| entry["headers"]["op_position"].clone()).collect();
+    let positions: Vec<_> =
+        entries[..3].iter().map(|entry| entry["headers"]["op_position"].clone()).collect();
     assert_eq!(positions, [json!(0), json!(2), json!(4)]);
     assert_eq!(header(&log, "electric-offset"), format!("{lsn}_4"));
     assert_eq!(entries[2]["headers"]["last"], true);
@@ -378,7 +377,8 @@ async fn now_changes_only_and_full_replicas() {
     let narrow = "table=items&columns=id,v";
     let (only_tail, full_tail, narrow_tail) =
         (tail(&service, only).await, tail(&service, full).await, tail(&service, narrow).await);
-    let handles = [&now, &only_tail, &full_tail, &narrow_tail].map(|answer| header(answer, "electric-handle"));
+    let handles =
+        [&now, &only_tail, &full_tail, &narrow_tail].map(|answer| header(answer, "electric-handle"));
     for (index, handle) in handles.iter().enumerate() {
         assert!(!handles[..index].contains(handle), "four definitions, four shapes: {handles:?}");
     }
@@ -392,10 +392,11 @@ async fn now_changes_only_and_full_replicas() {
     ] {
         database.execute(sql).await;
     }
-    let short = |message: &Value| {
-        json!([message["headers"]["operation"], message["value"], message["old_value"]])
+    let short =
+        |message: &Value| json!([message["headers"]["operation"], message["value"], message["old_value"]]);
+    let changes = |answer: &Response| {
+        messages(answer).iter().filter(|m| !is_up_to_date(m)).map(short).collect::<Vec<_>>()
     };
-    let changes = |answer: &Response| messages(answer).iter().filter(|m| !is_up_to_date(m)).map(short).collect::<Vec<_>>();
     let expected = vec![
         json!(["update", { "id": "1", "v": "changed" }, null]),
         json!(["update", { "id": "2", "w": "unselected" }, null]),

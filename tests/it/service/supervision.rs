@@ -75,7 +75,8 @@ async fn a_panic_in_one_writer_of_a_thousand_is_nobody_elses_business() {
 
     assert!(service.terminate().await, "{}", service.output());
     let tail = journal_tail(service.data_dir(), &["--shape", &handles[VICTIM]]);
-    let story = events(&tail, &["ConsumerStarted", "ConsumerExited", "RestartScheduled", "Flushed", "Watermark"]);
+    let story =
+        events(&tail, &["ConsumerStarted", "ConsumerExited", "RestartScheduled", "Flushed", "Watermark"]);
     let position = |name: &str, part: &str, from: usize| {
         story[from..]
             .iter()
