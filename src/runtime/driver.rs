@@ -350,9 +350,18 @@ impl Driver {
         match request {
             Request::FindOrCreate { definition, reply } => self.find_or_create(&definition, reply),
             Request::Delete { sid, reply } => {
-                let known = self.executor.shapes.contains_key(&sid);
-                self.input(Input::Invalidate { sid, cause: InvalidationCause::Deleted });
-                let _gone = reply.send(known);
+                let input = Input::Invalidate { sid, cause: InvalidationCause::Deleted };
+                let ends = match self.core.input(clock::now(), input) {
+                    Ok(persist) => {
+                        self.follow(persist);
+                        true
+                    }
+                    Err(refusal) => {
+                        tracing::debug!(%refusal, "a shape was not deleted");
+                        false
+                    }
+                };
+                let _gone = reply.send(ends);
             }
             #[cfg(feature = "test-hooks")]
             Request::Sabotage { sid } => {

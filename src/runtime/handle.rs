@@ -184,13 +184,24 @@ impl Service {
         answer.await.map_err(|_| CreateError::NotActive)?
     }
 
-    /// Ends a shape. `false` where it was gone already.
-    pub async fn delete(&self, sid: Sid) -> bool {
+    /// Ends a shape; `false` where it was gone already or this process ends nothing now. Returns when no
+    /// request is served from it any more: whoever deleted it must not read it again.
+    pub async fn delete(&self, shape: &LiveShape) -> bool {
         let (reply, answer) = oneshot::channel();
-        if self.shared.requests.send(Request::Delete { sid, reply }).await.is_err() {
+        if self.shared.requests.send(Request::Delete { sid: shape.sid, reply }).await.is_err() {
             return false;
         }
-        answer.await.unwrap_or(false)
+        if !answer.await.unwrap_or(false) {
+            return false;
+        }
+        let mut phase = shape.phase.subscribe();
+        let mut status = self.watch_status();
+        tokio::select! {
+            // Both senders live as long as `self` and `shape`. One that has failed serves nobody either.
+            ended = phase.wait_for(|phase| matches!(phase, Phase::Failed(_) | Phase::Ended)) => ended.is_ok(),
+            // Decided and perhaps never performed by this process.
+            _ = status.wait_for(|status| *status == Status::Draining) => true,
+        }
     }
 
     /// See [`Request::Sabotage`].

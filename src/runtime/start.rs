@@ -116,7 +116,7 @@ impl Parts {
     async fn run(mut self) -> Result<(), Stopped> {
         let data_dir = self.settings.data_dir.clone();
         let (locked, waited) = tokio::select! {
-            locked = boot::lock(&data_dir, &self.service) => locked?,
+            locked = boot::lock(&data_dir, &self.service) => locked,
             () = drained(&mut self.message_queue) => return Ok(()),
         };
         self.service.set_status(Status::Starting {

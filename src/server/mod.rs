@@ -26,6 +26,8 @@ mod router;
 mod schema;
 mod settings;
 mod shape;
+#[cfg(feature = "test-hooks")]
+mod test_hooks;
 
 #[cfg(test)]
 mod testing;

@@ -6,4 +6,5 @@ mod docs;
 mod filter_differential;
 mod formats;
 mod postgres;
+mod service;
 mod support;
