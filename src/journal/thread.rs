@@ -291,10 +291,10 @@ mod tests {
             let text = format!("{notices:?} of {}", committer.journal.last());
             text
         };
-        assert_eq!(check(&[Durability::Now]), "[Durable(EventId(1))] of 1");
+        assert_eq!(check(&[Durability::Now]), "[Durable(1)] of 1");
         assert_eq!(check(&[Durability::Lazy; 3]), "[] of 3");
         let mixed = [Durability::Lazy, Durability::Now, Durability::Lazy, Durability::Now];
-        assert_eq!(check(&mixed), "[Durable(EventId(4))] of 4");
+        assert_eq!(check(&mixed), "[Durable(4)] of 4");
     }
 
     #[test]

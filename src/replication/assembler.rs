@@ -321,7 +321,7 @@ mod tests {
             show(transaction),
             [
                 format!("0 insert 1 {:?}", Value::Text(b"00000001")),
-                "2 truncate [Oid(9), Oid(7)]".to_owned(),
+                "2 truncate [9, 7]".to_owned(),
                 format!("4 insert 1 {:?}", Value::Text(b"00000002")),
             ]
         );

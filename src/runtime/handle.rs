@@ -314,7 +314,22 @@ impl LiveShape {
 /// A service without a driver, for tests of what stands on top of it.
 #[cfg(test)]
 pub(crate) mod testing {
-    use super::{Arc, AtomicU64, LiveShape, Phase, Service, ShapeDefinition, ShapeHandle, ShapeReader, Sid};
+    use super::{
+        Arc, AtomicU64, Inspector, LiveShape, Phase, Relation, Request, Service, ShapeDefinition,
+        ShapeHandle, ShapeReader, Sid, mpsc,
+    };
+    use crate::postgres::{ConnectOptions, DatabaseUrl, TcpOptions, Tls};
+    use crate::runtime::connections::Connections;
+
+    /// Knows these tables, from before Postgres went away.
+    pub(crate) fn service(requests: mpsc::Sender<Request>, tables: &[Relation]) -> Service {
+        let url = DatabaseUrl::parse("postgresql://nobody@127.0.0.1:1/none").expect("a valid URL");
+        let tls = Tls::unverified().expect("the TLS library works");
+        let options = ConnectOptions { tls, tcp: TcpOptions::default() };
+        let inspector = Inspector::new(Connections::new(url, options, 1));
+        tables.iter().for_each(|table| inspector.remember(table));
+        Service::new(requests, inspector)
+    }
 
     pub(crate) fn live_shape(
         handle: ShapeHandle,

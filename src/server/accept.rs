@@ -39,7 +39,14 @@ pub async fn serve(
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send,
 ) {
-    let app = Arc::new(App::new(service, settings));
+    serve_app(listener, Arc::new(App::new(service, settings)), shutdown).await;
+}
+
+pub(super) async fn serve_app(
+    listener: TcpListener,
+    app: Arc<App>,
+    shutdown: impl Future<Output = ()> + Send,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     tokio::pin!(shutdown);
     let mut status = app.service.watch_status();

@@ -11,9 +11,9 @@ use crate::runtime::handle::{InspectError, Service};
 use super::error::Failure;
 use super::params::AskedShape;
 
-/// Resolves what was asked against the catalog. The table as a living shape knows it is taken without
-/// asking Postgres: such a request is served while Postgres is away, and a table that changed under a
-/// shape ends the shape.
+/// Resolves what was asked against the catalog. While Postgres is away, a table is as the shape with
+/// this handle knows it. So it is for live requests in any case: after each commit all of them come back
+/// at once, and a table that changes ends the shapes over it.
 ///
 /// # Errors
 /// The first rule that the parameters break; [`Failure::Unreachable`] where the table cannot be
@@ -22,16 +22,18 @@ pub(super) async fn resolve(
     service: &Service,
     asked: &AskedShape,
     handle: Option<Handle>,
+    live: bool,
 ) -> Result<ShapeDefinition, Failure> {
     let name = table_name(asked)?;
     let known =
         handle.and_then(|handle| service.shape(handle)).filter(|s| s.definition.relation.name == name);
-    if let Some(shape) = known {
+    if let Some(shape) = known.as_ref().filter(|_| live) {
         return define(asked, &shape.definition.relation);
     }
-    match Box::pin(service.inspect(name.clone())).await {
-        Ok(relation) => define(asked, &*existing(relation, &name)?),
-        Err(InspectError::Unreachable) => Err(Failure::Unreachable),
+    match (Box::pin(service.inspect(name.clone())).await, known) {
+        (Ok(relation), _) => define(asked, &*existing(relation, &name)?),
+        (Err(InspectError::Unreachable), Some(shape)) => define(asked, &shape.definition.relation),
+        (Err(InspectError::Unreachable), None) => Err(Failure::Unreachable),
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) async fn delete(app: &App, fields: &Fields) -> Result<Reply, Failure>
     let shape = match &asked.shape {
         None => asked.handle.and_then(|handle| app.service.shape(handle)),
         Some(shape) => {
-            let definition = resolve(&app.service, shape, asked.handle).await?;
+            let definition = resolve(&app.service, shape, asked.handle, false).await?;
             app.service.find(&definition)
         }
     };

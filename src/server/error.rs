@@ -47,6 +47,8 @@ pub(super) enum Failure {
         /// Seconds: 5 plus a random 1 to 5.
         retry_after: u64,
     },
+    /// A bug. What it is stays in the log.
+    Internal,
 }
 
 #[derive(Serialize)]
@@ -88,7 +90,9 @@ impl Failure {
             | Failure::NotCreated
             | Failure::SnapshotKnown(_)
             | Failure::Overloaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Failure::SnapshotUnexpected(_) | Failure::LogUnreadable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Failure::SnapshotUnexpected(_) | Failure::LogUnreadable(_) | Failure::Internal => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 
@@ -107,6 +111,7 @@ impl Failure {
             Failure::BodyNotObject => body_error("Request body must be a JSON object"),
             Failure::BodyUnreadable => body_error("Failed to read request body"),
             Failure::BodyTooLarge => body_error("Request body too large"),
+            Failure::Internal => body_error("Internal server error"),
             Failure::Unauthorized => message("Unauthorized - Invalid API secret"),
             Failure::NotFound => "Not found".to_owned(),
             Failure::NoShape => message("No existing shape found"),
@@ -154,7 +159,8 @@ impl Failure {
             Failure::BodyNotJson(_)
             | Failure::BodyNotObject
             | Failure::BodyUnreadable
-            | Failure::BodyTooLarge => {
+            | Failure::BodyTooLarge
+            | Failure::Internal => {
                 headers.insert(CONTENT_TYPE, JSON);
                 headers.insert(CACHE_CONTROL, CACHE_DEFAULT);
             }
@@ -329,6 +335,7 @@ mod tests {
             (Failure::BodyNotObject, 400, r#"{"error":"Request body must be a JSON object"}"#),
             (Failure::BodyUnreadable, 400, r#"{"error":"Failed to read request body"}"#),
             (Failure::BodyTooLarge, 413, r#"{"error":"Request body too large"}"#),
+            (Failure::Internal, 500, r#"{"error":"Internal server error"}"#),
         ] {
             check(&failure, Method::POST, &format!("{status}\n{json}\n{default}\n\n{body}"));
         }

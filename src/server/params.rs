@@ -341,7 +341,7 @@ mod tests {
         check("", r#"{"handle":["can't be blank when shape definition is missing"]}"#);
         check("table=t&live=banana", r#"{"live":["is invalid"]}"#);
         check("table=t&live=true&offset=whatever", "None false true");
-        check("handle=1-2", "Some(Handle { hash: 1, micros: 2 }) true false");
+        check("handle=1-2", "Some(1-2) true false");
         check("handle=x", "None true false");
     }
 }

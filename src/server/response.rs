@@ -22,8 +22,7 @@ const ELECTRIC_SCHEMA: HeaderName = HeaderName::from_static("electric-schema");
 const ELECTRIC_UP_TO_DATE: HeaderName = HeaderName::from_static("electric-up-to-date");
 const ELECTRIC_CURSOR: HeaderName = HeaderName::from_static("electric-cursor");
 
-/// Only the two halves of the largest possible first chunk response are cached this long:
-/// its rows never change.
+/// The first chunk of a shape never changes, but new clients should get a newer shape one day.
 const CACHE_INITIAL: &str = "public, max-age=604800, s-maxage=3600, stale-while-revalidate=2629746";
 const CACHE_LIVE: &str = "public, max-age=5, stale-while-revalidate=5";
 

@@ -2,6 +2,7 @@
 //! (contract 1.1, 1.3, 1.4, 1.19).
 
 use std::borrow::Cow;
+use std::panic::AssertUnwindSafe;
 
 use axum::body::{Body, HttpBody};
 use axum::http::header::{
@@ -12,6 +13,7 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use percent_encoding::percent_decode_str;
 use rand::Rng;
 use rand::distr::Alphanumeric;
@@ -84,7 +86,10 @@ where
     let route = Route::of(request.uri().path());
     let origin = request.headers().get(ORIGIN).cloned();
     let id = request_id(request.headers());
-    let mut response = handle(app, route, request).await;
+    let method = request.method().clone();
+    // A bug in the handling of one request is a 500 for one client.
+    let handled = AssertUnwindSafe(handle(app, route, request)).catch_unwind().await;
+    let mut response = handled.unwrap_or_else(|_panic| Failure::Internal.reply(&method).into_response());
     add_common_headers(response.headers_mut(), id);
     let status = response.status();
     if status != StatusCode::UNAUTHORIZED {

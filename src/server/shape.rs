@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::domain::{Lsn, Offset, ShapeDefinition};
 use crate::runtime::handle::{LiveShape, Phase, SnapshotProblem, Status};
-use crate::shape_log::{Read, ShapeLogError, SnapshotFollow};
+use crate::shape_log::{Read, ShapeLogError, ShapeView, SnapshotFollow, SnapshotState};
 
 use super::App;
 use super::admission::{Class, Permit};
@@ -67,7 +67,7 @@ pub(super) async fn get(app: &App, call: Call) -> Result<Response, Failure> {
         // The place of server-sent events.
         return Err(Failure::field("live_sse", "is not supported by this server yet"));
     }
-    let definition = resolve(&app.service, &asked.shape, asked.handle).await?;
+    let definition = resolve(&app.service, &asked.shape, asked.handle, asked.live).await?;
     if asked.subset {
         // The place of subset snapshots.
         return Err(Failure::field("subset", "is not supported by this server yet"));
@@ -189,9 +189,7 @@ impl Reading<'_> {
             Requested::After(from) => from,
         };
         loop {
-            // The mark first, then the view: everything up to the mark is in the view (P3).
-            let mark = self.shape.published();
-            let view = self.shape.reader.view();
+            let (mark, view) = self.look();
             let news = match view.read(from) {
                 Ok(Read::Range(range)) if self.asked.live && range.end == from => {
                     let deadline = begun + self.app.settings.long_poll_timeout;
@@ -231,10 +229,8 @@ impl Reading<'_> {
                 Err(ShapeLogError::SnapshotFailed) => {
                     // The rows ended a moment before the cause is known.
                     let deadline = begun + self.app.settings.snapshot_start_timeout;
-                    match wait(&self.shape, &self.app.closing, deadline, |_| false).await {
-                        News::TimedOut => return Err(Failure::NotCreated),
-                        news => news,
-                    }
+                    let retaken = |view: &ShapeView| view.snapshot_state() != SnapshotState::Failed;
+                    wait(&self.shape, &self.app.closing, deadline, retaken).await
                 }
                 Err(error) => {
                     if matches!(self.shape.phase(), Phase::Failed(_) | Phase::Ended) {
@@ -251,6 +247,14 @@ impl Reading<'_> {
                 News::TimedOut => return Err(Failure::NotCreated),
             }
         }
+    }
+
+    /// The shape as it is, and how much of the stream that is about. The mark is taken first: then
+    /// everything up to it is in the view. The other way round a commit between the two would be
+    /// promised and missing (P3).
+    fn look(&self) -> (Lsn, Arc<ShapeView>) {
+        let mark = self.shape.published();
+        (mark, self.shape.reader.view())
     }
 
     /// Rows. `last` ends a body that reaches the end of the log.
@@ -274,8 +278,8 @@ impl Reading<'_> {
 
     /// `offset=now`: no rows, the place where the log ends.
     fn answer_now(&self, permit: Permit) -> Result<Response, Failure> {
-        let mark = self.shape.published();
-        let end = self.shape.reader.view().last();
+        let (mark, view) = self.look();
+        let end = view.last();
         self.answer_no_news(end, mark.max(end.tx()), permit)
     }
 
