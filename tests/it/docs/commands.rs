@@ -127,16 +127,16 @@ async fn commands_in_the_documentation_print_what_is_shown() {
     client.sync().await.unwrap_or_else(|error| panic!("{error}"));
     database.execute("INSERT INTO orders VALUES (1, 'open')").await;
     let until = std::time::Instant::now() + crate::support::WAIT_DURATION_MAX;
-    while client.rows().len() < 1 {
+    while client.rows().is_empty() {
         assert!(std::time::Instant::now() < until, "the first row does not come");
-        client.sync().await.unwrap_or_else(|error| panic!("{error}"));
+        client.step().await.unwrap_or_else(|error| panic!("{error}"));
     }
     service.kill9();
     service.restart().await.unwrap_or_else(|error| panic!("{error}"));
     database.execute("INSERT INTO orders VALUES (2, 'open')").await;
     while client.rows().len() < 2 {
         assert!(std::time::Instant::now() < until, "the second row does not come");
-        client.sync().await.unwrap_or_else(|error| panic!("{error}"));
+        client.step().await.unwrap_or_else(|error| panic!("{error}"));
     }
     assert!(service.terminate().await, "the service stops by itself:\n{}", service.output());
     let examples = examples();
