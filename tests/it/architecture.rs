@@ -227,3 +227,14 @@ fn a_second_translator_is_found() {
     assert_eq!(broken("src/journal/a.rs", text), [(2, "one translator")]);
     assert_eq!(broken("src/runtime/executor.rs", text), []);
 }
+
+#[test]
+fn destruction_in_passing_is_found() {
+    const RULE: &str = "nothing is destroyed in passing";
+    let text = "fn f() { std::fs::remove_dir_all(p); }";
+    assert_eq!(broken("src/runtime/boot.rs", text), [(2, RULE)]);
+    assert_eq!(broken("src/shape_log/writer.rs", "fn f() { fs::rename(a, b); }"), [(2, RULE)]);
+    assert_eq!(broken("src/cli/serve.rs", "fn f() { File::options().truncate(true); }"), [(2, RULE)]);
+    assert_eq!(broken("src/shape_log/disk.rs", text), []);
+    assert_eq!(broken("src/journal/archive/mod.rs", text), []);
+}
