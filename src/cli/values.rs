@@ -22,14 +22,6 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// As [`duration`], but 0 is allowed and means never.
-///
-/// # Errors
-/// The text is not of this form.
-pub fn duration_or_zero(text: &str) -> Result<Duration, String> {
-    if text.trim() == "0" { Ok(Duration::ZERO) } else { duration(text) }
-}
-
 /// A number of bytes with `KB`, `KiB`, `MB`, `MiB`, `GB` or `GiB`.
 ///
 /// # Errors
@@ -86,7 +78,6 @@ mod tests {
         for bad in ["", "0", "s", "-1s", "5 h", "1e400s"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
-        assert_eq!(duration_or_zero("0"), Ok(Duration::ZERO));
     }
 
     #[test]

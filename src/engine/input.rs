@@ -143,6 +143,8 @@ pub struct PostgresReady {
     pub restart: Lsn,
     pub slot_created: bool,
     pub slot_lost: bool,
+    /// Everything whose changes the stream will bring, ascending.
+    pub published: Vec<Oid>,
     /// The publication had to be created although the slot existed.
     pub publication_created: bool,
 }

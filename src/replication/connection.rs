@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::domain::Oid;
 use crate::postgres::{ConnectOptions, DatabaseUrl, PgError, PgErrorKind, SqlClient, connect};
-use crate::replication::publication::{PublicationInfo, ensure_publication};
+use crate::replication::publication::{PublicationInfo, ensure_publication, published_relations};
 use crate::replication::slot::{self, SlotInfo};
 use crate::replication::{ReplicationClient, ReplicationError};
 
@@ -61,6 +61,8 @@ pub struct Ready {
     pub backend_pid: u32,
     pub slot: SlotInfo,
     pub publication: PublicationInfo,
+    /// Everything whose changes the stream will bring. Ascending.
+    pub published: Vec<Oid>,
     pub history_broken: Option<HistoryBroken>,
 }
 
@@ -90,6 +92,7 @@ pub async fn connect_and_identify(
     let identity = client.identify_system().await?;
     take_lock(&mut client, &sql, &settings.slot, notify).await?;
     let publication = ensure_publication(&sql, &settings.publication).await?;
+    let published = published_relations(&sql, &settings.publication).await?;
     let (slot, history_broken) = ensure_slot(&mut client, &sql, settings, publication, notify).await?;
     Ok(Ready {
         system_id: identity.system_id,
@@ -99,6 +102,7 @@ pub async fn connect_and_identify(
         backend_pid: client.backend_pid(),
         slot,
         publication,
+        published,
         history_broken,
         client,
         sql,

@@ -19,7 +19,7 @@ pub use connection::{HistoryBroken, Ready, ReplicationSettings, StartupNotice, c
 pub use pgoutput::{Head, Malformed};
 pub use publication::{
     EnsuredTable, Fence, PublicationInfo, PublishedTable, drop_table, ensure_publication, ensure_table,
-    published_tables, set_identity_full,
+    published_relations, published_tables, set_identity_full,
 };
 pub use slot::{SlotInfo, publication_name, slot_name};
 pub use spill::Transaction;

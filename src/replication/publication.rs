@@ -133,6 +133,28 @@ ORDER BY c.oid";
     Ok(tables)
 }
 
+/// Everything whose changes the publication sends, by whatever way it got there: tables added one by
+/// one, their partitions, whole schemas, `FOR ALL TABLES`. Ascending.
+///
+/// # Errors
+/// See [`PgErrorKind`].
+pub async fn published_relations(client: &SqlClient, publication: &str) -> Result<Vec<Oid>, PgError> {
+    const SQL: &str = "
+SELECT r.prrelid FROM pg_catalog.pg_publication_rel r
+JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid AND p.pubname = $1
+UNION
+SELECT c.oid FROM pg_catalog.pg_publication_tables t
+JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
+JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+WHERE t.pubname = $1
+ORDER BY 1";
+    let mut oids = Vec::new();
+    for row in client.query(SQL, &[&publication]).await? {
+        oids.push(Oid(row.try_get(0)?));
+    }
+    Ok(oids)
+}
+
 /// Sees to it that a table is published and that it and its partitions are REPLICA IDENTITY FULL, in
 /// one transaction; `manual` forbids to change anything. Writers are held up only while an identity is
 /// changed, and for 5 s at most.

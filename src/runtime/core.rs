@@ -78,11 +78,15 @@ impl Core {
         let after = step.barrier.unwrap_or(EventId(0));
         let mut sync = step.barrier.is_some();
         for effect in step.effects {
-            if matches!(effect, Effect::SendStatus { .. }) {
-                sync = true;
-                self.acks.push_back(Waiting { after: last, effect });
-            } else {
-                self.effects.push_back(Waiting { after, effect });
+            match effect {
+                Effect::SendStatus { .. } => {
+                    sync = true;
+                    self.acks.push_back(Waiting { after: last, effect });
+                }
+                // Nothing that was decided before may still be done, and no journal waited for: it
+                // lies in a directory that is no longer ours.
+                Effect::Abort => self.acks.push_front(Waiting { after: EventId(0), effect }),
+                effect => self.effects.push_back(Waiting { after, effect }),
             }
         }
         Persist { events: step.events, sync }

@@ -248,6 +248,7 @@ fn describe(ready: &Ready) -> PostgresReady {
         restart: ready.slot.restart_lsn.unwrap_or_default(),
         slot_created: ready.slot.created,
         slot_lost: ready.history_broken == Some(HistoryBroken::SlotLost),
+        published: ready.published.clone(),
         publication_created: ready.history_broken == Some(HistoryBroken::PublicationCreated),
     }
 }

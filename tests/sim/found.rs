@@ -42,6 +42,10 @@ impl Service {
     }
 
     fn connect(&mut self, confirmed: u64, slot_created: bool) -> Step {
+        self.connect_to(confirmed, slot_created, &[TABLE])
+    }
+
+    fn connect_to(&mut self, confirmed: u64, slot_created: bool, published: &[Oid]) -> Step {
         self.take(Input::PostgresReady(PostgresReady {
             system_id: 1,
             timeline: 1,
@@ -53,6 +57,7 @@ impl Service {
             restart: Lsn(confirmed),
             slot_created,
             slot_lost: false,
+            published: published.to_vec(),
             publication_created: false,
         }))
     }
@@ -122,6 +127,22 @@ fn a_shape_that_is_older_than_the_slot_is_given_up() {
         (Some(HistoryCause::NewSlot), Some(InvalidationCause::HistoryBroken))
     );
     assert_eq!(broken(&Service::booted().connect(1_000, true)), None);
+}
+
+/// A process that made a new publication and died before it said so leaves an empty one behind, which
+/// its successor finds in the best of order.
+#[test]
+fn a_shape_whose_table_is_not_published_any_more_is_given_up() {
+    for (published, expected) in [(vec![TABLE], None), (vec![], Some(InvalidationCause::DataMissed))] {
+        let mut service = Service::booted();
+        service.connect(1_000, true);
+        service.create();
+        service.open_snapshot(1_000);
+        service.complete_snapshot();
+        service.stop_stream();
+        let step = service.connect_to(1_000, false, &published);
+        assert_eq!(invalidated(&step), expected, "{published:?}");
+    }
 }
 
 /// Transactions that were not even received have no entry in the window.

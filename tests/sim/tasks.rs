@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 
-use shapefold::domain::{Generation, Incarnation, Lsn, Seq, Sid, SidSet, Timestamp};
+use shapefold::domain::{Generation, Incarnation, Lsn, Oid, Seq, Sid, SidSet, Timestamp};
 use shapefold::engine::{Commit, FlushReport, Input, PostgresReady};
 use shapefold::events::{
     DestructionResult, Event, ExitCause, FaultClass, FileKind, SnapshotFailure, Stage, StopCause, StreamEvent,
 };
 
-use crate::postgres::{Committed, Slot, Snapshot, definition};
+use crate::postgres::{Committed, Slot, Snapshot, TABLES, definition};
 use crate::world::{Connection, Message, Mutation, World};
 
 /// One incarnation.
@@ -59,13 +59,18 @@ impl World {
             system_id: self.postgres.system_id,
             timeline: self.postgres.timeline,
             server_version: 170_000,
-            database: shapefold::domain::Oid(5),
+            database: Oid(5),
             backend_pid: 9,
             slot: "slot".to_owned(),
             confirmed,
             restart: confirmed,
             slot_created: created,
             slot_lost: lost,
+            published: if publication_created {
+                Vec::new()
+            } else {
+                (0..TABLES).map(|table| Oid(100 + u32::try_from(table).expect("few tables"))).collect()
+            },
             publication_created,
         }));
     }

@@ -39,6 +39,7 @@ impl Decision<'_> {
             self.invalidate_all(event);
         } else {
             self.invalidate_missed(ready.confirmed, observed);
+            self.invalidate_unpublished(&ready.published, observed);
         }
         self.engine.scratch.idle_at = Lsn(0);
         self.engine.scratch.nothing = None;
@@ -94,6 +95,24 @@ impl Decision<'_> {
             .map(|(_, sid)| sid)
             .collect();
         for sid in missed {
+            let running = self.state().shapes[&sid].life < Life::Live;
+            self.invalidate(sid, InvalidationCause::DataMissed, Some(because), running);
+        }
+    }
+
+    /// Changes of these tables are not in the stream, although there are rows of theirs here: somebody
+    /// took them out of the publication, or dropped them, or a process died between making a new
+    /// publication and saying so. Their shapes would stand still without a word.
+    fn invalidate_unpublished(&mut self, published: &[Oid], because: EventId) {
+        let silent: Vec<Sid> = self
+            .living_shapes()
+            .into_iter()
+            .filter(|sid| {
+                let shape = &self.state().shapes[sid];
+                shape.visible.is_some() && published.binary_search(&shape.oid).is_err()
+            })
+            .collect();
+        for sid in silent {
             let running = self.state().shapes[&sid].life < Life::Live;
             self.invalidate(sid, InvalidationCause::DataMissed, Some(because), running);
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::domain::{Incarnation, Lsn, Seq, Sid, Timestamp};
+use crate::domain::{Incarnation, Seq, Sid, Timestamp};
 use crate::engine::{FlushReport, Input};
 use crate::events::ExitCause;
 use crate::replication::ReplicationError;
@@ -345,10 +345,4 @@ fn is_failed_sync(fault: &StorageFault) -> bool {
 #[must_use]
 pub(super) fn thread_of(sid: Sid, threads: usize) -> usize {
     sid.0 as usize % threads
-}
-
-/// See [`Command::Progress`].
-#[must_use]
-pub fn published(mark: &AtomicU64) -> Lsn {
-    Lsn(mark.load(Ordering::Acquire))
 }
