@@ -200,6 +200,7 @@ mod tests {
             restart: Lsn(1_000),
             slot_created: true,
             slot_lost: false,
+            published: vec![TABLE],
             publication_created: false,
         }
     }

@@ -40,11 +40,14 @@ pub struct Executor {
     pub shapes: BTreeMap<Sid, Arc<LiveShape>>,
     pub bodies: Bodies,
     /// Who asked for a shape that is not durable in the journal yet.
-    pub waiting: BTreeMap<Sid, Vec<oneshot::Sender<Result<Arc<LiveShape>, CreateError>>>>,
+    pub waiting: BTreeMap<Sid, Vec<Reply>>,
     /// The tables that have shapes: read by the tasks that publish and un-publish.
     pub tables: Arc<Mutex<BTreeSet<Oid>>>,
     pub table_names: BTreeMap<Oid, RelationName>,
 }
+
+/// Where the answer to a request for a shape goes.
+pub type Reply = oneshot::Sender<Result<Arc<LiveShape>, CreateError>>;
 
 /// What the driver has to do about an effect, beyond performing it.
 #[derive(Debug)]
