@@ -161,12 +161,12 @@ impl Service {
         shapes.by_handle.get(&handle).cloned()
     }
 
-    /// The shape of this definition, if there is one.
+    /// The shape of this definition, if there is one that has not failed or ended.
     #[must_use]
     pub fn find(&self, definition: &ShapeDefinition) -> Option<Arc<LiveShape>> {
         let shapes = self.shared.shapes.read().unwrap_or_else(PoisonError::into_inner);
         let candidates = shapes.by_definition.get(&definition.hash().0)?;
-        candidates.iter().find(|shape| shape.definition.same_shape(definition)).cloned()
+        candidates.iter().find(|shape| shape.definition.same_shape(definition) && !shape.is_over()).cloned()
     }
 
     /// The shape of this definition, made if there is none. Answers once it is durable in the journal;
@@ -281,6 +281,12 @@ impl LiveShape {
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase.borrow().clone()
+    }
+
+    /// There will be no more rows. Who comes now gets another shape: the reason may be gone by then.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Failed(_) | Phase::Ended)
     }
 
     /// Follows the phase: register, then check.

@@ -11,6 +11,7 @@ mod faults;
 pub mod handle;
 mod inspector;
 mod keeper;
+mod publishing;
 pub mod router;
 pub mod settings;
 mod snapshots;

@@ -18,6 +18,7 @@ use crate::runtime::executor::{Bodies, Executor};
 use crate::runtime::handle::{REQUESTS_MAX, Request, Service, Status};
 use crate::runtime::inspector::Inspector;
 use crate::runtime::keeper::Keeper;
+use crate::runtime::publishing::Publishing;
 use crate::runtime::router::Router;
 use crate::runtime::settings::{INPUTS_MAX, STREAM_BATCHES_MAX, Settings};
 use crate::runtime::snapshots::{SnapshotContext, Snapshots};
@@ -200,15 +201,12 @@ impl Parts {
             service: service.clone(),
         };
         let context = Arc::new(SnapshotContext {
-            admin,
             query,
-            publication,
-            manual_publishing: settings.manual_publishing,
             data_dir: settings.data_dir.clone(),
             disk: Arc::clone(&disk),
             chunk_bytes: settings.chunk_bytes,
             driver: messages,
-            publishing: tokio::sync::Mutex::new(()),
+            publishing: Publishing::new(admin, publication, settings.manual_publishing),
         });
         let runtime = tokio::runtime::Handle::current();
         let executor = Executor {

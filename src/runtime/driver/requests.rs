@@ -44,7 +44,8 @@ impl Driver {
     ) {
         let hash = definition.hash();
         let found = self.core.engine().projections().shape_index.by_definition(hash).find(|sid| {
-            self.executor.shapes.get(sid).is_some_and(|shape| shape.definition.same_shape(definition))
+            let shape = self.executor.shapes.get(sid);
+            shape.is_some_and(|shape| shape.definition.same_shape(definition) && !shape.is_over())
         });
         let (sid, shape) = match found {
             Some(sid) => (sid, self.executor.shapes.get(&sid).cloned()),

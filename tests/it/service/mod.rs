@@ -2,8 +2,10 @@
 
 mod faults;
 mod http;
+mod http_live;
 mod http_log;
 mod restart;
+mod snapshot_failures;
 mod snapshot_stitching;
 mod supervision;
 
