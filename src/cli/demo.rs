@@ -36,7 +36,9 @@ INSERT INTO stock SELECT item, 100 FROM unnest(ARRAY['apples','bread','cheese','
 const ORDERS_MAX: i64 = 40;
 const WRITE_EVERY: Duration = Duration::from_millis(350);
 
+// A group of its own: that of the service, which is named after its type, is inside.
 #[derive(Debug, clap::Args)]
+#[group(id = "demo")]
 pub struct Arguments {
     /// Port of the page; 0 picks a free one.
     #[arg(long, default_value_t = 8080)]

@@ -25,6 +25,7 @@ fn help(arguments: &[&str]) -> String {
 fn help_texts() {
     insta::assert_snapshot!("help", help(&[]));
     insta::assert_snapshot!("help_serve", help(&["serve"]));
+    insta::assert_snapshot!("help_demo", help(&["demo"]));
     insta::assert_snapshot!("help_journal", help(&["journal"]));
     insta::assert_snapshot!("help_journal_tail", help(&["journal", "tail"]));
     insta::assert_snapshot!("help_journal_state", help(&["journal", "state"]));
