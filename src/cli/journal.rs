@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::domain::{EventId, Handle, Sid};
+use crate::domain::{EventId, Handle, Seq, Sid};
 use crate::events::{self, Event, Recorded};
 use crate::journal::{OfflineJournal, Reading};
 use crate::projections::forensics::Checker;
@@ -66,7 +66,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let result = match &arguments.command {
         Command::Tail { data_dir, lines, from, shape, kind, json } => open(data_dir).and_then(|journal| {
             let filter = Filter::new(&journal, shape.as_deref(), kind)?;
-            tail(&journal, EventId(*from), *lines, &filter, *json, &mut out)
+            tail(&journal, EventId(*from), *lines, filter, *json, &mut out)
         }),
         Command::State { data_dir, at, json } => {
             open(data_dir).and_then(|journal| state(&journal, at.map(EventId), *json, &mut out))
@@ -131,6 +131,8 @@ fn events(journal: &OfflineJournal, from: EventId) -> impl Iterator<Item = Recor
 struct Filter {
     shape: Option<Sid>,
     kinds: Vec<String>,
+    /// What the shape still owes: a watermark that covers some of it is about the shape.
+    owed: Vec<Seq>,
 }
 
 impl Filter {
@@ -142,12 +144,45 @@ impl Filter {
             }
         }
         let shape = shape.map(|shape| find_shape(journal, shape)).transpose()?;
-        Ok(Filter { shape, kinds: kinds.to_vec() })
+        Ok(Filter { shape, kinds: kinds.to_vec(), owed: Vec::new() })
     }
 
-    fn accepts(&self, recorded: &Recorded) -> bool {
+    /// To be asked about every event, in order.
+    fn accepts(&mut self, recorded: &Recorded) -> bool {
         let kind = self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == recorded.event.name());
-        kind && self.shape.is_none_or(|sid| concerns(&recorded.event, sid))
+        let shape = self.shape.is_none_or(|sid| {
+            let flushes = self.flushes(&recorded.event, sid);
+            flushes || concerns(&recorded.event, sid)
+        });
+        kind && shape
+    }
+
+    /// Whether a watermark makes something durable that the shape owes.
+    fn flushes(&mut self, event: &Event, wanted: Sid) -> bool {
+        use crate::events::FlushEvent;
+        let durable = match event {
+            Event::Stream(events::StreamEvent::TxnRouted { seq, set, .. }) => {
+                if set.contains(wanted) {
+                    self.owed.push(*seq);
+                }
+                return false;
+            }
+            Event::Flush(FlushEvent::Watermark { upto, except }) => {
+                except.iter().find(|(sid, _)| *sid == wanted).map_or(*upto, |(_, own)| *own)
+            }
+            Event::Flush(FlushEvent::Flushed { shapes }) => {
+                let Some((_, own)) = shapes.iter().find(|(sid, _)| *sid == wanted) else { return false };
+                *own
+            }
+            Event::Ownership(_)
+            | Event::Stream(_)
+            | Event::Shape(_)
+            | Event::Consumer(_)
+            | Event::Journal(_) => return false,
+        };
+        let before = self.owed.len();
+        self.owed.retain(|seq| *seq > durable);
+        self.owed.len() < before
     }
 }
 
@@ -190,7 +225,7 @@ fn tail(
     journal: &OfflineJournal,
     from: EventId,
     lines: Option<usize>,
-    filter: &Filter,
+    mut filter: Filter,
     json: bool,
     out: &mut impl Write,
 ) -> Result<ExitCode, Failure> {
@@ -199,7 +234,7 @@ fn tail(
     let mut newest = VecDeque::new();
     for recorded in events(journal, EventId(1)) {
         names.learn(&recorded);
-        if recorded.id < from || !filter.accepts(&recorded) {
+        if !filter.accepts(&recorded) || recorded.id < from {
             continue;
         }
         match lines {

@@ -1,5 +1,6 @@
 //! The command line: Electric's environment variables, `serve`, and looking into a journal.
 
+mod demo;
 mod journal;
 mod serve;
 mod values;
@@ -22,6 +23,8 @@ enum Command {
     /// service.
     #[command(visible_alias = "start")]
     Serve(Box<serve::Arguments>),
+    /// Serve shapes of a database of yours that two demo tables are made in, with a page that shows them.
+    Demo(Box<demo::Arguments>),
     /// Look into the journal of a data directory: read-only, without a lock, also while the service runs.
     Journal(journal::Arguments),
 }
@@ -31,6 +34,7 @@ enum Command {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(*arguments),
+        Command::Demo(arguments) => demo::run(*arguments),
         Command::Journal(arguments) => journal::run(&arguments),
     }
 }

@@ -121,6 +121,14 @@ pub struct Arguments {
 
 /// Runs until a signal or a fatal error.
 pub fn run(arguments: Arguments) -> ExitCode {
+    run_with(arguments, |_, _| std::future::ready(()))
+}
+
+/// As [`run`], with something beside it that is told the settings and where the service listens.
+pub fn run_with<F>(arguments: Arguments, beside: impl FnOnce(&Parts, SocketAddr) -> F) -> ExitCode
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     start_log(&arguments.log_level);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
@@ -129,20 +137,24 @@ pub fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let (service, server) = match settings(arguments) {
-        Ok(settings) => settings,
+    let parts = match settings(arguments) {
+        Ok(parts) => parts,
         Err(message) => {
             tracing::error!("{message}");
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(serve(service, server));
+    let code = runtime.block_on(serve(parts, beside));
     // Connections that do not end by themselves must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
 }
 
-async fn serve(service: Settings, (address, server): (SocketAddr, server::Settings)) -> ExitCode {
+async fn serve<F>(parts: Parts, beside: impl FnOnce(&Parts, SocketAddr) -> F) -> ExitCode
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (address, _) = parts.1;
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(error) => {
@@ -151,9 +163,13 @@ async fn serve(service: Settings, (address, server): (SocketAddr, server::Settin
         }
     };
     match listener.local_addr() {
-        Ok(address) => tracing::info!("listening on {}", reachable(address)),
+        Ok(address) => {
+            tracing::info!("listening on {}", reachable(address));
+            tokio::spawn(beside(&parts, reachable(address)));
+        }
         Err(error) => tracing::warn!(%error, "the port is not known"),
     }
+    let (service, (_, server)) = parts;
     let mut running = start(service);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let http = tokio::spawn(server::serve(listener, running.service.clone(), server, async {
@@ -224,7 +240,8 @@ fn start_log(level: &str) {
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false).init();
 }
 
-type Parts = (Settings, (SocketAddr, server::Settings));
+/// Settings of the service, and of its HTTP server with its address.
+pub type Parts = (Settings, (SocketAddr, server::Settings));
 
 fn settings(arguments: Arguments) -> Result<Parts, String> {
     check_storage(&arguments.storage)?;

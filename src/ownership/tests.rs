@@ -1,3 +1,5 @@
+//! Two processes and one directory.
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;

@@ -303,12 +303,16 @@ async fn is_published(
     }
 }
 
-/// One implicit transaction: the statement, then the identities.
+/// One implicit transaction: the identities, then the statement. In this order, since the identities
+/// may have to wait for a lock on their table: a transaction that waits while it holds the publication
+/// keeps every other table out of it.
 async fn execute(client: &SqlClient, statement: &str, missing: &[&TreeMember]) -> Result<(), PgError> {
-    let mut sql = format!("{LOCK_TIMEOUT}; {statement}");
+    let mut sql = LOCK_TIMEOUT.to_owned();
     for member in missing {
         sql.push_str(&format!("; ALTER TABLE {} REPLICA IDENTITY FULL", member.name.to_sql()));
     }
+    sql.push_str("; ");
+    sql.push_str(statement);
     client.batch_execute(&sql).await.map_err(PgError::from)
 }
 
@@ -320,8 +324,8 @@ fn not_published(publication: &str, relation: &Relation, manual: bool) -> Replic
     }
 }
 
-/// Both statements were one transaction. Which of them was refused shows in the message, or in
-/// whether the table is published by somebody else.
+/// All statements were one transaction. Where a privilege was missing, the one for the publication is
+/// named first.
 async fn add_table_error(
     error: PgError,
     publication: &str,
@@ -331,9 +335,12 @@ async fn add_table_error(
 ) -> ReplicationError {
     match error.kind() {
         PgErrorKind::LockTimeout => ReplicationError::LockTimeout,
-        PgErrorKind::MissingPrivilege if error.message().is_some_and(|text| text.contains("publication")) => {
-            not_published(publication, relation, false)
-        }
+        PgErrorKind::MissingPrivilege => match inspect(client, publication).await {
+            Ok(Some(info)) if !info.owned => not_published(publication, relation, false),
+            // What the table lacks; or the publication is gone, which the next attempt will tell.
+            Ok(_) => error.into(),
+            Err(other) => other,
+        },
         PgErrorKind::UndefinedObject => match table_tree(client, relation).await {
             Err(gone) => gone,
             Ok(_) => error.into(),

@@ -18,6 +18,9 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// How often a waiting instance looks whether the directory is free.
 const LOCK_POLL: Duration = Duration::from_millis(200);
+/// Between two tries of a directory that cannot be locked, such as one that is mounted read-only.
+const REFUSED_POLL_MIN: Duration = Duration::from_secs(1);
+const REFUSED_POLL_MAX: Duration = Duration::from_secs(10);
 
 /// Why a data directory cannot be used. Nothing in it has been changed.
 #[derive(Debug, thiserror::Error)]
@@ -52,22 +55,34 @@ pub struct Opened {
 
 /// Waits until the directory is free, then takes it. Nothing in it is touched before.
 ///
-/// # Errors
-/// [`BootError::Ownership`] where it cannot be locked at all.
-pub async fn lock(data_dir: &Path, service: &Service) -> Result<(LockedDirectory, Duration), BootError> {
+/// A directory that cannot be locked at all is waited for as well: the cause and its remedy are in the
+/// status and, once, in the log. Ending the process would have it started again and again.
+pub async fn lock(data_dir: &Path, service: &Service) -> (LockedDirectory, Duration) {
     let started = Instant::now();
-    let mut told = false;
+    let mut told: Option<String> = None;
+    let mut refused_poll = REFUSED_POLL_MIN;
     loop {
-        match FsLock::try_acquire(data_dir)? {
-            Attempt::Locked(locked) => return Ok((locked, started.elapsed())),
-            Attempt::HeldBy(holder) => {
-                if !told {
-                    told = true;
+        match FsLock::try_acquire(data_dir) {
+            Ok(Attempt::Locked(locked)) => return (locked, started.elapsed()),
+            Ok(Attempt::HeldBy(holder)) => {
+                let reason = "Timeout waiting for Postgres lock acquisition".to_owned();
+                if told.as_ref() != Some(&reason) {
                     tracing::info!(?holder, "waiting: another instance owns the data directory");
-                    let reason = "Timeout waiting for Postgres lock acquisition".to_owned();
-                    service.set_status(Status::Waiting { reason });
+                    service.set_status(Status::Waiting { reason: reason.clone() });
+                    told = Some(reason);
                 }
+                refused_poll = REFUSED_POLL_MIN;
                 tokio::time::sleep(LOCK_POLL).await;
+            }
+            Err(error) => {
+                let reason = BootError::from(error).to_string();
+                if told.as_ref() != Some(&reason) {
+                    tracing::error!("the data directory cannot be used: {reason} Trying again.");
+                    service.set_status(Status::Starting { reason: reason.clone() });
+                    told = Some(reason);
+                }
+                tokio::time::sleep(refused_poll).await;
+                refused_poll = (refused_poll * 2).min(REFUSED_POLL_MAX);
             }
         }
     }

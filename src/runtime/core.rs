@@ -122,3 +122,156 @@ impl Core {
         self.durable
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{DefinitionHash, Epoch, Generation, Handle, Lsn, Oid, Sid, SidSet, Xid};
+    use crate::engine::{Boot, Commit, Policy, PostgresReady};
+    use crate::events::{Durability, Event, PreviousEnd, ProcessInfo, StreamEvent};
+
+    const TABLE: Oid = Oid(100);
+
+    /// A core and the journal beside it, which is durable only as far as a test says.
+    struct Rig {
+        core: Core,
+        now: Timestamp,
+        journal: Vec<Recorded>,
+    }
+
+    impl Rig {
+        fn new() -> Rig {
+            let core = Core::new(Engine::new(Policy::default()));
+            Rig { core, now: Timestamp(1_000_000_000), journal: Vec::new() }
+        }
+
+        /// A service that streams, with everything so far durable and performed.
+        fn streaming() -> Rig {
+            let mut rig = Rig::new();
+            rig.take(Input::Boot(boot()));
+            rig.take(Input::PostgresReady(ready()));
+            rig.catch_up();
+            rig
+        }
+
+        fn take(&mut self, input: Input) -> bool {
+            self.now = self.now.plus(std::time::Duration::from_secs(1));
+            let persist = self.core.input(self.now, input).expect("the input is acted upon");
+            self.journal.extend(persist.events);
+            persist.sync
+        }
+
+        fn last(&self) -> EventId {
+            self.journal.last().expect("something happened").id
+        }
+
+        fn catch_up(&mut self) {
+            self.core.durable(self.last());
+            while self.core.next_effect().is_some() {}
+        }
+
+        fn performable(&mut self) -> Vec<Effect> {
+            std::iter::from_fn(|| self.core.next_effect()).collect()
+        }
+    }
+
+    fn boot() -> Boot {
+        Boot {
+            process: ProcessInfo::default(),
+            epoch: Epoch(1),
+            previous_end: PreviousEnd::None,
+            device: 1,
+            inode: 1,
+            waited_ms: 0,
+            torn_values: 0,
+            missing_upto: None,
+        }
+    }
+
+    fn ready() -> PostgresReady {
+        PostgresReady {
+            system_id: 1,
+            timeline: 1,
+            server_version: 170_000,
+            database: Oid(5),
+            backend_pid: 9,
+            slot: "slot".to_owned(),
+            confirmed: Lsn(1_000),
+            restart: Lsn(1_000),
+            slot_created: true,
+            slot_lost: false,
+            published: vec![TABLE],
+            publication_created: false,
+        }
+    }
+
+    fn create() -> Input {
+        let handle = Handle { hash: 1, micros: 1 };
+        Input::CreateShape { handle, definition: DefinitionHash(1), oid: TABLE }
+    }
+
+    fn commit_for_nobody(lsn: u64) -> Input {
+        Input::Commit(Commit {
+            generation: Generation(1),
+            lsn: Lsn(lsn),
+            xid: Xid(20),
+            committed_at: Timestamp(0),
+            changes: 1,
+            bytes: 1,
+            set: SidSet::new(),
+            tables: vec![TABLE],
+            truncated: Vec::new(),
+            old_row_missing: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn nothing_is_performed_before_its_event_is_durable() {
+        let mut rig = Rig::streaming();
+        assert!(rig.take(create()), "somebody waits for it: sync");
+        let created = rig.journal.iter().rev().find(|recorded| recorded.event.name() == "ShapeCreated");
+        let created = created.expect("it is recorded").id;
+        assert_eq!(rig.performable(), [], "not durable yet");
+        rig.core.durable(EventId(created.0 - 1));
+        assert_eq!(rig.performable(), [], "only what was before it is durable");
+        rig.core.durable(created);
+        let (sid, handle) = (Sid(1), Handle { hash: 1, micros: 1 });
+        let opened = [Effect::OpenShape { sid, handle }, Effect::StartSnapshot { sid, attempt: 1 }];
+        assert_eq!(rig.performable(), opened);
+    }
+
+    /// Later effects wait for the earlier ones, even where their own events need no durability.
+    #[test]
+    fn effects_are_performed_in_the_order_of_their_decisions() {
+        let mut rig = Rig::streaming();
+        rig.take(create());
+        let drained = rig.take(Input::StreamStopped {
+            generation: Generation(1),
+            cause: crate::events::StopCause::Connection,
+        });
+        assert!(!drained, "nothing of this step has to be durable by itself");
+        assert_eq!(rig.performable(), []);
+        rig.core.durable(rig.last());
+        let names: Vec<Effect> = rig.performable();
+        assert!(matches!(names.first(), Some(Effect::OpenShape { .. })), "{names:?}");
+        assert_eq!(names.last(), Some(&Effect::ConnectPostgres));
+    }
+
+    /// An acknowledgement waits for its own event, and so for all before it; it holds up nothing else.
+    #[test]
+    fn an_acknowledgement_waits_for_everything_under_it() {
+        let mut rig = Rig::streaming();
+        assert!(rig.take(commit_for_nobody(1_200)), "an acknowledgement asks for a sync");
+        let acked = rig.last();
+        let recorded = &rig.journal.last().expect("recorded").event;
+        assert!(matches!(recorded, Event::Stream(StreamEvent::AckSent { lsn: Lsn(1_201), .. })));
+        assert_eq!(recorded.durability(), Durability::Lazy);
+        rig.core.durable(EventId(acked.0 - 1));
+        let sent = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::SendStatus { .. }));
+        let performed = rig.performable();
+        assert!(!sent(&performed), "{performed:?}");
+        assert!(rig.core.is_settled(), "everything else went ahead");
+        rig.core.durable(acked);
+        assert!(sent(&rig.performable()));
+    }
+}

@@ -1,17 +1,18 @@
 //! The driver thread: one loop around the core. It waits for nobody but its inputs.
 
+mod requests;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use crate::domain::{EventId, Generation, Handle, Incarnation, Lsn, ShapeDefinition, Sid, WireRelation};
+use crate::domain::{EventId, Generation, Incarnation, Lsn, Sid, WireRelation};
 use crate::engine::{Commit, Input, Refusal};
 use crate::events::{
-    self, DrainCause, Event, FaultClass, FileKind, InvalidationCause, JournalEvent, LossEvidence, Recorded,
-    ShapeEvent, Stage, StopCause, StreamEvent,
+    self, DrainCause, Event, FaultClass, FileKind, InvalidationCause, JournalEvent, ShapeEvent, Stage,
+    StopCause, StreamEvent,
 };
-use crate::filter::Predicate;
 use crate::journal::{
     ArchiveSegment, Durability, Entry, JournalError, JournalHandle, JournalThread, Notice, Reserve,
     ReserveState,
@@ -22,9 +23,11 @@ use crate::runtime::archiver::{Archived, Archiver};
 use crate::runtime::clock;
 use crate::runtime::core::{Core, Persist};
 use crate::runtime::executor::{Executor, Outcome};
-use crate::runtime::handle::{CreateError, LiveShape, Request, Status};
+use crate::runtime::faults;
+use crate::runtime::handle::{Request, Status};
 use crate::runtime::keeper::Keeper;
 use crate::runtime::settings::{HELD_BYTES_MAX, QUEUED_DELIVERIES_MAX};
+use crate::runtime::story;
 use crate::runtime::stream::Batch;
 use crate::runtime::writers::Report;
 use crate::shape_log::StorageFault;
@@ -230,7 +233,7 @@ impl Driver {
     /// transaction must be matched against the shapes as they are now.
     fn follow(&mut self, persist: Persist) {
         for recorded in &persist.events {
-            log(recorded);
+            story::tell(recorded);
             if let Event::Shape(ShapeEvent::Unrouted { sid }) = &recorded.event {
                 self.executor.unroute(*sid);
             }
@@ -345,82 +348,6 @@ impl Driver {
         }
     }
 
-    fn request(&mut self, request: Request) {
-        match request {
-            Request::FindOrCreate { definition, reply } => self.find_or_create(&definition, reply),
-            Request::Delete { sid, reply } => {
-                let known = self.executor.shapes.contains_key(&sid);
-                self.input(Input::Invalidate { sid, cause: InvalidationCause::Deleted });
-                let _gone = reply.send(known);
-            }
-            Request::Lacks { table, snapshot, upto, reply } => {
-                let _gone = reply.send(self.core.engine().lacks_commit(&snapshot, table, upto));
-            }
-            #[cfg(feature = "test-hooks")]
-            Request::Sabotage { sid } => {
-                self.executor.writers.send(sid, crate::runtime::writers::Command::Sabotage { sid });
-            }
-        }
-    }
-
-    fn find_or_create(
-        &mut self,
-        definition: &Arc<ShapeDefinition>,
-        reply: oneshot::Sender<Result<Arc<LiveShape>, CreateError>>,
-    ) {
-        let hash = definition.hash();
-        let found = self.core.engine().projections().shape_index.by_definition(hash).find(|sid| {
-            self.executor.shapes.get(sid).is_some_and(|shape| shape.definition.same_shape(definition))
-        });
-        let (sid, shape) = match found {
-            Some(sid) => (sid, self.executor.shapes.get(&sid).cloned()),
-            None => match self.create(definition) {
-                Some((sid, shape)) => (sid, Some(shape)),
-                None => {
-                    let _gone = reply.send(Err(CreateError::NotActive));
-                    return;
-                }
-            },
-        };
-        // Known to readers already, or durable soon.
-        match shape.filter(|shape| self.executor.service.shape(shape.handle).is_some()) {
-            Some(shape) => {
-                let _gone = reply.send(Ok(shape));
-            }
-            None => self.executor.waiting.entry(sid).or_default().push(reply),
-        }
-    }
-
-    fn create(&mut self, definition: &Arc<ShapeDefinition>) -> Option<(Sid, Arc<LiveShape>)> {
-        let predicate = match &definition.where_sql {
-            Some(sql) => match Predicate::from_canonical(sql, &definition.relation) {
-                Ok(predicate) => Some(predicate),
-                Err(_) => {
-                    tracing::error!("a where clause was accepted that its canonical form is not");
-                    return None;
-                }
-            },
-            None => None,
-        };
-        let newest = self.core.engine().state().last_handle_micros;
-        let micros = u64::try_from(clock::now().0).unwrap_or(0).max(newest + 1);
-        let handle = Handle { hash: definition.hash().0, micros };
-        let input =
-            Input::CreateShape { handle, definition: definition.hash(), oid: definition.relation.oid };
-        let persist = match self.core.input(clock::now(), input) {
-            Ok(persist) => persist,
-            Err(refusal) => {
-                tracing::debug!(%refusal, "a shape was not created");
-                return None;
-            }
-        };
-        let sid = self.core.engine().state().last_sid;
-        // Before the next transaction is matched, and before the effects of the step are performed.
-        let shape = self.executor.add_shape(sid, handle, definition, predicate);
-        self.follow(persist);
-        Some((sid, shape))
-    }
-
     fn batch(&mut self, batch: Batch) {
         match batch {
             Batch::Items { generation, items } => {
@@ -498,7 +425,7 @@ impl Driver {
                 && !matches!(lost, NotHeld::Unverified(_))
             {
                 tracing::error!(%lost, "the data directory is no longer owned by this process");
-                self.input(Input::OwnershipLost { evidence: evidence(&lost) });
+                self.input(Input::OwnershipLost { evidence: faults::evidence(&lost) });
                 return Err(Fatal::OwnershipLost(lost));
             }
         }
@@ -587,32 +514,5 @@ impl Driver {
             tracing::error!(%error, "the lock was not released in order");
         }
         Ok(())
-    }
-}
-
-fn evidence(lost: &NotHeld) -> LossEvidence {
-    match lost {
-        NotHeld::DirectoryVanished | NotHeld::Unverified(_) => LossEvidence::DirectoryVanished,
-        NotHeld::InodeChanged => LossEvidence::InodeChanged,
-        NotHeld::EpochHigher { .. } => LossEvidence::EpochHigher,
-    }
-}
-
-/// Lifecycle changes are worth a line each; what comes with every transaction is in the journal only.
-fn log(recorded: &Recorded) {
-    let name = recorded.event.name();
-    match &recorded.event {
-        Event::Ownership(event) => tracing::info!(id = %recorded.id, name, ?event),
-        Event::Shape(ShapeEvent::Created { sid, handle, .. }) => {
-            tracing::info!(id = %recorded.id, name, %sid, %handle)
-        }
-        Event::Shape(ShapeEvent::Invalidated { sid, cause }) => {
-            tracing::info!(id = %recorded.id, name, %sid, ?cause);
-        }
-        Event::Journal(JournalEvent::ProjectionMismatch { projection }) => {
-            tracing::error!(id = %recorded.id, ?projection, "a view differs from the fold; nothing is acknowledged");
-        }
-        Event::Consumer(event) => tracing::debug!(id = %recorded.id, name, ?event),
-        Event::Shape(_) | Event::Stream(_) | Event::Flush(_) | Event::Journal(_) => {}
     }
 }

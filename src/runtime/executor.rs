@@ -10,7 +10,6 @@ use crate::domain::{Handle, Oid, RelationName, Seq, ShapeDefinition, Sid};
 use crate::engine::{Effect, Input};
 use crate::events::{DestructionResult, IntentId, InvalidationCause};
 use crate::filter::Predicate;
-use crate::replication;
 use crate::runtime::driver::Message;
 use crate::runtime::faults;
 use crate::runtime::handle::{CreateError, LiveShape, Phase, Service};
@@ -40,11 +39,14 @@ pub struct Executor {
     pub shapes: BTreeMap<Sid, Arc<LiveShape>>,
     pub bodies: Bodies,
     /// Who asked for a shape that is not durable in the journal yet.
-    pub waiting: BTreeMap<Sid, Vec<oneshot::Sender<Result<Arc<LiveShape>, CreateError>>>>,
+    pub waiting: BTreeMap<Sid, Vec<Reply>>,
     /// The tables that have shapes: read by the tasks that publish and un-publish.
     pub tables: Arc<Mutex<BTreeSet<Oid>>>,
     pub table_names: BTreeMap<Oid, RelationName>,
 }
+
+/// Where the answer to a request for a shape goes.
+pub type Reply = oneshot::Sender<Result<Arc<LiveShape>, CreateError>>;
 
 /// What the driver has to do about an effect, beyond performing it.
 #[derive(Debug)]
@@ -314,23 +316,10 @@ impl Executor {
 
     fn release(&mut self, oid: Oid) -> Outcome {
         let Some(name) = self.table_names.get(&oid).cloned() else { return Outcome::Done };
-        if self.context.manual_publishing {
-            return Outcome::Done;
-        }
         let (context, tables) = (Arc::clone(&self.context), Arc::clone(&self.tables));
         self.runtime.spawn(async move {
-            let _turn = context.publishing.lock().await;
-            if tables.lock().unwrap_or_else(PoisonError::into_inner).contains(&oid) {
-                return;
-            }
-            let released = async {
-                let loan = context.admin.get().await.map_err(replication::ReplicationError::from)?;
-                replication::drop_table(loan.client(), &context.publication, &name).await?;
-                loan.give_back();
-                Ok::<(), replication::ReplicationError>(())
-            };
-            // A table that stays published costs decoding, nothing else.
-            if let Err(error) = released.await {
+            let in_use = || tables.lock().unwrap_or_else(PoisonError::into_inner).contains(&oid);
+            if let Err(error) = context.publishing.release(oid, &name, in_use).await {
                 tracing::warn!(%oid, %error, "a table without shapes stays in the publication");
             }
         });

@@ -1,8 +1,9 @@
-//! From a fault of the shape logs to the words of the journal.
+//! From faults of the io modules to the words of the journal.
 
 use crate::domain::Sid;
 use crate::engine::Input;
-use crate::events::{FaultClass, FileKind, Stage};
+use crate::events::{FaultClass, FileKind, LossEvidence, Stage};
+use crate::ownership::NotHeld;
 use crate::shape_log;
 
 /// The input that tells the engine of a storage fault.
@@ -38,5 +39,15 @@ fn file(file: shape_log::FileKind) -> FileKind {
         shape_log::FileKind::Snapshot => FileKind::Snapshot,
         shape_log::FileKind::Log => FileKind::ShapeLog,
         shape_log::FileKind::Index => FileKind::Index,
+    }
+}
+
+/// What told that the directory is no longer owned.
+#[must_use]
+pub fn evidence(lost: &NotHeld) -> LossEvidence {
+    match lost {
+        NotHeld::DirectoryVanished | NotHeld::Unverified(_) => LossEvidence::DirectoryVanished,
+        NotHeld::InodeChanged => LossEvidence::InodeChanged,
+        NotHeld::EpochHigher { .. } => LossEvidence::EpochHigher,
     }
 }

@@ -172,12 +172,12 @@ impl Service {
         shapes.by_handle.get(&handle).cloned()
     }
 
-    /// The shape of this definition, if there is one.
+    /// The shape of this definition, if there is one that has not failed or ended.
     #[must_use]
     pub fn find(&self, definition: &ShapeDefinition) -> Option<Arc<LiveShape>> {
         let shapes = self.shared.shapes.read().unwrap_or_else(PoisonError::into_inner);
         let candidates = shapes.by_definition.get(&definition.hash().0)?;
-        candidates.iter().find(|shape| shape.definition.same_shape(definition)).cloned()
+        candidates.iter().find(|shape| shape.definition.same_shape(definition) && !shape.is_over()).cloned()
     }
 
     /// The shape of this definition, made if there is none. Answers once it is durable in the journal;
@@ -195,13 +195,24 @@ impl Service {
         answer.await.map_err(|_| CreateError::NotActive)?
     }
 
-    /// Ends a shape. `false` where it was gone already.
-    pub async fn delete(&self, sid: Sid) -> bool {
+    /// Ends a shape; `false` where it was gone already or this process ends nothing now. Returns when no
+    /// request is served from it any more: whoever deleted it must not read it again.
+    pub async fn delete(&self, shape: &LiveShape) -> bool {
         let (reply, answer) = oneshot::channel();
-        if self.shared.requests.send(Request::Delete { sid, reply }).await.is_err() {
+        if self.shared.requests.send(Request::Delete { sid: shape.sid, reply }).await.is_err() {
             return false;
         }
-        answer.await.unwrap_or(false)
+        if !answer.await.unwrap_or(false) {
+            return false;
+        }
+        let mut phase = shape.phase.subscribe();
+        let mut status = self.watch_status();
+        tokio::select! {
+            // Both senders live as long as `self` and `shape`. One that has failed serves nobody either.
+            ended = phase.wait_for(|phase| matches!(phase, Phase::Failed(_) | Phase::Ended)) => ended.is_ok(),
+            // Decided and perhaps never performed by this process.
+            _ = status.wait_for(|status| *status == Status::Draining) => true,
+        }
     }
 
     /// See [`Request::Sabotage`].
@@ -291,6 +302,12 @@ impl LiveShape {
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase.borrow().clone()
+    }
+
+    /// There will be no more rows. Who comes now gets another shape: the reason may be gone by then.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Failed(_) | Phase::Ended)
     }
 
     /// Follows the phase: register, then check.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -11,32 +11,25 @@ use tokio::task::AbortHandle;
 use crate::domain::{LogMode, Sid};
 use crate::engine::Input;
 use crate::events::SnapshotFailure;
-use crate::replication::{self, ReplicationError};
+use crate::replication::ReplicationError;
 use crate::runtime::connections::Connections;
 use crate::runtime::driver::Message;
 use crate::runtime::faults;
 use crate::runtime::handle::{LiveShape, Phase, SnapshotProblem};
+use crate::runtime::publishing::Publishing;
 use crate::shape_log::{Disk, ShapeFiles, ShapeLogError, SnapshotWriter};
 use crate::snapshot::{self, OpenSnapshot, RowBatch, SnapshotError};
-
-/// Longest wait for transactions that wrote to a table before it was published.
-const FENCE_WAIT_MAX: Duration = Duration::from_secs(45);
 
 /// What all snapshot tasks share.
 #[derive(Debug)]
 pub struct SnapshotContext {
-    /// For publishing tables.
-    pub admin: Connections,
     /// For reading rows.
     pub query: Connections,
-    pub publication: String,
-    pub manual_publishing: bool,
     pub data_dir: PathBuf,
     pub disk: Arc<dyn Disk>,
     pub chunk_bytes: u64,
     pub driver: mpsc::Sender<Message>,
-    /// Publishing and un-publishing take turns: what is dropped must not be what was just added.
-    pub publishing: tokio::sync::Mutex<()>,
+    pub publishing: Publishing,
 }
 
 /// The running snapshot tasks.
@@ -212,18 +205,9 @@ impl Task {
     /// The order matters: published, and every earlier writer of the table ended, before the snapshot
     /// is taken (N3).
     async fn publish(&self) -> Result<(), Problem> {
-        let context = &self.context;
         let relation = &self.shape.definition.relation;
         let started = Instant::now();
-        let loan = context.admin.get().await.map_err(ReplicationError::from)?;
-        let ensured = {
-            let _turn = context.publishing.lock().await;
-            let client = loan.client();
-            replication::ensure_table(client, &context.publication, relation, context.manual_publishing)
-                .await?
-        };
-        ensured.fence.wait(loan.client(), FENCE_WAIT_MAX).await?;
-        loan.give_back();
+        self.context.publishing.publish(relation).await?;
         let waited_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.tell(Input::PublicationReady { sid: self.shape.sid, oid: relation.oid, waited_ms }).await
     }
@@ -263,8 +247,7 @@ impl Task {
             Problem::Replication(error) => explain_publication(error),
             Problem::Snapshot(error) => explain_query(error),
             Problem::ShapeLog(error) => {
-                let text = format!("Unexpected error while creating snapshot: {error}");
-                (SnapshotFailure::Storage, SnapshotProblem::Unexpected(text))
+                (SnapshotFailure::Storage, SnapshotProblem::Unexpected(error.to_string()))
             }
             Problem::NotWanted => (SnapshotFailure::Query, SnapshotProblem::MustRefetch),
         }
@@ -304,7 +287,8 @@ fn explain_publication(error: &ReplicationError) -> (SnapshotFailure, SnapshotPr
 
 fn explain_query(error: &SnapshotError) -> (SnapshotFailure, SnapshotProblem) {
     let known = || SnapshotProblem::Known(error.to_string());
-    let unexpected = || SnapshotProblem::Unexpected(error.to_string());
+    // The words alone: what they are about is said where they are told.
+    let unexpected = |words: &str| (SnapshotFailure::Query, SnapshotProblem::Unexpected(words.to_owned()));
     match error {
         SnapshotError::MustRefetch => (SnapshotFailure::Vanished, SnapshotProblem::MustRefetch),
         SnapshotError::PermissionDenied(_) => (SnapshotFailure::Permission, known()),
@@ -313,10 +297,13 @@ fn explain_query(error: &SnapshotError) -> (SnapshotFailure, SnapshotProblem) {
         | SnapshotError::StartTimeout
         | SnapshotError::PoolQueueTimeout => (SnapshotFailure::Timeout, known()),
         SnapshotError::Unavailable => (SnapshotFailure::Connection, known()),
-        SnapshotError::Cancelled
-        | SnapshotError::Unexpected(_)
-        | SnapshotError::InvalidLiteral(_)
-        | SnapshotError::Malformed => (SnapshotFailure::Query, unexpected()),
+        SnapshotError::InvalidLiteral(words) => unexpected(words),
+        SnapshotError::Cancelled => unexpected("the query was cancelled"),
+        SnapshotError::Unexpected(error) => match error.message() {
+            Some(words) => unexpected(words),
+            None => unexpected(&error.to_string()),
+        },
+        SnapshotError::Malformed => unexpected("the rows are not in the form of COPY"),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::runtime::executor::{Bodies, Executor};
 use crate::runtime::handle::{REQUESTS_MAX, Request, Service, Status};
 use crate::runtime::inspector::Inspector;
 use crate::runtime::keeper::Keeper;
+use crate::runtime::publishing::Publishing;
 use crate::runtime::router::Router;
 use crate::runtime::settings::{INPUTS_MAX, STREAM_BATCHES_MAX, Settings};
 use crate::runtime::snapshots::{SnapshotContext, Snapshots};
@@ -115,7 +116,7 @@ impl Parts {
     async fn run(mut self) -> Result<(), Stopped> {
         let data_dir = self.settings.data_dir.clone();
         let (locked, waited) = tokio::select! {
-            locked = boot::lock(&data_dir, &self.service) => locked?,
+            locked = boot::lock(&data_dir, &self.service) => locked,
             () = drained(&mut self.message_queue) => return Ok(()),
         };
         self.service.set_status(Status::Starting {
@@ -199,15 +200,12 @@ impl Parts {
             service: service.clone(),
         };
         let context = Arc::new(SnapshotContext {
-            admin,
             query,
-            publication,
-            manual_publishing: settings.manual_publishing,
             data_dir: settings.data_dir.clone(),
             disk: Arc::clone(&disk),
             chunk_bytes: settings.chunk_bytes,
             driver: messages,
-            publishing: tokio::sync::Mutex::new(()),
+            publishing: Publishing::new(admin, publication, settings.manual_publishing),
         });
         let runtime = tokio::runtime::Handle::current();
         let executor = Executor {

@@ -191,7 +191,9 @@ async fn connect(settings: &ReplicationSettings, service: &Service) -> Ready {
                 if repeated % LOG_EVERY == 0 {
                     tracing::error!(error = %text, repeated, "cannot stream from Postgres yet; trying again");
                 }
-                service.set_status(Status::Waiting { reason: text.clone() });
+                // The condition that is not met first, and why: contract 6.6.
+                let reason = format!("Timeout waiting for Postgres lock acquisition: {text}");
+                service.set_status(Status::Waiting { reason });
                 last = Some(text);
             }
         }
@@ -204,6 +206,12 @@ async fn connect(settings: &ReplicationSettings, service: &Service) -> Ready {
 fn explain(error: &ReplicationError) -> String {
     match error {
         ReplicationError::Postgres(error) => format!("{error}. {}", PgError::remedy(error)),
+        ReplicationError::PublicationNotFound(_) => format!(
+            "{error}. Run CREATE PUBLICATION with that name, or grant the user in DATABASE_URL CREATE on the database."
+        ),
+        ReplicationError::PublicationIncomplete(_) => {
+            format!("{error}. Run ALTER PUBLICATION with SET (publish = 'insert, update, delete, truncate').")
+        }
         other => other.to_string(),
     }
 }

@@ -32,7 +32,7 @@ pub(super) async fn delete(app: &App, fields: &Fields) -> Result<Reply, Failure>
     if asked.handle_given && asked.handle != Some(shape.handle) {
         return Err(Failure::Mismatch);
     }
-    if !app.service.delete(shape.sid).await {
+    if !app.service.delete(&shape).await {
         return Err(Failure::NoShape);
     }
     let mut headers = HeaderMap::with_capacity(10);

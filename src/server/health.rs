@@ -11,22 +11,22 @@ use super::response::{JSON, Reply};
 #[derive(Serialize)]
 struct Health<'a> {
     status: &'static str,
-    /// Beyond the contract: what is waited for, with the remedy.
+    /// Beyond the contract, whose body has the status alone: what is waited for, with the remedy.
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
+    message: Option<&'a str>,
 }
 
 pub(super) fn health(status: &Status) -> Reply {
     let (code, health) = match status {
-        Status::Active => (StatusCode::OK, Health { status: "active", reason: None }),
+        Status::Active => (StatusCode::OK, Health { status: "active", message: None }),
         Status::Waiting { reason } => {
-            (StatusCode::ACCEPTED, Health { status: "waiting", reason: Some(reason) })
+            (StatusCode::ACCEPTED, Health { status: "waiting", message: Some(reason) })
         }
         Status::Starting { reason } => {
-            (StatusCode::ACCEPTED, Health { status: "starting", reason: Some(reason) })
+            (StatusCode::ACCEPTED, Health { status: "starting", message: Some(reason) })
         }
         Status::Draining => {
-            (StatusCode::ACCEPTED, Health { status: "starting", reason: Some("shutting down") })
+            (StatusCode::ACCEPTED, Health { status: "starting", message: Some("shutting down") })
         }
     };
     let mut headers = HeaderMap::with_capacity(10);
@@ -48,14 +48,14 @@ mod tests {
             (
                 Status::Waiting { reason: waiting("the lock") },
                 202,
-                r#"{"status":"waiting","reason":"the lock"}"#,
+                r#"{"status":"waiting","message":"the lock"}"#,
             ),
             (
                 Status::Starting { reason: waiting("shapes") },
                 202,
-                r#"{"status":"starting","reason":"shapes"}"#,
+                r#"{"status":"starting","message":"shapes"}"#,
             ),
-            (Status::Draining, 202, r#"{"status":"starting","reason":"shutting down"}"#),
+            (Status::Draining, 202, r#"{"status":"starting","message":"shutting down"}"#),
         ] {
             assert_eq!(
                 health(&status).to_string(),

@@ -2,9 +2,8 @@
 //!
 //! A request goes through these files in this order: `accept` (connections), `router` (route, secret,
 //! common headers), `shape` (the order of contract 1.2) with `admission`, `fields`, `params` and
-//! `definition`, then `live` where it has to wait, `subset` for
-//! rows read anew, `body` or `sse` for the rows and `response` for the headers;
-//! `error` has every refusal. Responses are built as data, so that each message and each header rule
+//! `definition`, then `live` where it has to wait, `body` or `sse` for the rows, `subset` for
+//! rows that are read anew, and `response` for the headers; `error` has every refusal. Responses are built as data, so that each message and each header rule
 //! is checked without a connection.
 
 mod accept;
@@ -26,6 +25,8 @@ mod settings;
 mod shape;
 mod sse;
 mod subset;
+#[cfg(feature = "test-hooks")]
+mod test_hooks;
 
 #[cfg(test)]
 mod testing;

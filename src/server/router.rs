@@ -43,6 +43,9 @@ enum Route {
     Root,
     Shape,
     Health,
+    /// Makes the writer of a shape panic.
+    #[cfg(feature = "test-hooks")]
+    TestPanic,
     Unknown,
 }
 
@@ -58,6 +61,8 @@ impl Route {
             [] => Route::Root,
             ["v1", "shape"] => Route::Shape,
             ["v1", "health"] => Route::Health,
+            #[cfg(feature = "test-hooks")]
+            ["test-hooks", "panic"] => Route::TestPanic,
             _ => Route::Unknown,
         }
     }
@@ -66,6 +71,8 @@ impl Route {
         match self {
             Route::Shape => "GET, POST, HEAD, DELETE, OPTIONS",
             Route::Root | Route::Health | Route::Unknown => "GET, HEAD",
+            #[cfg(feature = "test-hooks")]
+            Route::TestPanic => "POST",
         }
     }
 }
@@ -125,6 +132,14 @@ where
             let call = Call { method: method.clone(), fields, if_none_match, body };
             get(app, call).await.unwrap_or_else(|failure| failure.reply(&method).into_response())
         }
+        #[cfg(feature = "test-hooks")]
+        (Route::TestPanic, Method::POST) => {
+            let fields = Fields::from_query(parts.uri.query().unwrap_or_default());
+            let reply = super::test_hooks::panic(app, &fields).await;
+            reply.unwrap_or_else(|failure| failure.reply(&method)).into_response()
+        }
+        #[cfg(feature = "test-hooks")]
+        (Route::TestPanic, _) => Failure::NotFound.reply(&method).into_response(),
         (Route::Root | Route::Shape | Route::Health | Route::Unknown, _) => {
             Failure::NotFound.reply(&method).into_response()
         }

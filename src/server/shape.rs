@@ -138,7 +138,7 @@ async fn locate(app: &App, asked: &Asked, definition: ShapeDefinition) -> Result
 }
 
 async fn find_or_create(app: &App, definition: ShapeDefinition) -> Result<Arc<LiveShape>, Failure> {
-    if let Some(shape) = app.service.find(&definition).filter(|shape| shape.phase() != Phase::Ended) {
+    if let Some(shape) = app.service.find(&definition) {
         return Ok(shape);
     }
     ready(app, |status| *status == Status::Active).await?;
@@ -173,7 +173,7 @@ async fn started(app: &App, shape: &LiveShape) -> Result<(), Failure> {
 pub(super) fn over(app: &App, shape: &LiveShape) -> Failure {
     let successor = || {
         let next = app.service.find(&shape.definition)?;
-        (next.handle != shape.handle && next.phase() != Phase::Ended).then_some(next.handle)
+        (next.handle != shape.handle).then_some(next.handle)
     };
     match shape.phase() {
         Phase::Failed(SnapshotProblem::Known(cause)) => Failure::SnapshotKnown(cause),

@@ -1,6 +1,10 @@
 //! Integration tests: the real service, a real Postgres, real clients. Run by `./dev test`.
 
+mod architecture;
 mod client;
+mod docs;
 mod filter_differential;
+mod formats;
 mod postgres;
+mod service;
 mod support;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Outcome;
-use crate::http::HttpClient;
+use crate::http::{HttpClient, Response};
 
 /// How long the service may take until `/v1/health` says active.
 pub const START_DURATION_MAX: Duration = Duration::from_secs(60);
@@ -188,6 +188,11 @@ impl Service {
 
     /// Status of `/v1/health`, `None` while nobody answers.
     pub async fn health(&mut self) -> Option<u16> {
+        self.health_answer().await.map(|response| response.status)
+    }
+
+    /// The whole answer of `/v1/health`, `None` while nobody answers.
+    pub async fn health_answer(&mut self) -> Option<Response> {
         if self.port.is_none() {
             let output = self.lock_output();
             let port = output.stdout.iter().chain(&output.stderr).find_map(|line| parse_listening(line));
@@ -196,7 +201,7 @@ impl Service {
         }
         let mut client = HttpClient::new(([127, 0, 0, 1], self.port?).into());
         let answer = tokio::time::timeout(Duration::from_secs(2), client.get("/v1/health")).await;
-        answer.ok()?.ok().map(|response| response.status)
+        answer.ok()?.ok()
     }
 
     /// Where the service listens. Panics before it was active for the first time.

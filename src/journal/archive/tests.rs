@@ -1,3 +1,5 @@
+//! Sealed segments: written, read, damaged, and of earlier versions.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Reading a directory that somebody else owns, or a copy of one.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

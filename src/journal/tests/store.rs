@@ -1,3 +1,5 @@
+//! The journal on sled: what is written is read, and what is wrong is told.
+
 use std::fs;
 
 use super::*;

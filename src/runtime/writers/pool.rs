@@ -20,6 +20,12 @@ use crate::runtime::router::RoutedTransaction;
 use crate::runtime::writers::{Command, Report};
 use crate::shape_log::{Disk, LogWriter, ShapeFiles, ShapeLogError, Stage, StorageFault, Verify, flush_all};
 
+/// Logs that are flushed together, each with a file or two open.
+const FLUSHED_AT_ONCE_MAX: usize = 2_048;
+/// With more writers than this in one thread, files are closed after each flush: the process has a
+/// bounded number of descriptors, and shapes need not.
+const OPEN_WRITERS_MAX: usize = 2_048;
+
 /// Settings of the writers.
 #[derive(Clone, Debug)]
 pub struct PoolSettings {
@@ -133,20 +139,28 @@ impl WriterPool {
     /// Makes everything that was taken in durable, with one barrier where there is much, and reports
     /// what is.
     pub fn flush(&mut self) {
-        let owing = std::mem::take(&mut self.owing);
-        if owing.is_empty() {
-            return;
+        let owing: Vec<Sid> = std::mem::take(&mut self.owing).into_iter().collect();
+        for sids in owing.chunks(FLUSHED_AT_ONCE_MAX) {
+            self.flush_some(sids);
         }
-        let logs = self.writers.iter_mut().filter(|(sid, _)| owing.contains(sid)).map(|(_, writer)| writer);
-        let results = flush_all(self.disk.as_ref(), logs.map(|writer| &mut writer.log));
-        let mut reports = Vec::with_capacity(owing.len());
-        for (sid, result) in owing.into_iter().zip(results) {
+    }
+
+    /// Flushes the writers of these shapes, ascending.
+    fn flush_some(&mut self, sids: &[Sid]) {
+        let many = self.writers.len() > OPEN_WRITERS_MAX;
+        let logs = self.writers.iter_mut().filter(|(sid, _)| sids.binary_search(sid).is_ok());
+        let results = flush_all(self.disk.as_ref(), logs.map(|(_, writer)| &mut writer.log));
+        let mut reports = Vec::with_capacity(sids.len());
+        for (sid, result) in sids.iter().copied().zip(results) {
             match result {
                 Ok(_) => {
                     if let Some(writer) = self.writers.get_mut(&sid) {
                         writer.reported = writer.taken;
                         let (incarnation, upto) = (writer.incarnation, writer.taken);
                         reports.push(FlushReport { sid, incarnation, upto });
+                        if many {
+                            writer.log.release();
+                        }
                     }
                 }
                 Err(fault) => self.fail(sid, Failure::ShapeLog(fault.into())),

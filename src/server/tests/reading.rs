@@ -1,5 +1,8 @@
 //! Initial sync and catch-up.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use axum::http::Method;
 
 use crate::runtime::handle::{Phase, SnapshotProblem};
@@ -136,6 +139,39 @@ async fn from_now_on() {
     assert_eq!(collect(response).await.expect("a body"), format!("[{}]", up_to_date(0)));
     let again = world.get("/v1/shape?table=items&offset=now").await;
     assert_ne!(header(&again, "etag"), tag);
+}
+
+/// P3: what an answer says to have seen is in it. The writer marks a commit as published after its view;
+/// an answer that takes the view before the mark promises a commit that it lacks.
+#[tokio::test]
+async fn an_answer_promises_no_commit_that_it_lacks() {
+    const ANSWERS: usize = 5_000;
+    let world = world(Birth::Complete(0));
+    let made = world.make(definition());
+    let done = Arc::new(AtomicBool::new(false));
+    let (writer, stop) = (Arc::clone(&made), Arc::clone(&done));
+    let writing = std::thread::spawn(move || {
+        let mut lsn = 0;
+        while !stop.load(Ordering::Relaxed) {
+            lsn += 1;
+            writer.commit(lsn, &[1]);
+            writer.set_published(lsn);
+        }
+        lsn
+    });
+    let mut promised = Vec::new();
+    for _ in 0..ANSWERS {
+        let response = world.get("/v1/shape?table=items&offset=now").await;
+        let end = header(&response, "electric-offset").to_owned();
+        promised.push((end, collect(response).await.expect("a body")));
+    }
+    done.store(true, Ordering::Relaxed);
+    let commits = writing.join().expect("the writer works");
+    assert!(commits > 100, "the view changed {commits} times only");
+    for (end, body) in promised {
+        let (last, _) = end.split_once('_').expect("an offset");
+        assert_eq!(body, format!("[{}]", up_to_date(last.parse().expect("a number"))), "up to {end}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,10 +1,12 @@
 //! The order of publication under a model checker: every interleaving of a writer and a reader.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use loom::sync::Mutex;
 
-use crate::shape_log::view::{Place, replace};
+use crate::domain::Offset;
+use crate::shape_log::view::{Place, ShapeView, replace};
 
 /// What a view promises: rows `0..file_end` are in the file, the rest in the tail.
 #[derive(Clone, Debug, Default)]
@@ -116,4 +118,45 @@ fn check_then_read_loses_rows() {
         assert!(rows.iter().copied().eq(0..rows.len()), "a hole or a row twice: {rows:?}");
         thread.join().expect("no panic");
     });
+}
+
+/// The places of the models are not the one of the service: this looks at real views, far more often
+/// than they change, for the seam of file and memory. A view that is put together of two loads fails.
+#[test]
+fn every_view_is_one_state_of_the_writer() {
+    const VIEWS: u64 = 300_000;
+    let mut shape = super::Shape::new(super::CHUNK);
+    let reader = Arc::clone(&shape.reader);
+    let looked = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&looked);
+    let looking = std::thread::spawn(move || {
+        for _ in 0..VIEWS {
+            check_seam(&reader.view());
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let mut transactions = 0;
+    while looked.load(Ordering::Relaxed) < VIEWS && !looking.is_finished() {
+        transactions += 1;
+        shape.transaction(transactions << 32, &["row".to_owned()]);
+        if transactions % 2 == 0 {
+            shape.flush();
+        }
+    }
+    if let Err(panic) = looking.join() {
+        std::panic::resume_unwind(panic);
+    }
+    assert!(transactions > 100, "the writer changed the view {transactions} times only");
+}
+
+fn check_seam(view: &ShapeView) {
+    let log = &view.log;
+    let mut from = log.end;
+    for frame in log.tail.iter() {
+        assert_eq!(frame.at + frame.bytes.len() as u64, from, "a hole in the tail");
+        from = frame.at;
+    }
+    assert_eq!(from, log.file_end, "a hole, or rows twice, between file and memory");
+    let newest = log.tail.iter().next().map(|frame| Offset::new(frame.header.tx, frame.header.last_op));
+    assert_eq!(newest.unwrap_or(log.file_last), log.last);
 }

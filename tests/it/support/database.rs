@@ -21,6 +21,11 @@ pub struct TestDatabase {
 pub async fn database(hint: &str) -> TestDatabase {
     let server_url = std::env::var("SHAPEFOLD_TEST_DATABASE_URL")
         .unwrap_or_else(|_| panic!("SHAPEFOLD_TEST_DATABASE_URL is not set: run ./dev test"));
+    database_on(server_url, hint).await
+}
+
+/// Creates a database on the server of that superuser's URL.
+pub async fn database_on(server_url: String, hint: &str) -> TestDatabase {
     let hint: String =
         hint.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).take(16).collect();
     let name = format!("t_{hint}_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));

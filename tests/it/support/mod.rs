@@ -10,14 +10,14 @@ mod database;
 mod node;
 mod running;
 
-pub use database::{TestDatabase, database};
+pub use database::{TestDatabase, database, database_on};
 pub use node::{NodeClient, NodeFollower};
-pub use running::Service;
+pub use running::{BINARY, Service};
 pub use shapefold_xtask::compare::{Table, difference, rows_in_postgres};
 pub use shapefold_xtask::http::{HttpClient, Response, encode};
 pub use shapefold_xtask::journal;
 pub use shapefold_xtask::postgres::{Installation, Server};
-pub use shapefold_xtask::service::ServiceSettings;
+pub use shapefold_xtask::service::{Service as Process, ServiceSettings};
 pub use shapefold_xtask::shape_client::{ClientError, Row, Rows, ShapeClient, ShapeRequest};
 
 use std::time::Duration;

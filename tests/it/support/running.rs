@@ -7,6 +7,9 @@ use shapefold_xtask::service::{Service as Process, ServiceSettings};
 
 use super::{HttpClient, Response, ShapeClient, ShapeRequest, TestDatabase};
 
+/// The service binary under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_shapefold");
+
 /// A service under test. Everything of [`Process`] (`kill9`, `restart`, `terminate`, `stdout`, …) is
 /// available on it; its data directory goes when it is dropped.
 #[derive(Debug)]
@@ -32,6 +35,18 @@ impl Service {
         Self { process, _folder: folder }
     }
 
+    /// A second process on the data of another one, not waited for.
+    pub fn spawn_beside(
+        &self,
+        database: &TestDatabase,
+        configure: impl FnOnce(&mut ServiceSettings),
+    ) -> Process {
+        let mut settings = ServiceSettings::new(Path::new(BINARY), &database.url, self.data_dir());
+        settings.stream_id = database.name.clone();
+        configure(&mut settings);
+        Process::spawn(settings).unwrap_or_else(|error| panic!("{error}"))
+    }
+
     pub fn http(&self) -> HttpClient {
         HttpClient::new(self.address())
     }
@@ -51,8 +66,7 @@ fn settings(
     configure: impl FnOnce(&mut ServiceSettings),
 ) -> (ServiceSettings, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let binary = Path::new(env!("CARGO_BIN_EXE_shapefold"));
-    let mut settings = ServiceSettings::new(binary, &database.url, &folder.path().join("data"));
+    let mut settings = ServiceSettings::new(Path::new(BINARY), &database.url, &folder.path().join("data"));
     settings.stream_id = database.name.clone();
     configure(&mut settings);
     (settings, folder)

@@ -1,0 +1,101 @@
+//! What clients ask for: a shape, found or made, and its end.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::Driver;
+use crate::domain::{Handle, ShapeDefinition, Sid};
+use crate::engine::Input;
+use crate::events::InvalidationCause;
+use crate::filter::Predicate;
+use crate::runtime::clock;
+use crate::runtime::handle::{CreateError, LiveShape, Request};
+
+impl Driver {
+    pub(super) fn request(&mut self, request: Request) {
+        match request {
+            Request::FindOrCreate { definition, reply } => self.find_or_create(&definition, reply),
+            Request::Delete { sid, reply } => {
+                let input = Input::Invalidate { sid, cause: InvalidationCause::Deleted };
+                let ends = match self.core.input(clock::now(), input) {
+                    Ok(persist) => {
+                        self.follow(persist);
+                        true
+                    }
+                    Err(refusal) => {
+                        tracing::debug!(%refusal, "a shape was not deleted");
+                        false
+                    }
+                };
+                let _gone = reply.send(ends);
+            }
+            Request::Lacks { table, snapshot, upto, reply } => {
+                let _gone = reply.send(self.core.engine().lacks_commit(&snapshot, table, upto));
+            }
+            #[cfg(feature = "test-hooks")]
+            Request::Sabotage { sid } => {
+                self.executor.writers.send(sid, crate::runtime::writers::Command::Sabotage { sid });
+            }
+        }
+    }
+
+    fn find_or_create(
+        &mut self,
+        definition: &Arc<ShapeDefinition>,
+        reply: oneshot::Sender<Result<Arc<LiveShape>, CreateError>>,
+    ) {
+        let hash = definition.hash();
+        let found = self.core.engine().projections().shape_index.by_definition(hash).find(|sid| {
+            let shape = self.executor.shapes.get(sid);
+            shape.is_some_and(|shape| shape.definition.same_shape(definition) && !shape.is_over())
+        });
+        let (sid, shape) = match found {
+            Some(sid) => (sid, self.executor.shapes.get(&sid).cloned()),
+            None => match self.create(definition) {
+                Some((sid, shape)) => (sid, Some(shape)),
+                None => {
+                    let _gone = reply.send(Err(CreateError::NotActive));
+                    return;
+                }
+            },
+        };
+        // Known to readers already, or durable soon.
+        match shape.filter(|shape| self.executor.service.shape(shape.handle).is_some()) {
+            Some(shape) => {
+                let _gone = reply.send(Ok(shape));
+            }
+            None => self.executor.waiting.entry(sid).or_default().push(reply),
+        }
+    }
+
+    fn create(&mut self, definition: &Arc<ShapeDefinition>) -> Option<(Sid, Arc<LiveShape>)> {
+        let predicate = match &definition.where_sql {
+            Some(sql) => match Predicate::from_canonical(sql, &definition.relation) {
+                Ok(predicate) => Some(predicate),
+                Err(_) => {
+                    tracing::error!("a where clause was accepted that its canonical form is not");
+                    return None;
+                }
+            },
+            None => None,
+        };
+        let newest = self.core.engine().state().last_handle_micros;
+        let micros = u64::try_from(clock::now().0).unwrap_or(0).max(newest + 1);
+        let handle = Handle { hash: definition.hash().0, micros };
+        let input =
+            Input::CreateShape { handle, definition: definition.hash(), oid: definition.relation.oid };
+        let persist = match self.core.input(clock::now(), input) {
+            Ok(persist) => persist,
+            Err(refusal) => {
+                tracing::debug!(%refusal, "a shape was not created");
+                return None;
+            }
+        };
+        let sid = self.core.engine().state().last_sid;
+        // Before the next transaction is matched, and before the effects of the step are performed.
+        let shape = self.executor.add_shape(sid, handle, definition, predicate);
+        self.follow(persist);
+        Some((sid, shape))
+    }
+}

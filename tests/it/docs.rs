@@ -1,0 +1,154 @@
+//! The documentation, checked against what it speaks of: names of tests and constants, links, commands
+//! with their output, and the help texts.
+
+mod commands;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const DOCUMENTS: [&str; 7] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/guarantees.md",
+    "docs/journal-format.md",
+    "docs/shape-log-format.md",
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn document(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The names that are written as `it::…`, `sim::…` or `lib::…`.
+fn tests_named_in(text: &str) -> BTreeSet<&str> {
+    let is_test = |name: &&str| {
+        ["it::", "sim::", "lib::"].iter().any(|prefix| name.starts_with(prefix)) && !name.contains('…')
+    };
+    quoted(text).filter(is_test).collect()
+}
+
+/// Why there is no such test, if there is none.
+fn missing(name: &str) -> Option<String> {
+    let mut segments: Vec<&str> = name.split("::").collect();
+    let function = segments.pop()?;
+    segments[0] = match segments[0] {
+        "lib" => "src",
+        "it" => "tests/it",
+        "sim" => "tests/sim",
+        other => return Some(format!("{name}: {other} is no kind of test")),
+    };
+    let file = file_of(&segments).or_else(|| {
+        // Beside the code.
+        (segments.pop() == Some("tests")).then(|| file_of(&segments)).flatten()
+    });
+    let Some(file) = file else { return Some(format!("{name}: there is no such module")) };
+    let text = fs::read_to_string(&file).expect("a source is text");
+    let Some((before, _)) = text.split_once(&format!("fn {function}(")) else {
+        return Some(format!("{name}: not in {}", file.display()));
+    };
+    let attributes: Vec<&str> = before.lines().rev().take(5).collect();
+    let is_test = attributes.iter().any(|line| line.contains("#[test]") || line.contains("#[tokio::test"));
+    (!is_test).then(|| format!("{name}: no test"))
+}
+
+fn file_of(segments: &[&str]) -> Option<PathBuf> {
+    let path = root().join(segments.join("/"));
+    [path.with_extension("rs"), path.join("mod.rs")].into_iter().find(|file| file.is_file())
+}
+
+#[test]
+fn every_test_that_is_named_exists() {
+    let mut named = 0;
+    let mut wrong = Vec::new();
+    for name in DOCUMENTS {
+        let text = document(name);
+        let tests = tests_named_in(&text);
+        named += tests.len();
+        wrong.extend(tests.into_iter().filter_map(missing).map(|why| format!("{name}: {why}")));
+    }
+    assert!(named > 40, "only {named} tests are named");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_test_that_does_not_exist_is_noticed() {
+    assert_eq!(missing("it::docs::a_test_that_does_not_exist_is_noticed"), None);
+    assert_eq!(missing("lib::events::codec::tests::what_is_written_is_read"), None);
+    for name in
+        ["it::docs::nothing", "sim::nowhere::nothing", "lib::events::codec::encode", "it::docs::missing"]
+    {
+        assert!(missing(name).is_some(), "{name}");
+    }
+}
+
+/// A promise has a test: every row of a table of promises names one.
+#[test]
+fn every_promise_names_a_test() {
+    let text = document("docs/guarantees.md");
+    let promises = text.lines().filter(|line| line.starts_with("| ") && line.matches(" | ").count() == 1);
+    let promises: Vec<&str> = promises.filter(|line| !line.starts_with("| Promise |")).collect();
+    assert!(promises.len() > 30, "only {} promises were found", promises.len());
+    for promise in promises {
+        assert!(!tests_named_in(promise).is_empty(), "no test: {promise}");
+    }
+}
+
+#[test]
+fn every_constant_that_is_named_exists() {
+    let sources = sources(&root().join("src"));
+    let is_constant = |word: &str| {
+        word.contains('_') && word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    };
+    let mut checked = 0;
+    for name in DOCUMENTS {
+        for word in quoted(&document(name)).filter(|word| is_constant(word)) {
+            checked += 1;
+            assert!(sources.contains(word), "{name} speaks of {word}, which is not in the sources");
+        }
+    }
+    assert!(checked > 10, "only {checked} constants were found");
+}
+
+fn sources(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).expect("the sources are there");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let read = |path: PathBuf| {
+        if path.is_dir() { sources(&path) } else { fs::read_to_string(path).expect("a source is text") }
+    };
+    paths.map(read).collect()
+}
+
+#[test]
+fn links_and_paths_lead_somewhere() {
+    let mut checked = 0;
+    for name in DOCUMENTS {
+        let text = document(name);
+        let here = root().join(name);
+        let folder = here.parent().expect("a file is in a folder");
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.contains("://")) {
+            checked += 1;
+            assert!(folder.join(link).exists(), "{name}: {link}");
+        }
+        let is_path = |word: &&str| {
+            ["src/", "tests/", "docs/"].iter().any(|prefix| word.starts_with(prefix))
+                && !word.contains(['*', '…'])
+        };
+        for path in quoted(&text).filter(is_path) {
+            checked += 1;
+            assert!(root().join(path).exists(), "{name}: {path}");
+        }
+    }
+    assert!(checked > 20, "only {checked} links were found");
+}
