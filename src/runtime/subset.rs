@@ -18,7 +18,9 @@ use crate::postgres::PgError;
 use crate::runtime::connections::{Connections, Place};
 use crate::runtime::handle::{LiveShape, Request, Service};
 use crate::shape_log::{Encoder, ShapeLogError};
-use crate::snapshot::{OpenSnapshot, RowBatch, RowStream, SnapshotError, SubsetQuery, open_subset};
+use crate::snapshot::{OpenSnapshot, RowBatch, RowStream, open_subset};
+
+pub use crate::snapshot::{SnapshotError, SubsetQuery};
 
 /// Longest wait for a turn.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(10);

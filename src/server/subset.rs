@@ -14,8 +14,7 @@ use serde::Serialize;
 use crate::domain::{Handle, Lsn, Offset, Relation, parse_column_list};
 use crate::filter::{check_params, subset_condition, subset_order};
 use crate::runtime::handle::{LiveShape, Phase, Status};
-use crate::runtime::subset::{Subset, SubsetError};
-use crate::snapshot::{SnapshotError, SubsetQuery};
+use crate::runtime::subset::{SnapshotError, Subset, SubsetError, SubsetQuery};
 
 use super::App;
 use super::admission::Permit;

@@ -5,6 +5,7 @@ mod client;
 mod docs;
 mod filter_differential;
 mod formats;
+mod http_contract;
 mod postgres;
 mod service;
 mod support;
