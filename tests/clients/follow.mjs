@@ -1,13 +1,18 @@
 // Follows shapes with the official client and prints what it sees as lines of JSON.
 //
-// usage: node follow.mjs '{"url": "...", "clients": [{"name", "kind": "stream"|"shape", "params"}]}'
+// usage: node follow.mjs '{"url": "...", "clients": [{"name", "kind": "stream"|"shape", "params", "options"}]}'
+//
+// A line of JSON on standard input asks for a part of the rows: {"client", "snapshot": {where, params, ...}}.
 //
 // {"client", "event": "change", "operation", "key", "value"}   a change message (kind stream)
 // {"client", "event": "rows", "rows", "handle", "offset"}      all rows, whenever up to date
+// {"client", "event": "subset", "rows"}                        the rows of a part that was asked for
 // {"client", "event": "must-refetch"}                          the service sent the client away
 // {"client", "event": "error", "message"}                      the client gave up
 //
 // All values are printed as Postgres would print them, so that they can be compared with SQL.
+
+import { createInterface } from "node:readline";
 
 import { isChangeMessage, isControlMessage, Shape, ShapeStream } from "@electric-sql/client";
 
@@ -26,9 +31,12 @@ function print(client, event, rest = {}) {
   process.stdout.write(`${JSON.stringify({ client, event, ...rest })}\n`);
 }
 
-function follow({ name, kind, params }) {
+const streams = new Map();
+
+function follow({ name, kind, params, options }) {
   const fail = (error) => print(name, "error", { message: String(error?.message ?? error) });
-  const stream = new ShapeStream({ url, params, onError: fail });
+  const stream = new ShapeStream({ url, params, onError: fail, ...options });
+  streams.set(name, stream);
   const position = () => ({ handle: stream.shapeHandle, offset: stream.lastOffset });
   if (kind === "shape") {
     const shape = new Shape(stream);
@@ -49,7 +57,7 @@ function follow({ name, kind, params }) {
       } else if (isControlMessage(message) && message.headers.control === "must-refetch") {
         rows.clear();
         print(name, "must-refetch");
-      } else if (isControlMessage(message) && message.headers.control === "up-to-date") {
+      } else if (isControlMessage(message) && ["up-to-date", "subset-end"].includes(message.headers.control)) {
         print(name, "rows", { rows: [...rows.values()], ...position() });
       }
     }
@@ -58,5 +66,14 @@ function follow({ name, kind, params }) {
 
 for (const client of clients) follow(client);
 // The parent closes our standard input when it is done, and also when it dies.
-process.stdin.resume();
-process.stdin.on("end", () => process.exit(0));
+const commands = createInterface({ input: process.stdin });
+commands.on("line", async (line) => {
+  const { client, snapshot } = JSON.parse(line);
+  try {
+    const { data } = await streams.get(client).requestSnapshot(snapshot);
+    print(client, "subset", { rows: data.map((message) => row(message.value)) });
+  } catch (error) {
+    print(client, "error", { message: String(error?.message ?? error) });
+  }
+});
+commands.on("close", () => process.exit(0));

@@ -1,8 +1,12 @@
 //! The official `@electric-sql/client`, unmodified, against the real service.
 
 mod changes;
+mod chunks;
 mod concurrent;
+mod events;
+mod mutations;
 mod restart;
+mod subsets;
 
 use crate::support::{Row, Rows, ShapeRequest, Table, TestDatabase, rows_in_postgres};
 

@@ -1,7 +1,7 @@
 //! The official npm client, in a Node process that prints what it sees.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Instant;
@@ -22,15 +22,23 @@ pub struct NodeClient {
     pub with_shape: bool,
     /// `table`, `where`, `params`, `columns`, as the client's option `params` takes them.
     pub params: Value,
+    /// Further options of the client: `liveSse`, `log`, `offset`, …
+    pub options: Value,
 }
 
 impl NodeClient {
     pub fn stream(name: &str, params: Value) -> Self {
-        Self { name: name.to_owned(), with_shape: false, params }
+        Self { name: name.to_owned(), with_shape: false, params, options: json!({}) }
     }
 
     pub fn shape(name: &str, params: Value) -> Self {
-        Self { name: name.to_owned(), with_shape: true, params }
+        Self { name: name.to_owned(), with_shape: true, params, options: json!({}) }
+    }
+
+    #[must_use]
+    pub fn with(mut self, options: Value) -> Self {
+        self.options = options;
+        self
     }
 }
 
@@ -43,6 +51,10 @@ pub struct Seen {
     pub offset: String,
     /// Operation and key of each change message, in order (`ShapeStream` only).
     pub changes: Vec<(String, String)>,
+    /// The value of each of them.
+    pub values: Vec<Row>,
+    /// The rows of each part that was asked for.
+    pub subsets: Vec<Vec<Row>>,
     pub refetches: usize,
     pub errors: Vec<String>,
 }
@@ -52,7 +64,7 @@ pub struct Seen {
 pub struct NodeFollower {
     child: Child,
     // Held open: the process ends when it is closed.
-    _stdin: Option<ChildStdin>,
+    stdin: Option<ChildStdin>,
     lines: Receiver<String>,
     seen: BTreeMap<String, Seen>,
 }
@@ -65,7 +77,7 @@ impl NodeFollower {
             .iter()
             .map(|client| {
                 let kind = if client.with_shape { "shape" } else { "stream" };
-                json!({ "name": client.name, "kind": kind, "params": client.params })
+                json!({ "name": client.name, "kind": kind, "params": client.params, "options": client.options })
             })
             .collect();
         let specification = json!({ "url": format!("{}/v1/shape", service.url()), "clients": clients });
@@ -86,7 +98,13 @@ impl NodeFollower {
                 }
             }
         });
-        Self { _stdin: child.stdin.take(), child, lines, seen: BTreeMap::new() }
+        Self { stdin: child.stdin.take(), child, lines, seen: BTreeMap::new() }
+    }
+
+    /// Has that client ask for a part of the rows.
+    pub fn request_snapshot(&mut self, client: &str, subset: Value) {
+        let stdin = self.stdin.as_mut().expect("stdin is piped");
+        writeln!(stdin, "{}", json!({ "client": client, "snapshot": subset })).expect("node reads");
     }
 
     /// What that client has shown up to now.
@@ -131,7 +149,14 @@ impl NodeFollower {
                 seen.handle = text("handle");
                 seen.offset = text("offset");
             }
-            Some("change") => seen.changes.push((text("operation"), text("key"))),
+            Some("change") => {
+                seen.changes.push((text("operation"), text("key")));
+                seen.values.push(serde_json::from_value(event["value"].clone()).expect("an object of text"));
+            }
+            Some("subset") => {
+                let rows = serde_json::from_value(event["rows"].clone()).expect("rows are objects of text");
+                seen.subsets.push(rows);
+            }
             Some("must-refetch") => seen.refetches += 1,
             Some("error") => seen.errors.push(text("message")),
             other => panic!("unknown event {other:?} in {line}"),
