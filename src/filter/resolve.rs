@@ -91,7 +91,7 @@ impl<'a> Resolver<'a> {
         };
         let literal = Literal { spelling, ty: ty.clone(), location };
         if let Some(text) =
-            literal.text().filter(|text| !is_literal(text, ty) && !(label && !text.contains('\0')))
+            literal.text().filter(|text| !is_literal(text, ty) && (!label || text.contains('\0')))
         {
             return Err(WhereError::at(location, format!("invalid syntax for type {ty}: {text}")));
         }
