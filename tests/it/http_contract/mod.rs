@@ -2,6 +2,7 @@
 //! what is covered.
 
 mod events;
+mod log;
 mod subset;
 
 use serde_json::Value;
