@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::domain::{EventId, Generation, Incarnation, Lsn, Sid, WireRelation};
+use crate::domain::{EventId, Generation, Handle, Incarnation, Lsn, Sid, WireRelation};
 use crate::engine::{Commit, Input, Refusal};
 use crate::events::{
     self, DrainCause, Event, FaultClass, FileKind, InvalidationCause, JournalEvent, ShapeEvent, Stage,
@@ -30,7 +30,7 @@ use crate::runtime::settings::{HELD_BYTES_MAX, QUEUED_DELIVERIES_MAX};
 use crate::runtime::story;
 use crate::runtime::stream::Batch;
 use crate::runtime::writers::Report;
-use crate::shape_log::StorageFault;
+use crate::shape_log::{ShapeLogError, StorageFault};
 
 const TICK: Duration = Duration::from_millis(50);
 /// Is the directory still ours?
@@ -62,6 +62,8 @@ pub enum Fatal {
     OwnershipLost(NotHeld),
     #[error("the journal thread has ended")]
     JournalGone,
+    #[error("shape {handle} cannot be restored: {error}; nothing was changed")]
+    Restore { handle: Handle, error: ShapeLogError },
     #[error("the engine was told that ownership is lost")]
     Aborted,
 }
@@ -195,6 +197,7 @@ impl Driver {
                         self.persist()?;
                         return Ok(true);
                     }
+                    Outcome::Refuse { handle, error } => return Err(Fatal::Restore { handle, error }),
                     Outcome::Abort => return Err(Fatal::Aborted),
                 }
             }

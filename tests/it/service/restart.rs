@@ -1,6 +1,6 @@
 //! The end of a process, in order or not, and the next one on the same data.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -310,6 +310,52 @@ async fn a_second_instance_waits_and_takes_over() {
     assert!(client.refetches().is_empty(), "{:?}", client.refetches());
     assert!(first.terminate().await, "{}", first.output());
     journal_is_sound(first.data_dir());
+}
+
+/// A rollback to an older version: what a newer one wrote is refused by name, and left as it is.
+#[tokio::test]
+async fn a_shape_of_a_newer_version_is_refused_and_left_alone() {
+    let database = database("newer").await;
+    database.execute(TABLE).await;
+    let mut service = Service::start(&database, |_| {}).await;
+    let mut client = service.follow(ShapeRequest::table("items"));
+    client.sync().await.expect("the shape is made");
+    let known = handle(&client);
+    assert!(service.terminate().await, "{}", service.output());
+
+    let definition = definition_file(service.data_dir(), &known);
+    let own = std::fs::read(&definition).expect("the definition is there");
+    // Version 2, with a checksum that is right: docs/shape-log-format.md.
+    let mut newer = own.clone();
+    newer[4] = 2;
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&newer[..12]), &newer[16..]);
+    newer[12..16].copy_from_slice(&checksum.to_le_bytes());
+    std::fs::write(&definition, &newer).expect("the definition can be replaced");
+    service.relaunch().expect("the process starts");
+    until("the process has ended", async || service.try_wait()).await;
+    let output = service.output();
+    assert!(
+        output.contains("shape definition of version 2, newest known 1; nothing was changed"),
+        "{output}"
+    );
+    assert_eq!(std::fs::read(&definition).expect("the definition is still there"), newer);
+
+    std::fs::write(&definition, &own).expect("the definition can be replaced");
+    service.restart().await.unwrap_or_else(|error| panic!("{error}"));
+    client.redirect(service.address());
+    database.execute("UPDATE items SET v = 'later' WHERE id < 20").await;
+    catch_up(&mut client, &ITEMS, &database.client().await).await;
+    assert_eq!((handle(&client), client.refetches().len()), (known, 0));
+    assert!(service.terminate().await, "{}", service.output());
+    journal_is_sound(service.data_dir());
+}
+
+fn definition_file(data_dir: &Path, handle: &str) -> PathBuf {
+    let shards = std::fs::read_dir(data_dir.join("shapes")).expect("there are shapes");
+    shards
+        .map(|shard| shard.expect("a shard").path().join(handle).join("definition"))
+        .find(|path| path.exists())
+        .expect("the shape has a definition")
 }
 
 #[tokio::test]
