@@ -234,7 +234,10 @@ impl Service {
 }
 
 impl LiveShape {
-    pub(super) fn new(
+    /// A shape that no writer has been started for. `published` is the mark of the pool that its writer
+    /// will belong to. Made by the executor, and by the simulator, which drives the pools in its stead.
+    #[must_use]
+    pub fn new(
         sid: Sid,
         handle: ShapeHandle,
         definition: Arc<ShapeDefinition>,
@@ -256,7 +259,7 @@ impl LiveShape {
     }
 
     /// Nothing is owed: the mark of the thread holds for this shape.
-    pub(super) fn caught_up(&self) {
+    pub fn caught_up(&self) {
         self.set_lagging(false);
     }
 
@@ -289,7 +292,7 @@ impl LiveShape {
     }
 
     /// Later phases win: a shape that failed or ended stays so.
-    pub(super) fn set_phase(&self, next: Phase) {
+    pub fn set_phase(&self, next: Phase) {
         self.phase.send_if_modified(|current| {
             let over = matches!(current, Phase::Failed(_) | Phase::Ended);
             if !over {
