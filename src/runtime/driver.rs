@@ -291,14 +291,18 @@ impl Driver {
     fn report(&mut self, report: Report) -> Result<(), Fatal> {
         match report {
             Report::Input(input) => {
-                let exited = match &input {
-                    Input::WriterExited { sid, .. } => Some(*sid),
-                    _ => None,
+                let settled: Vec<Sid> = match &input {
+                    Input::WriterExited { sid, .. } => vec![*sid],
+                    Input::Flushed { reports } => {
+                        let lags = |sid: &Sid| {
+                            self.executor.shapes.get(sid).is_some_and(|shape| shape.is_lagging())
+                        };
+                        reports.iter().map(|report| report.sid).filter(lags).collect()
+                    }
+                    _ => Vec::new(),
                 };
                 self.input(input);
-                if let Some(sid) = exited {
-                    self.catch_up(sid);
-                }
+                settled.into_iter().for_each(|sid| self.catch_up(sid));
             }
             Report::Live { asked, live } => {
                 let complete =

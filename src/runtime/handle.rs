@@ -263,9 +263,15 @@ impl LiveShape {
         self.set_lagging(false);
     }
 
+    #[must_use]
+    pub fn is_lagging(&self) -> bool {
+        self.lagging.load(Ordering::Acquire)
+    }
+
     /// Invariant: true while something is owed that no living writer has been handed. Set by the writer
     /// thread when an incarnation ends, before its mark moves on; cleared once nothing is owed or the
-    /// next incarnation has replayed it.
+    /// next incarnation has replayed all of it. After a restart or a lost connection that may be less
+    /// than the mark says: the stream brings again, one by one, what had been received before.
     pub(super) fn set_lagging(&self, lagging: bool) {
         self.lagging.store(lagging, Ordering::Release);
     }

@@ -93,8 +93,11 @@ impl WriterPool {
     /// Performs one command.
     pub fn perform(&mut self, now: Timestamp, command: Command) {
         match command {
-            Command::Start { sid, incarnation, shape, files, replay } => {
-                self.start(now, sid, incarnation, shape, &files, replay);
+            Command::Start { sid, incarnation, shape, files, replay, complete } => {
+                self.start(now, (sid, incarnation), &shape, &files, replay);
+                if complete && self.writers.contains_key(&sid) {
+                    shape.set_lagging(false);
+                }
             }
             Command::Deliver { seq, routed, to } => {
                 for (sid, incarnation) in to {
@@ -172,9 +175,8 @@ impl WriterPool {
     fn start(
         &mut self,
         now: Timestamp,
-        sid: Sid,
-        incarnation: Incarnation,
-        shape: Arc<LiveShape>,
+        (sid, incarnation): (Sid, Incarnation),
+        shape: &Arc<LiveShape>,
         files: &ShapeFiles,
         replay: Vec<(Seq, Arc<RoutedTransaction>)>,
     ) {
@@ -203,7 +205,7 @@ impl WriterPool {
             sid,
             Incarnated {
                 incarnation,
-                shape: Arc::clone(&shape),
+                shape: Arc::clone(shape),
                 log,
                 taken: Seq(0),
                 reported: Seq(0),
@@ -215,9 +217,6 @@ impl WriterPool {
         );
         for (seq, routed) in replay {
             self.deliver(now, sid, incarnation, seq, &routed);
-        }
-        if self.writers.contains_key(&sid) {
-            shape.set_lagging(false);
         }
     }
 

@@ -153,14 +153,13 @@ impl World {
         let Some(report) = process.reports.pop_front() else { return false };
         match report {
             Report::Input(input) => {
-                let exited = match &input {
-                    Input::WriterExited { sid, .. } => Some(*sid),
-                    _ => None,
+                let settled: Vec<Sid> = match &input {
+                    Input::WriterExited { sid, .. } => vec![*sid],
+                    Input::Flushed { reports } => reports.iter().map(|report| report.sid).collect(),
+                    _ => Vec::new(),
                 };
                 self.input(input);
-                if let Some(sid) = exited {
-                    self.catch_up(sid);
-                }
+                settled.into_iter().for_each(|sid| self.catch_up(sid));
             }
             Report::Live { asked, live } => {
                 let complete = process.audit.as_mut().filter(|audit| audit.0 == asked).is_some_and(|audit| {

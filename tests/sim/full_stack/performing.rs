@@ -57,7 +57,9 @@ impl World {
                 process.messages.push_back(Input::SnapshotStopped { sid });
             }
             Effect::PublishSnapshot { .. } => {}
-            Effect::StartWriter { sid, incarnation, replay } => self.start_writer(sid, incarnation, &replay),
+            Effect::StartWriter { sid, incarnation, replay, complete } => {
+                self.start_writer(sid, incarnation, &replay, complete);
+            }
             Effect::StopWriter { sid, incarnation, cause } => {
                 process.pools[pool_of(sid)].commands.push_back(Command::Stop { sid, incarnation, cause });
             }
@@ -141,7 +143,13 @@ impl World {
         }
     }
 
-    fn start_writer(&mut self, sid: Sid, incarnation: shapefold::domain::Incarnation, replay: &[Seq]) {
+    fn start_writer(
+        &mut self,
+        sid: Sid,
+        incarnation: shapefold::domain::Incarnation,
+        replay: &[Seq],
+        complete: bool,
+    ) {
         let Some(process) = &mut self.process else { return };
         let Some(shape) = process.shapes.get(&sid).cloned() else { return };
         let files = ShapeFiles::open(Arc::new(process.disk.clone()), World::data(), shape.handle);
@@ -150,7 +158,7 @@ impl World {
         let Some(replay) = held else {
             return self.fail(format!("a replay of {replay:?} to {sid}, which is not all held"));
         };
-        let start = Command::Start { sid, incarnation, shape, files, replay };
+        let start = Command::Start { sid, incarnation, shape, files, replay, complete };
         process.pools[pool_of(sid)].commands.push_back(start);
     }
 }
