@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-use shapefold::events::encode;
-
 use super::acting::run;
 use super::disk::PANIC;
 use super::world::{Mode, Mutation, World};
