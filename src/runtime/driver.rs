@@ -187,7 +187,7 @@ impl Driver {
             while let Some(effect) = self.core.next_effect() {
                 match self.executor.perform(effect) {
                     Outcome::Done => {}
-                    Outcome::Answer(input) => self.input(input),
+                    Outcome::Answer(inputs) => inputs.into_iter().for_each(|input| self.input(input)),
                     Outcome::Exit => {
                         self.persist()?;
                         return Ok(true);

@@ -50,8 +50,8 @@ pub struct Executor {
 #[derive(Debug)]
 pub enum Outcome {
     Done,
-    /// Something to tell the engine at once.
-    Answer(Input),
+    /// What to tell the engine at once.
+    Answer(Vec<Input>),
     Exit,
     Abort,
 }
@@ -117,7 +117,7 @@ impl Executor {
                 if self.snapshots.abort(sid) {
                     Outcome::Done
                 } else {
-                    Outcome::Answer(Input::SnapshotStopped { sid })
+                    Outcome::Answer(vec![Input::SnapshotStopped { sid }])
                 }
             }
             // Its last step made the rows visible when it made them durable; the journal knows by now.
@@ -218,11 +218,14 @@ impl Executor {
             }
             Err(ShapeLogError::Storage(fault)) => {
                 tracing::error!(%sid, %handle, %fault, "a shape cannot be restored");
-                Outcome::Answer(faults::input(fault, Some(sid)))
+                // Also where the fault may pass: a shape that is not in the router would miss what is
+                // routed and acknowledged from here on, and nobody would know.
+                let ended = Input::Invalidate { sid, cause: InvalidationCause::StorageDamaged };
+                Outcome::Answer(vec![faults::input(fault, Some(sid)), ended])
             }
             Err(error) => {
                 tracing::error!(%sid, %handle, %error, "a shape cannot be restored");
-                Outcome::Answer(Input::Invalidate { sid, cause: InvalidationCause::StorageDamaged })
+                Outcome::Answer(vec![Input::Invalidate { sid, cause: InvalidationCause::StorageDamaged }])
             }
         }
     }

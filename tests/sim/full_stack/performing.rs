@@ -136,6 +136,7 @@ impl World {
                 self.tell(|| format!("    not restored: {fault}"));
                 self.stats.count("shapes that could not be restored");
                 self.input(faults::input(fault, Some(sid)));
+                self.input(Input::Invalidate { sid, cause: InvalidationCause::StorageDamaged });
             }
             Err(_) => {
                 self.input(Input::Invalidate { sid, cause: InvalidationCause::StorageDamaged });
