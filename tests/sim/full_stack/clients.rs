@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
-use shapefold::domain::{Handle, Lsn, Offset};
+use shapefold::domain::{EventId, Handle, Lsn, Offset};
+use shapefold::events::InvalidationCause;
 use shapefold::runtime::handle::{LiveShape, Phase};
 use shapefold::shape_log::{Read, ShapeLogError, ShapeView, SnapshotFollow, messages};
 
@@ -121,10 +122,18 @@ impl World {
     /// 409: it must be in the journal why.
     fn client_is_refused(&mut self, number: usize, handle: Handle) {
         self.clients[number].refetch();
-        self.gone.insert(handle);
-        match self.explained(handle) {
-            Some(_) => self.stats.count("refetches"),
-            None => self.fail(format!("a client is refused {handle}, and the journal does not say why")),
+        let durable = self.journal.durable();
+        match (self.explained(handle, durable), self.explained(handle, EventId(u64::MAX))) {
+            (Some(_), _) => {
+                self.gone.insert(handle);
+                self.stats.count("refetches");
+            }
+            // What cannot be restored is refused at once. Lives it again after a crash that takes this
+            // decision back, it has all its rows: its files are touched only once the end is durable.
+            (None, Some(InvalidationCause::StorageDamaged)) => {
+                self.stats.count("refetches of what cannot be restored");
+            }
+            (None, _) => self.fail(format!("a client is refused {handle}, and the journal does not say why")),
         }
     }
 

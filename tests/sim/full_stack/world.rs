@@ -455,10 +455,9 @@ impl World {
         }
     }
 
-    /// The shape of this handle has been invalidated, for a reason that the journal has durably.
-    pub fn explained(&self, handle: Handle) -> Option<InvalidationCause> {
-        let durable = self.journal.durable();
-        let recorded = || self.history.iter().take_while(|recorded| recorded.id <= durable);
+    /// Why the shape of this handle has been invalidated, as the events up to one of them say.
+    pub fn explained(&self, handle: Handle, upto: EventId) -> Option<InvalidationCause> {
+        let recorded = || self.history.iter().take_while(|recorded| recorded.id <= upto);
         let sid = recorded().find_map(|recorded| match &recorded.event {
             Event::Shape(ShapeEvent::Created { sid, handle: own, .. }) if *own == handle => Some(*sid),
             _ => None,
