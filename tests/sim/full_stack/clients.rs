@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
-use shapefold::domain::{EventId, Handle, Lsn, Offset};
-use shapefold::events::InvalidationCause;
+use shapefold::domain::{Handle, Lsn, Offset};
 use shapefold::runtime::handle::{LiveShape, Phase};
 use shapefold::shape_log::{Read, ShapeLogError, ShapeView, SnapshotFollow, messages};
 
@@ -102,6 +101,7 @@ impl World {
         let (kind, handle) = (self.clients[number].kind, self.clients[number].handle);
         let hash = self.definitions[kind].hash();
         let Some(process) = &self.process else { return };
+        let successor = process.service.values().any(|shape| shape.definition.hash() == hash);
         let found = match handle {
             Some(handle) => process.service.get(&handle).cloned(),
             None => process.service.values().find(|shape| shape.definition.hash() == hash).cloned(),
@@ -114,26 +114,19 @@ impl World {
                 let mark = (!early).then(|| shape.published());
                 self.clients[number].looking = Some(Looking { shape, mark, view });
             }
-            (None, Some(handle)) => self.client_is_refused(number, handle),
-            (None, None) => self.create(kind),
+            // It is told of the shape that it is to fetch instead: there has to be one, first.
+            (None, Some(handle)) if successor => self.client_is_refused(number, handle),
+            (None, _) => self.create(kind),
         }
     }
 
     /// 409: it must be in the journal why.
     fn client_is_refused(&mut self, number: usize, handle: Handle) {
         self.clients[number].refetch();
-        let durable = self.journal.durable();
-        match (self.explained(handle, durable), self.explained(handle, EventId(u64::MAX))) {
-            (Some(_), _) => {
-                self.gone.insert(handle);
-                self.stats.count("refetches");
-            }
-            // What cannot be restored is refused at once. Lives it again after a crash that takes this
-            // decision back, it has all its rows: its files are touched only once the end is durable.
-            (None, Some(InvalidationCause::StorageDamaged)) => {
-                self.stats.count("refetches of what cannot be restored");
-            }
-            (None, _) => self.fail(format!("a client is refused {handle}, and the journal does not say why")),
+        self.gone.insert(handle);
+        match self.explained(handle) {
+            Some(_) => self.stats.count("refetches"),
+            None => self.fail(format!("a client is refused {handle}, and the journal does not say why")),
         }
     }
 

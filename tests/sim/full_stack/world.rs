@@ -455,9 +455,10 @@ impl World {
         }
     }
 
-    /// Why the shape of this handle has been invalidated, as the events up to one of them say.
-    pub fn explained(&self, handle: Handle, upto: EventId) -> Option<InvalidationCause> {
-        let recorded = || self.history.iter().take_while(|recorded| recorded.id <= upto);
+    /// Why the shape of this handle has been invalidated, as the journal says durably.
+    pub fn explained(&self, handle: Handle) -> Option<InvalidationCause> {
+        let durable = self.journal.durable();
+        let recorded = || self.history.iter().take_while(|recorded| recorded.id <= durable);
         let sid = recorded().find_map(|recorded| match &recorded.event {
             Event::Shape(ShapeEvent::Created { sid, handle: own, .. }) if *own == handle => Some(*sid),
             _ => None,
