@@ -28,6 +28,7 @@ use crate::runtime::settings::{HELD_BYTES_MAX, QUEUED_DELIVERIES_MAX};
 use crate::runtime::stream::Batch;
 use crate::runtime::writers::Report;
 use crate::shape_log::StorageFault;
+use crate::state::Life;
 
 const TICK: Duration = Duration::from_millis(50);
 /// Is the directory still ours?
@@ -321,9 +322,15 @@ impl Driver {
     }
 
     /// A shape that owes nothing is as far as its thread: whatever comes next is handed to a new writer
-    /// before the mark of the thread passes it.
+    /// before the mark of the thread passes it. A shape that is over owes nothing and lacks it all the
+    /// same, and readers may not have been told yet.
     fn catch_up(&self, sid: Sid) {
-        let settled = self.core.engine().state().shape(sid).is_some_and(|shape| shape.pending.is_empty());
+        let settled = self
+            .core
+            .engine()
+            .state()
+            .shape(sid)
+            .is_some_and(|shape| shape.life < Life::Invalidated && shape.pending.is_empty());
         if settled && let Some(shape) = self.executor.shapes.get(&sid) {
             shape.caught_up();
         }

@@ -254,8 +254,10 @@ impl LiveShape {
     #[must_use]
     pub fn published(&self) -> Lsn {
         let mark = Lsn(self.published.load(Ordering::Acquire));
-        // After the mark: a shape that falls behind is flagged before the mark passes what it lacks.
-        if self.lagging.load(Ordering::Acquire) { Lsn(0) } else { mark }
+        // After the mark: a shape that falls behind or ends is flagged before the mark passes what it
+        // lacks.
+        let over = *self.phase.borrow() == Phase::Ended;
+        if over || self.lagging.load(Ordering::Acquire) { Lsn(0) } else { mark }
     }
 
     /// Nothing is owed: the mark of the thread holds for this shape.
