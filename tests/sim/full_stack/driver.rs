@@ -13,7 +13,7 @@ use shapefold::runtime::core::Persist;
 use shapefold::runtime::handle::{LiveShape, Phase};
 use shapefold::runtime::writers::{Command, Report};
 use shapefold::shape_log::{ShapeFiles, ShapeReader};
-use shapefold::state::OwnerPhase;
+use shapefold::state::{Life, OwnerPhase};
 
 use super::world::{Item, Known, Mutation, Notice, Request, World};
 
@@ -184,7 +184,9 @@ impl World {
 
     fn catch_up(&self, sid: Sid) {
         let Some(process) = &self.process else { return };
-        let settled = process.core.engine().state().shape(sid).is_some_and(|shape| shape.pending.is_empty());
+        let state = process.core.engine().state();
+        let settled =
+            state.shape(sid).is_some_and(|shape| shape.life < Life::Invalidated && shape.pending.is_empty());
         if settled && let Some(shape) = process.shapes.get(&sid) {
             shape.caught_up();
         }
