@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shapefold::domain::Timestamp;
+use shapefold::domain::{Sid, Timestamp};
 use shapefold::journal::{FailPoint, Stage};
 use shapefold::shape_log::SimFault;
 
@@ -42,7 +42,8 @@ impl World {
             return;
         }
         match self.choices.below(100) {
-            0..=13 => self.postgres_works(),
+            0 | 1 => self.turn_until_quiet(),
+            2..=13 => self.postgres_works(),
             14..=19 => {
                 self.stream_next();
             }
@@ -70,8 +71,7 @@ impl World {
             }
             61..=69 => {
                 let number = self.choices.below(POOLS);
-                let panics = self.panics();
-                self.pool_works(number, panics);
+                self.pool_works(number);
             }
             70..=72 => {
                 let number = self.choices.below(POOLS);
@@ -103,7 +103,11 @@ impl World {
     fn rare(&mut self) {
         let wrong = self.mode == Mode::Everything;
         let breaks = wrong || self.mode == Mode::CrashesOnly;
-        match self.choices.below(12) {
+        let what = self.choices.below(12);
+        if what >= 4 && self.choices.below(self.calm) > 0 {
+            return;
+        }
+        match what {
             0 => self.ask_for_live_writers(),
             1 => self.ask_for_checkpoint(),
             2 => {
@@ -117,7 +121,7 @@ impl World {
                 let number = self.choices.below(self.clients.len());
                 self.client_starts_over(number);
             }
-            6 if breaks => {
+            6 if breaks && self.choices.chance(30) => {
                 self.dies_with_the_machine = self.choices.chance(50);
                 self.stats.count("died when chance had it");
                 self.crash();
@@ -162,15 +166,21 @@ impl World {
         self.disk.fail_call(calls, fault);
     }
 
-    fn panics(&mut self) -> Option<Panics> {
-        let often = match self.mode {
-            Mode::PanicsOnly => 12,
-            Mode::Everything => 3,
-            Mode::CrashesOnly | Mode::Nothing => return None,
+    /// Whether the writer of this shape panics when it is handed the next thing, and where.
+    pub fn panics(&mut self, sid: Sid) -> Option<Panics> {
+        let spent = self.panics.get(&sid).copied().unwrap_or_default();
+        let panics = match self.mode {
+            // As often as it is replaced, and no more.
+            Mode::PanicsOnly => spent < self.policy.writer_attempts_max && self.choices.chance(20),
+            Mode::Everything => {
+                (self.cursed && sid.0.is_multiple_of(3)) || self.choices.below(30 * self.calm) == 0
+            }
+            Mode::CrashesOnly | Mode::Nothing => false,
         };
-        if !self.choices.chance(often) {
+        if !panics {
             return None;
         }
+        *self.panics.entry(sid).or_default() += 1;
         self.stats.count("panics asked for");
         Some(match self.choices.below(2) {
             0 => Panics::WhenShown,
@@ -275,7 +285,7 @@ impl World {
             }
             any |= self.take_notice() | self.take_report() | self.take_input() | self.take_items(64);
             for number in 0..POOLS {
-                any |= self.pool_works(number, None);
+                any |= self.pool_works(number);
             }
             if !any {
                 return;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
+use shapefold::events::encode;
+
 use super::acting::run;
 use super::disk::PANIC;
 use super::world::{Mode, Mutation, World};
@@ -11,6 +13,7 @@ use crate::choices::Choices;
 use crate::summary::{setting, summarise};
 
 const SEEDS: u64 = 400;
+const FEWER_SEEDS: u64 = 60;
 
 /// What the histories must contain.
 const KINDS: [&str; 40] = [
@@ -47,8 +50,8 @@ const KINDS: [&str; 40] = [
     "redelivered to those who owe",
     "refetches",
     "refused NotActive",
-    "refused StaleGeneration",
-    "refused StaleIncarnation",
+    "invalidated WriterFailed",
+    "exited Vanished",
     "shapes that could not be restored",
     "stopped by a sync of the journal that failed",
     "stopped by a sync that failed",
@@ -118,4 +121,40 @@ fn every_history_of_the_whole_stack_keeps_every_promise() {
         assert!(seeds < SEEDS || counts.contains_key(kind), "{kind} never happened");
     }
     summarise(&format!("simulator: {seeds} seeds, {events} events (full stack)"));
+}
+
+/// A shape whose initial rows are complete outlives every crash and every lost connection; no client
+/// of it fetches again.
+#[test]
+fn crashes_and_lost_connections_end_no_shape() {
+    let (counts, _) = run_all(FEWER_SEEDS, Mode::CrashesOnly);
+    let ended = ["WriterFailed", "Stalled", "DataMissed", "StorageDamaged", "JournalLost", "SchemaChanged"];
+    for cause in ended {
+        assert!(!counts.contains_key(&format!("invalidated {cause}")), "{cause}: {counts:#?}");
+    }
+    assert!(counts["kills"] > FEWER_SEEDS && counts["power losses"] > FEWER_SEEDS, "{counts:#?}");
+    assert!(counts.contains_key("redelivered to those who owe"), "{counts:#?}");
+}
+
+/// A writer that panics as often as the policy has patience for is replaced by replay: nobody fetches
+/// again.
+#[test]
+fn writers_that_panic_recover_by_replay() {
+    let (counts, _) = run_all(FEWER_SEEDS, Mode::PanicsOnly);
+    let ended = ["WriterFailed", "Stalled", "DataMissed", "StorageDamaged", "JournalLost"];
+    for cause in ended {
+        assert!(!counts.contains_key(&format!("invalidated {cause}")), "{cause}: {counts:#?}");
+    }
+    assert!(counts["exited Panicked owing"] > FEWER_SEEDS, "{counts:#?}");
+}
+
+/// The same seed gives the same bytes, or a failure could not be looked into.
+#[test]
+fn a_seed_determines_the_history_of_the_whole_stack() {
+    for seed in 0..5 {
+        let bytes = |world: World| world.history.iter().flat_map(encode).collect::<Vec<u8>>();
+        let (once, again) =
+            (bytes(run_seed(seed, Mode::Everything)), bytes(run_seed(seed, Mode::Everything)));
+        assert!(!once.is_empty() && once == again, "seed {seed}");
+    }
 }

@@ -142,9 +142,8 @@ impl World {
 
     // The writers.
 
-    /// A pool performs its next command. `panics`: the writer that takes something in does not survive
-    /// it.
-    pub fn pool_works(&mut self, number: usize, panics: Option<Panics>) -> bool {
+    /// A pool performs its next command; the writer that is handed something may not survive it.
+    pub fn pool_works(&mut self, number: usize) -> bool {
         if self.process.as_ref().is_none_or(|process| process.pools[number].commands.is_empty()) {
             return false;
         }
@@ -160,6 +159,8 @@ impl World {
             _ => None,
         };
         let waker = Waker::from(Arc::new(PanicsWhenWoken));
+        let panics = target.as_ref().and_then(|shape| self.panics(shape.sid));
+        let Some(process) = &mut self.process else { return true };
         match (panics, target) {
             (Some(Panics::WhenShown), Some(shape)) => {
                 let mut woken = pin!(shape.reader.wait_for(|_| false));

@@ -94,6 +94,12 @@ pub struct World {
     pub stats: Stats,
     pub failure: Option<String>,
     pub trace: bool,
+    /// Only one fault in so many happens.
+    pub calm: usize,
+    /// The writers of some shapes panic whenever they are handed something.
+    pub cursed: bool,
+    /// Panics that a shape has had.
+    pub panics: BTreeMap<Sid, u32>,
 }
 
 /// What goes wrong in a run.
@@ -102,7 +108,7 @@ pub enum Mode {
     Everything,
     /// Only writers that panic.
     PanicsOnly,
-    /// Only crashes and lost connections: no shape may be lost once its snapshot is complete.
+    /// Only crashes and lost connections: no shape is lost once its snapshot is complete.
     CrashesOnly,
     Nothing,
 }
@@ -202,6 +208,8 @@ impl World {
             snapshot_backlog_max: [100, 3][choices.below(2)],
             ..Policy::default()
         };
+        let calm = [1, 4, 16][choices.below(3)];
+        let cursed = mode == Mode::Everything && choices.below(6) == 5;
         let chunk_bytes = [1 << 20, 200, 2_000][choices.below(3)];
         World {
             choices,
@@ -231,6 +239,9 @@ impl World {
             stats: Stats::default(),
             failure: None,
             trace: false,
+            calm,
+            cursed,
+            panics: BTreeMap::new(),
         }
     }
 
@@ -339,11 +350,11 @@ impl World {
         }
         self.dies_with_the_machine = self.choices.chance(50);
         // Short ones die in the recovery.
-        let long = [12, 60, 400][self.choices.below(3)];
+        let long = [12, 60, 400][self.choices.below(3)] * self.calm;
         let points = 1 + self.choices.below(long);
-        match self.choices.below(4) {
-            0 => {}
-            1 => {
+        match self.choices.below(6) {
+            0 | 1 => {}
+            2 | 3 => {
                 let calls = points as u64;
                 if let Some(process) = &self.process {
                     process.disk.die_in(calls);
