@@ -27,6 +27,7 @@ use crate::runtime::story;
 use crate::runtime::stream::Batch;
 use crate::runtime::writers::Report;
 use crate::shape_log::{ShapeLogError, StorageFault};
+use crate::state::Life;
 
 const TICK: Duration = Duration::from_millis(50);
 /// A drain that has not ended by itself after this long is cut short: what is lost comes again.
@@ -257,14 +258,17 @@ impl Driver {
     fn report(&mut self, report: Report) -> Result<(), Fatal> {
         match report {
             Report::Input(input) => {
-                let exited = match &input {
-                    Input::WriterExited { sid, .. } => Some(*sid),
-                    _ => None,
+                let settled: Vec<Sid> = match &input {
+                    Input::WriterExited { sid, .. } => vec![*sid],
+                    Input::Flushed { reports } => {
+                        let lags =
+                            |sid: &Sid| self.executor.shapes.get(sid).is_some_and(|shape| shape.is_lagging());
+                        reports.iter().map(|report| report.sid).filter(lags).collect()
+                    }
+                    _ => Vec::new(),
                 };
                 self.input(input);
-                if let Some(sid) = exited {
-                    self.catch_up(sid);
-                }
+                settled.into_iter().for_each(|sid| self.catch_up(sid));
             }
             Report::Live { asked, live } => {
                 let complete =
@@ -283,9 +287,15 @@ impl Driver {
     }
 
     /// A shape that owes nothing is as far as its thread: whatever comes next is handed to a new writer
-    /// before the mark of the thread passes it.
+    /// before the mark of the thread passes it. A shape that is over owes nothing and lacks it all the
+    /// same, and readers may not have been told yet.
     fn catch_up(&self, sid: Sid) {
-        let settled = self.core.engine().state().shape(sid).is_some_and(|shape| shape.pending.is_empty());
+        let settled = self
+            .core
+            .engine()
+            .state()
+            .shape(sid)
+            .is_some_and(|shape| shape.life < Life::Invalidated && shape.pending.is_empty());
         if settled && let Some(shape) = self.executor.shapes.get(&sid) {
             shape.caught_up();
         }

@@ -152,7 +152,9 @@ impl Executor {
             }
             // Its last step made the rows visible when it made them durable; the journal knows by now.
             Effect::PublishSnapshot { .. } => Outcome::Done,
-            Effect::StartWriter { sid, incarnation, replay } => self.start_writer(sid, incarnation, &replay),
+            Effect::StartWriter { sid, incarnation, replay, complete } => {
+                self.start_writer(sid, incarnation, &replay, complete)
+            }
             Effect::StopWriter { sid, incarnation, cause } => {
                 self.writers.send(sid, Command::Stop { sid, incarnation, cause });
                 Outcome::Done
@@ -272,7 +274,13 @@ impl Executor {
         Ok((definition, predicate, reader))
     }
 
-    fn start_writer(&mut self, sid: Sid, incarnation: crate::domain::Incarnation, replay: &[Seq]) -> Outcome {
+    fn start_writer(
+        &mut self,
+        sid: Sid,
+        incarnation: crate::domain::Incarnation,
+        replay: &[Seq],
+        complete: bool,
+    ) -> Outcome {
         let Some(shape) = self.shapes.get(&sid).cloned() else { return Outcome::Done };
         let files = self.files(shape.handle);
         let replay = replay
@@ -285,7 +293,7 @@ impl Executor {
                 body
             })
             .collect();
-        self.writers.send(sid, Command::Start { sid, incarnation, shape, files, replay });
+        self.writers.send(sid, Command::Start { sid, incarnation, shape, files, replay, complete });
         Outcome::Done
     }
 

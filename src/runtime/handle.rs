@@ -245,7 +245,10 @@ impl Service {
 }
 
 impl LiveShape {
-    pub(super) fn new(
+    /// A shape that no writer has been started for. `published` is the mark of the pool that its writer
+    /// will belong to. Made by the executor, and by the simulator, which drives the pools in its stead.
+    #[must_use]
+    pub fn new(
         sid: Sid,
         handle: ShapeHandle,
         definition: Arc<ShapeDefinition>,
@@ -262,18 +265,26 @@ impl LiveShape {
     #[must_use]
     pub fn published(&self) -> Lsn {
         let mark = Lsn(self.published.load(Ordering::Acquire));
-        // After the mark: a shape that falls behind is flagged before the mark passes what it lacks.
-        if self.lagging.load(Ordering::Acquire) { Lsn(0) } else { mark }
+        // After the mark: a shape that falls behind or ends is flagged before the mark passes what it
+        // lacks.
+        let over = *self.phase.borrow() == Phase::Ended;
+        if over || self.lagging.load(Ordering::Acquire) { Lsn(0) } else { mark }
     }
 
     /// Nothing is owed: the mark of the thread holds for this shape.
-    pub(super) fn caught_up(&self) {
+    pub fn caught_up(&self) {
         self.set_lagging(false);
+    }
+
+    #[must_use]
+    pub fn is_lagging(&self) -> bool {
+        self.lagging.load(Ordering::Acquire)
     }
 
     /// Invariant: true while something is owed that no living writer has been handed. Set by the writer
     /// thread when an incarnation ends, before its mark moves on; cleared once nothing is owed or the
-    /// next incarnation has replayed it.
+    /// next incarnation has replayed all of it. After a restart or a lost connection that may be less
+    /// than the mark says: the stream brings again, one by one, what had been received before.
     pub(super) fn set_lagging(&self, lagging: bool) {
         self.lagging.store(lagging, Ordering::Release);
     }
@@ -306,7 +317,7 @@ impl LiveShape {
     }
 
     /// Later phases win: a shape that failed or ended stays so.
-    pub(super) fn set_phase(&self, next: Phase) {
+    pub fn set_phase(&self, next: Phase) {
         self.phase.send_if_modified(|current| {
             let over = matches!(current, Phase::Failed(_) | Phase::Ended);
             if !over {

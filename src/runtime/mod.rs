@@ -7,7 +7,7 @@ mod connections;
 pub mod core;
 pub mod driver;
 mod executor;
-mod faults;
+pub mod faults;
 pub mod handle;
 mod inspector;
 mod keeper;
@@ -20,5 +20,5 @@ mod story;
 mod stream;
 pub mod writers;
 
-pub use boot::BootError;
+pub use boot::{BootError, replay};
 pub use start::{Running, Stopped, start};

@@ -24,6 +24,8 @@ pub enum Command {
         shape: Arc<LiveShape>,
         files: ShapeFiles,
         replay: Vec<(Seq, Arc<RoutedTransaction>)>,
+        /// The replay is all that the shape owes: afterwards it is as far as its thread.
+        complete: bool,
     },
     Deliver {
         seq: Seq,

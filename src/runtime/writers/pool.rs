@@ -99,8 +99,11 @@ impl WriterPool {
     /// Performs one command.
     pub fn perform(&mut self, now: Timestamp, command: Command) {
         match command {
-            Command::Start { sid, incarnation, shape, files, replay } => {
-                self.start(now, sid, incarnation, shape, &files, replay);
+            Command::Start { sid, incarnation, shape, files, replay, complete } => {
+                self.start(now, (sid, incarnation), &shape, &files, replay);
+                if complete && self.writers.contains_key(&sid) {
+                    shape.set_lagging(false);
+                }
             }
             Command::Deliver { seq, routed, to } => {
                 for (sid, incarnation) in to {
@@ -186,9 +189,8 @@ impl WriterPool {
     fn start(
         &mut self,
         now: Timestamp,
-        sid: Sid,
-        incarnation: Incarnation,
-        shape: Arc<LiveShape>,
+        (sid, incarnation): (Sid, Incarnation),
+        shape: &Arc<LiveShape>,
         files: &ShapeFiles,
         replay: Vec<(Seq, Arc<RoutedTransaction>)>,
     ) {
@@ -217,7 +219,7 @@ impl WriterPool {
             sid,
             Incarnated {
                 incarnation,
-                shape: Arc::clone(&shape),
+                shape: Arc::clone(shape),
                 log,
                 taken: Seq(0),
                 reported: Seq(0),
@@ -229,9 +231,6 @@ impl WriterPool {
         );
         for (seq, routed) in replay {
             self.deliver(now, sid, incarnation, seq, &routed);
-        }
-        if self.writers.contains_key(&sid) {
-            shape.set_lagging(false);
         }
     }
 
