@@ -295,9 +295,8 @@ impl Driver {
                 let settled: Vec<Sid> = match &input {
                     Input::WriterExited { sid, .. } => vec![*sid],
                     Input::Flushed { reports } => {
-                        let lags = |sid: &Sid| {
-                            self.executor.shapes.get(sid).is_some_and(|shape| shape.is_lagging())
-                        };
+                        let lags =
+                            |sid: &Sid| self.executor.shapes.get(sid).is_some_and(|shape| shape.is_lagging());
                         reports.iter().map(|report| report.sid).filter(lags).collect()
                     }
                     _ => Vec::new(),

@@ -45,7 +45,10 @@ impl World {
             };
             *own == sid
                 && match cause {
-                    ExitCause::Panicked | ExitCause::StorageFault | ExitCause::Ended | ExitCause::Vanished => true,
+                    ExitCause::Panicked
+                    | ExitCause::StorageFault
+                    | ExitCause::Ended
+                    | ExitCause::Vanished => true,
                     ExitCause::Suspended | ExitCause::Drained | ExitCause::Removed => false,
                 }
         };
@@ -125,7 +128,10 @@ impl World {
         let truncated = self.postgres.wal.iter().any(|txn| {
             txn.lsn <= seen
                 && !contains.contains(&txn.lsn)
-                && txn.ops.iter().any(|(oid, op, _)| *oid == KINDS[client.kind].table && matches!(op, Op::Truncate))
+                && txn
+                    .ops
+                    .iter()
+                    .any(|(oid, op, _)| *oid == KINDS[client.kind].table && matches!(op, Op::Truncate))
         });
         if truncated {
             return;

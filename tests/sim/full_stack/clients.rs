@@ -240,7 +240,8 @@ impl World {
         let mut wrong = None;
         match served.ranges.get(&from) {
             Some((before, was_whole, bytes)) => {
-                let (short, long) = if bytes.len() <= body.len() { (&bytes[..], body) } else { (body, &bytes[..]) };
+                let (short, long) =
+                    if bytes.len() <= body.len() { (&bytes[..], body) } else { (body, &bytes[..]) };
                 if !long.starts_with(short) || (end == *before && long.len() != short.len()) {
                     wrong = Some(format!("other bytes than before from {from} to {end} (before: {before})"));
                 } else if *was_whole && whole && end != *before {
@@ -271,7 +272,8 @@ impl World {
                 wrong = Some(format!("a message at {at} between {from} and {end}"));
             }
         }
-        let expected = if from < end { served.messages.range((from_bound(from), to_bound(end))).count() } else { 0 };
+        let expected =
+            if from < end { served.messages.range((from_bound(from), to_bound(end))).count() } else { 0 };
         if seen < expected {
             wrong = Some(format!("{seen} messages of {expected} from {from} to {end}"));
         }
@@ -301,7 +303,8 @@ fn apply(rows: &mut BTreeMap<String, Values>, message: &Value) -> Result<(), Str
     let Some(operation) = message["headers"]["operation"].as_str() else { return Ok(()) };
     let key = message["key"].as_str().ok_or("a message without a key")?;
     let values = message["value"].as_object().ok_or("a message without a value")?;
-    let values = values.iter().map(|(name, value)| (name.clone(), value.as_str().unwrap_or("NULL").to_owned()));
+    let values =
+        values.iter().map(|(name, value)| (name.clone(), value.as_str().unwrap_or("NULL").to_owned()));
     match (operation, rows.get_mut(key)) {
         ("insert", None) => {
             rows.insert(key.to_owned(), values.collect());
@@ -311,7 +314,10 @@ fn apply(rows: &mut BTreeMap<String, Values>, message: &Value) -> Result<(), Str
             rows.remove(key);
         }
         (operation, there) => {
-            return Err(format!("{operation} of {key}, which is {}there", if there.is_some() { "" } else { "not " }));
+            return Err(format!(
+                "{operation} of {key}, which is {}there",
+                if there.is_some() { "" } else { "not " }
+            ));
         }
     }
     Ok(())

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use shapefold::domain::{EventId, Generation, Handle, Sid};
 use shapefold::engine::{Commit, Input};
-use shapefold::events::{self, ConsumerEvent, Event, InvalidationCause, JournalEvent, ShapeEvent, StopCause, StreamEvent};
-use shapefold::journal::{Entry, Journal};
+use shapefold::events::{
+    self, ConsumerEvent, Event, InvalidationCause, JournalEvent, ShapeEvent, StopCause, StreamEvent,
+};
 use shapefold::filter::Predicate;
+use shapefold::journal::{Entry, Journal};
 use shapefold::replication::{StreamItem, Transaction};
 use shapefold::runtime::core::Persist;
 use shapefold::runtime::handle::{LiveShape, Phase};
@@ -292,6 +294,9 @@ impl World {
             return;
         }
         let asked = process.core.engine().state().last;
+        if process.audit.as_ref().is_some_and(|audit| audit.0 == asked) {
+            return;
+        }
         for pool in &mut process.pools {
             pool.commands.push_back(Command::Audit { asked });
         }
@@ -331,9 +336,10 @@ impl World {
         if known || process.core.engine().state().owner.phase != OwnerPhase::Active {
             return;
         }
-        let predicate = definition.where_sql.as_ref().map(|sql| {
-            Predicate::from_canonical(sql, &definition.relation).expect("its own canonical form")
-        });
+        let predicate = definition
+            .where_sql
+            .as_ref()
+            .map(|sql| Predicate::from_canonical(sql, &definition.relation).expect("its own canonical form"));
         let newest = process.core.engine().state().last_handle_micros;
         let micros = (self.now.0 as u64).max(newest + 1);
         let handle = Handle { hash: hash.0, micros };
@@ -369,6 +375,7 @@ impl World {
                         return true;
                     }
                     wanted = false;
+                    self.checkpointings += 1;
                     if self.journal.checkpoint(upto, &state).is_err() {
                         self.stats.count("stopped by a checkpoint that failed");
                         self.dies_with_the_machine = false;

@@ -51,7 +51,7 @@ const KINDS: [&str; 40] = [
     "refetches",
     "refused NotActive",
     "invalidated WriterFailed",
-    "exited Vanished",
+    "stopped by a checkpoint that failed",
     "shapes that could not be restored",
     "stopped by a sync of the journal that failed",
     "stopped by a sync that failed",
@@ -84,17 +84,19 @@ fn run_seed(seed: u64, mode: Mode) -> World {
 
 /// Runs a range of seeds on two threads.
 fn run_all(seeds: u64, mode: Mode) -> (BTreeMap<String, u64>, u64) {
-    let range = |start: u64| move || {
-        let mut counts = BTreeMap::<String, u64>::new();
-        let mut events = 0;
-        for seed in (start..seeds).step_by(2) {
-            let world = run_seed(seed, mode);
-            events += world.stats.events;
-            for (name, count) in world.stats.counts {
-                *counts.entry(name).or_default() += count;
+    let range = |start: u64| {
+        move || {
+            let mut counts = BTreeMap::<String, u64>::new();
+            let mut events = 0;
+            for seed in (start..seeds).step_by(2) {
+                let world = run_seed(seed, mode);
+                events += world.stats.events;
+                for (name, count) in world.stats.counts {
+                    *counts.entry(name).or_default() += count;
+                }
             }
+            (counts, events)
         }
-        (counts, events)
     };
     std::thread::scope(|scope| {
         let other = scope.spawn(range(1));

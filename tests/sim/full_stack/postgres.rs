@@ -63,12 +63,7 @@ pub const KINDS: [Kind; 6] = [
         columns: ALL,
     },
     Kind { table: TABLES[1], clause: None, wants: |_| true, columns: &["id", "v"] },
-    Kind {
-        table: TABLES[1],
-        clause: Some("grp IN (0, 2)"),
-        wants: |row| row.grp != 1,
-        columns: ALL,
-    },
+    Kind { table: TABLES[1], clause: Some("grp IN (0, 2)"), wants: |row| row.grp != 1, columns: ALL },
     Kind { table: TABLES[1], clause: Some("NOT grp = 0"), wants: |row| row.grp != 0, columns: &["id", "v"] },
 ];
 

@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
+use shapefold::domain::Value;
 use shapefold::domain::{Generation, Handle, Lsn, Sid};
 use shapefold::engine::{Input, PostgresReady};
 use shapefold::events::{DestructionResult, SnapshotFailure};
@@ -14,10 +15,7 @@ use shapefold::replication::{Assembler, Frame, SPILL_BYTES_DEFAULT};
 use shapefold::runtime::faults;
 use shapefold::runtime::handle::{LiveShape, Phase, SnapshotProblem};
 use shapefold::runtime::writers::Command;
-use shapefold::shape_log::{
-    FaultClass, ShapeFiles, ShapeLogError, SnapshotWriter, purge, snapshot_columns,
-};
-use shapefold::domain::Value;
+use shapefold::shape_log::{FaultClass, ShapeFiles, ShapeLogError, SnapshotWriter, purge, snapshot_columns};
 
 use super::disk::PANIC;
 use super::postgres::{KINDS, Row, Snapshot, messages};
@@ -36,7 +34,11 @@ enum SnapshotPhase {
     /// The driver decides whether it is good.
     Opened(Snapshot),
     GoOn(Snapshot),
-    Copying { writer: SnapshotWriter, rows: Vec<Row>, snapshot: Snapshot },
+    Copying {
+        writer: SnapshotWriter,
+        rows: Vec<Row>,
+        snapshot: Snapshot,
+    },
 }
 
 impl SnapshotTask {

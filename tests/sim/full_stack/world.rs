@@ -91,6 +91,7 @@ pub struct World {
     pub verified: BTreeMap<Handle, Lsn>,
     pub appends: u64,
     pub syncs: u64,
+    pub checkpointings: u64,
     pub stats: Stats,
     pub failure: Option<String>,
     pub trace: bool,
@@ -197,8 +198,15 @@ pub enum Connection {
     None,
     Asked,
     /// Ready, and whether it still lives when the stream is to start.
-    Ready { alive: bool },
-    Streaming { generation: Generation, at: Lsn, assembler: Assembler, announced: BTreeSet<Oid> },
+    Ready {
+        alive: bool,
+    },
+    Streaming {
+        generation: Generation,
+        at: Lsn,
+        assembler: Assembler,
+        announced: BTreeSet<Oid>,
+    },
 }
 
 impl World {
@@ -236,6 +244,7 @@ impl World {
             verified: BTreeMap::new(),
             appends: 0,
             syncs: 0,
+            checkpointings: 0,
             stats: Stats::default(),
             failure: None,
             trace: false,
@@ -280,9 +289,10 @@ impl World {
         if engine.state() != &self.durable {
             return self.fail("a start folds the journal to another state");
         }
-        let released = self.history.last().is_some_and(|last| {
-            matches!(last.event, Event::Ownership(OwnershipEvent::Released { .. }))
-        });
+        let released = self
+            .history
+            .last()
+            .is_some_and(|last| matches!(last.event, Event::Ownership(OwnershipEvent::Released { .. })));
         self.epoch = self.epoch.next();
         let previous_end = match (self.epoch, released) {
             (Epoch(1), _) => PreviousEnd::None,
