@@ -71,8 +71,12 @@ impl Driver {
         if now.duration_since(self.state.checked.audit) >= AUDIT_INTERVAL && self.core.is_settled() {
             self.state.checked.audit = now;
             let asked = self.core.engine().state().last;
-            let parts_missing = self.executor.writers.audit(asked);
-            self.state.audit = Some(Audit { asked, parts_missing, live: Vec::new() });
+            // Asked twice at the same event, a thread that answers twice would answer for one that is
+            // busy, whose writers would count as gone.
+            if self.state.audit.as_ref().is_none_or(|audit| audit.asked != asked) {
+                let parts_missing = self.executor.writers.audit(asked);
+                self.state.audit = Some(Audit { asked, parts_missing, live: Vec::new() });
+            }
         }
         if now.duration_since(self.state.checked.projections) >= PROJECTION_CHECK_INTERVAL {
             self.state.checked.projections = now;

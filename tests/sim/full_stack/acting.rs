@@ -134,8 +134,9 @@ impl World {
             }
             9 if wrong => self.disk_fails(),
             10 if wrong => {
-                let (stage, count) = match self.choices.below(2) {
+                let (stage, count) = match self.choices.below(3) {
                     0 => (Stage::Append, self.appends),
+                    1 => (Stage::Checkpoint, self.checkpointings),
                     _ => (Stage::Sync, self.syncs),
                 };
                 if self.choices.chance(20) {

@@ -294,6 +294,9 @@ impl World {
             return;
         }
         let asked = process.core.engine().state().last;
+        if process.audit.as_ref().is_some_and(|audit| audit.0 == asked) {
+            return;
+        }
         for pool in &mut process.pools {
             pool.commands.push_back(Command::Audit { asked });
         }
@@ -372,6 +375,7 @@ impl World {
                         return true;
                     }
                     wanted = false;
+                    self.checkpointings += 1;
                     if self.journal.checkpoint(upto, &state).is_err() {
                         self.stats.count("stopped by a checkpoint that failed");
                         self.dies_with_the_machine = false;

@@ -51,7 +51,7 @@ const KINDS: [&str; 40] = [
     "refetches",
     "refused NotActive",
     "invalidated WriterFailed",
-    "exited Vanished",
+    "stopped by a checkpoint that failed",
     "shapes that could not be restored",
     "stopped by a sync of the journal that failed",
     "stopped by a sync that failed",

@@ -127,7 +127,12 @@ impl World {
             open_read_only(&files, &reader, Verify::Tail)?;
             Ok::<_, ShapeLogError>((definition, predicate, reader))
         };
-        match read() {
+        let read = read();
+        if self.died_on_disk() {
+            return;
+        }
+        let Some(process) = &mut self.process else { return };
+        match read {
             Ok((definition, predicate, reader)) => {
                 let shape = process.install(sid, handle, &definition, predicate, reader, Phase::Readable);
                 process.service.insert(handle, shape);
