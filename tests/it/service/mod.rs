@@ -2,7 +2,9 @@
 
 mod faults;
 mod handover;
+mod history;
 mod http;
+mod http_limits;
 mod http_live;
 mod http_log;
 mod restart;
