@@ -99,10 +99,12 @@ pub enum Request {
         sid: Sid,
         reply: oneshot::Sender<bool>,
     },
-    /// Make the writer of a shape panic at its next transaction: for tests of the supervision.
+    /// Make the writer of a shape panic in its next transactions: for tests of the supervision.
     #[cfg(feature = "test-hooks")]
     Sabotage {
         sid: Sid,
+        /// As often as it tries, counted over its successors.
+        times: u32,
     },
 }
 
@@ -206,8 +208,8 @@ impl Service {
 
     /// See [`Request::Sabotage`].
     #[cfg(feature = "test-hooks")]
-    pub async fn sabotage(&self, sid: Sid) {
-        let _closed = self.shared.requests.send(Request::Sabotage { sid }).await;
+    pub async fn sabotage(&self, sid: Sid, times: u32) {
+        let _closed = self.shared.requests.send(Request::Sabotage { sid, times }).await;
     }
 
     /// The table as the catalog describes it; `None` where there is no such table.
