@@ -238,17 +238,14 @@ impl World {
     fn check_served(&mut self, handle: Handle, from: Offset, end: Offset, whole: bool, body: &[u8]) {
         let served = self.served.entry(handle).or_default();
         let mut wrong = None;
-        match served.ranges.get(&from) {
-            Some((before, was_whole, bytes)) => {
-                let (short, long) =
-                    if bytes.len() <= body.len() { (&bytes[..], body) } else { (body, &bytes[..]) };
-                if !long.starts_with(short) || (end == *before && long.len() != short.len()) {
-                    wrong = Some(format!("other bytes than before from {from} to {end} (before: {before})"));
-                } else if *was_whole && whole && end != *before {
-                    wrong = Some(format!("a chunk after {from} ends at {end}, and ended at {before}"));
-                }
+        if let Some((before, was_whole, bytes)) = served.ranges.get(&from) {
+            let (short, long) =
+                if bytes.len() <= body.len() { (&bytes[..], body) } else { (body, &bytes[..]) };
+            if !long.starts_with(short) || (end == *before && long.len() != short.len()) {
+                wrong = Some(format!("other bytes than before from {from} to {end} (before: {before})"));
+            } else if *was_whole && whole && end != *before {
+                wrong = Some(format!("a chunk after {from} ends at {end}, and ended at {before}"));
             }
-            None => {}
         }
         let longer = served.ranges.get(&from).is_none_or(|(before, ..)| end >= *before);
         if longer {

@@ -16,6 +16,7 @@ mod clients;
 mod disk;
 mod driver;
 mod histories;
+mod journal_thread;
 mod mutations;
 mod performing;
 mod postgres;

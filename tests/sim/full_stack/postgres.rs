@@ -298,11 +298,8 @@ impl Postgres {
 
     pub fn publish(&mut self, table: Oid) {
         let wrote = |txn: &&Committed| !txn.visible && txn.ops.iter().any(|(oid, ..)| *oid == table);
-        let fence = || self.wal.iter().filter(wrote).map(|txn| txn.lsn).collect();
-        if !self.published.contains_key(&table) {
-            let fence = fence();
-            self.published.insert(table, fence);
-        }
+        let fence = self.wal.iter().filter(wrote).map(|txn| txn.lsn).collect();
+        self.published.entry(table).or_insert(fence);
     }
 
     /// Ascending.

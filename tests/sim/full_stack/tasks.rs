@@ -28,6 +28,7 @@ pub struct SnapshotTask {
     phase: SnapshotPhase,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a handful exist at a time")]
 enum SnapshotPhase {
     Begun,
     Published,

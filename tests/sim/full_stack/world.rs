@@ -165,9 +165,13 @@ pub struct Process {
     pub connection: Connection,
     pub snapshots: BTreeMap<Sid, SnapshotTask>,
     pub trashing: Vec<(Sid, Handle, IntentId)>,
-    pub audit: Option<(EventId, usize, Vec<(Sid, Incarnation)>)>,
+    pub audit: Option<Audit>,
     pub drains_until: Option<Timestamp>,
 }
+
+/// A question for the writers that live: when it was asked, how many answers are missing, and those that
+/// have come.
+pub type Audit = (EventId, usize, Vec<(Sid, Incarnation)>);
 
 /// The writers of one thread and the queue before them.
 pub struct Pool {
@@ -194,6 +198,7 @@ pub enum Item {
     Stopped,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one")]
 pub enum Connection {
     None,
     Asked,
