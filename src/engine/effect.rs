@@ -53,6 +53,8 @@ pub enum Effect {
         sid: Sid,
         incarnation: Incarnation,
         replay: Vec<Seq>,
+        /// They are all that the shape owes. Where not, the stream has yet to bring the others again.
+        complete: bool,
     },
     StopWriter {
         sid: Sid,

@@ -40,6 +40,8 @@ struct Scratch {
     nothing: Option<(Lsn, u64)>,
     recent: RecentCommits,
     acked_at: Timestamp,
+    /// What the server of this connection knows to be acknowledged.
+    told: Lsn,
     /// Postgres had sent everything up to here, and all of it was processed.
     idle_at: Lsn,
     /// Nobody owed anything below this number when it was last told.

@@ -26,12 +26,26 @@ impl Decision<'_> {
         if !streaming || self.engine.scratch.ack_frozen {
             return;
         }
-        let Some((lsn, cause)) = self.ack_due() else { return };
+        let Some((lsn, cause)) = self.ack_due() else { return self.repeat() };
         self.record_nothing();
         self.record(None, StreamEvent::AckSent { lsn, cause });
         let generation = self.state().stream.generation;
         self.ask(Effect::SendStatus { generation, lsn });
         self.engine.scratch.acked_at = self.now;
+        self.engine.scratch.told = lsn;
+    }
+
+    /// Tells again what was recorded and did not arrive before a crash or the end of a connection: a
+    /// server on which nothing happens would keep its WAL for want of it. Once something has come on
+    /// this connection; before, there may be nobody to tell it to.
+    fn repeat(&mut self) {
+        let lsn = self.state().stream.acked;
+        let scratch = &mut self.engine.scratch;
+        if scratch.told < lsn && scratch.idle_at > Lsn(0) {
+            scratch.told = lsn;
+            let generation = self.state().stream.generation;
+            self.ask(Effect::SendStatus { generation, lsn });
+        }
     }
 
     fn ack_due(&self) -> Option<(Lsn, AckCause)> {

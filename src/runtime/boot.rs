@@ -106,17 +106,7 @@ pub fn open(
     for finding in &report.findings {
         tracing::warn!(?finding, "the journal was damaged");
     }
-    let (state, checkpoint) = newest_state(&journal)?;
-    if state.last == EventId(0) && report.first > EventId(1) {
-        return Err(BootError::NoBeginning { first: report.first });
-    }
-    let mut engine = Engine::from_state(state, policy);
-    for entry in journal.read(engine.state().last.next()) {
-        let entry = entry?;
-        let recorded =
-            events::decode(&entry.bytes).map_err(|error| BootError::Event { id: entry.id, error })?;
-        engine.follow(&recorded);
-    }
+    let (engine, checkpoint) = replay(&journal, report.first, policy)?;
     let previous_end = match locked.previous().end {
         PrevEnd::None => PreviousEnd::None,
         PrevEnd::Released => PreviousEnd::Released,
@@ -146,8 +136,32 @@ pub fn open(
     Ok(Opened { lock, journal, core: Core::new(engine), boot, checkpoint })
 }
 
+/// Folds a journal whose oldest event is `first`: the newest checkpoint, and what came after it. Also
+/// says where that checkpoint stands.
+///
+/// # Errors
+/// [`BootError`]: the journal cannot be read, or its beginning is missing.
+pub fn replay(
+    journal: &impl Journal,
+    first: EventId,
+    policy: Policy,
+) -> Result<(Engine, EventId), BootError> {
+    let (state, checkpoint) = newest_state(journal)?;
+    if state.last == EventId(0) && first > EventId(1) {
+        return Err(BootError::NoBeginning { first });
+    }
+    let mut engine = Engine::from_state(state, policy);
+    for entry in journal.read(engine.state().last.next()) {
+        let entry = entry?;
+        let recorded =
+            events::decode(&entry.bytes).map_err(|error| BootError::Event { id: entry.id, error })?;
+        engine.follow(&recorded);
+    }
+    Ok((engine, checkpoint))
+}
+
 /// The newest checkpoint that this build reads, and where it stands; from nothing where there is none.
-fn newest_state(journal: &SledJournal) -> Result<(State, EventId), BootError> {
+fn newest_state(journal: &impl Journal) -> Result<(State, EventId), BootError> {
     for checkpoint in journal.checkpoints()? {
         match State::from_bytes(&checkpoint.state) {
             Some(state) if state.last == checkpoint.upto => return Ok((state, checkpoint.upto)),

@@ -1,21 +1,18 @@
 //! The driver thread: one loop around the core. It waits for nobody but its inputs.
 
 mod requests;
+mod upkeep;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::domain::{EventId, Generation, Incarnation, Lsn, Sid, WireRelation};
+use crate::domain::{EventId, Generation, Handle, Incarnation, Lsn, Sid, WireRelation};
 use crate::engine::{Commit, Input, Refusal};
-use crate::events::{
-    self, DrainCause, Event, FaultClass, FileKind, InvalidationCause, JournalEvent, ShapeEvent, Stage,
-    StopCause, StreamEvent,
-};
+use crate::events::{self, DrainCause, Event, ShapeEvent, StopCause, StreamEvent};
 use crate::journal::{
     ArchiveSegment, Durability, Entry, JournalError, JournalHandle, JournalThread, Notice, Reserve,
-    ReserveState,
 };
 use crate::ownership::{FsLock, NotHeld};
 use crate::replication::{StreamItem, Transaction};
@@ -23,24 +20,16 @@ use crate::runtime::archiver::{Archived, Archiver};
 use crate::runtime::clock;
 use crate::runtime::core::{Core, Persist};
 use crate::runtime::executor::{Executor, Outcome};
-use crate::runtime::faults;
 use crate::runtime::handle::{Request, Status};
 use crate::runtime::keeper::Keeper;
 use crate::runtime::settings::{HELD_BYTES_MAX, QUEUED_DELIVERIES_MAX};
 use crate::runtime::story;
 use crate::runtime::stream::Batch;
 use crate::runtime::writers::Report;
-use crate::shape_log::StorageFault;
+use crate::shape_log::{ShapeLogError, StorageFault};
+use crate::state::Life;
 
 const TICK: Duration = Duration::from_millis(50);
-/// Is the directory still ours?
-const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Is there room on the disk?
-const RESERVE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Do all writers exist that the registry names?
-const AUDIT_INTERVAL: Duration = Duration::from_secs(10);
-/// Does every projection equal the fold? Costs time in proportion to the shapes.
-const PROJECTION_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// A drain that has not ended by itself after this long is cut short: what is lost comes again.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
@@ -62,6 +51,8 @@ pub enum Fatal {
     OwnershipLost(NotHeld),
     #[error("the journal thread has ended")]
     JournalGone,
+    #[error("shape {handle} cannot be restored: {error}; nothing was changed")]
+    Restore { handle: Handle, error: ShapeLogError },
     #[error("the engine was told that ownership is lost")]
     Aborted,
 }
@@ -195,6 +186,7 @@ impl Driver {
                         self.persist()?;
                         return Ok(true);
                     }
+                    Outcome::Refuse { handle, error } => return Err(Fatal::Restore { handle, error }),
                     Outcome::Abort => return Err(Fatal::Aborted),
                 }
             }
@@ -263,45 +255,20 @@ impl Driver {
         Ok(())
     }
 
-    /// Notes what was sealed, lets the journal forget it, and notes what is to be removed.
-    fn archived(&mut self, archived: Archived) -> Result<(), Fatal> {
-        for segment in archived.sealed {
-            let (first, last, bytes) = (segment.first, segment.last, segment.bytes);
-            let persist = self.core.note(clock::now(), JournalEvent::SegmentSealed { first, last, bytes });
-            self.follow(persist);
-            // What the checkpoints need is kept, whatever is asked for.
-            self.journal.trim(last.next()).map_err(|_| Fatal::JournalGone)?;
-        }
-        for segment in archived.expired {
-            let (first, last) = (segment.first, segment.last);
-            let persist = self.core.note(clock::now(), JournalEvent::SegmentRetired { first, last });
-            self.state.sync = true;
-            self.follow(persist);
-            self.state.retired.push((self.core.engine().state().last, segment));
-        }
-        Ok(())
-    }
-
-    fn remove_retired(&mut self, durable: EventId) {
-        let retired = std::mem::take(&mut self.state.retired);
-        let (due, later): (Vec<_>, Vec<_>) = retired.into_iter().partition(|(after, _)| *after <= durable);
-        self.state.retired = later;
-        if !due.is_empty() {
-            self.archiver.remove(due.into_iter().map(|(_, segment)| segment).collect());
-        }
-    }
-
     fn report(&mut self, report: Report) -> Result<(), Fatal> {
         match report {
             Report::Input(input) => {
-                let exited = match &input {
-                    Input::WriterExited { sid, .. } => Some(*sid),
-                    _ => None,
+                let settled: Vec<Sid> = match &input {
+                    Input::WriterExited { sid, .. } => vec![*sid],
+                    Input::Flushed { reports } => {
+                        let lags =
+                            |sid: &Sid| self.executor.shapes.get(sid).is_some_and(|shape| shape.is_lagging());
+                        reports.iter().map(|report| report.sid).filter(lags).collect()
+                    }
+                    _ => Vec::new(),
                 };
                 self.input(input);
-                if let Some(sid) = exited {
-                    self.catch_up(sid);
-                }
+                settled.into_iter().for_each(|sid| self.catch_up(sid));
             }
             Report::Live { asked, live } => {
                 let complete =
@@ -320,9 +287,15 @@ impl Driver {
     }
 
     /// A shape that owes nothing is as far as its thread: whatever comes next is handed to a new writer
-    /// before the mark of the thread passes it.
+    /// before the mark of the thread passes it. A shape that is over owes nothing and lacks it all the
+    /// same, and readers may not have been told yet.
     fn catch_up(&self, sid: Sid) {
-        let settled = self.core.engine().state().shape(sid).is_some_and(|shape| shape.pending.is_empty());
+        let settled = self
+            .core
+            .engine()
+            .state()
+            .shape(sid)
+            .is_some_and(|shape| shape.life < Life::Invalidated && shape.pending.is_empty());
         if settled && let Some(shape) = self.executor.shapes.get(&sid) {
             shape.caught_up();
         }
@@ -413,84 +386,6 @@ impl Driver {
         self.executor.inspector.forget(&relation.name);
         let (oid, schema) = (relation.oid, relation.schema_hash());
         self.input(Input::RelationAnnounced { oid, schema, affected });
-    }
-
-    /// What is due now and then. Whether a drain has taken too long.
-    fn tick(&mut self) -> Result<bool, Fatal> {
-        let now = Instant::now();
-        if now.duration_since(self.state.checked.lock) >= LOCK_CHECK_INTERVAL {
-            self.state.checked.lock = now;
-            // What the operating system could not say is no evidence of a loss.
-            if let Err(lost) = self.lock.still_held()
-                && !matches!(lost, NotHeld::Unverified(_))
-            {
-                tracing::error!(%lost, "the data directory is no longer owned by this process");
-                self.input(Input::OwnershipLost { evidence: faults::evidence(&lost) });
-                return Err(Fatal::OwnershipLost(lost));
-            }
-        }
-        if now.duration_since(self.state.checked.reserve) >= RESERVE_CHECK_INTERVAL {
-            self.state.checked.reserve = now;
-            self.watch_space();
-        }
-        if now.duration_since(self.state.checked.audit) >= AUDIT_INTERVAL && self.core.is_settled() {
-            self.state.checked.audit = now;
-            let asked = self.core.engine().state().last;
-            let parts_missing = self.executor.writers.audit(asked);
-            self.state.audit = Some(Audit { asked, parts_missing, live: Vec::new() });
-        }
-        if now.duration_since(self.state.checked.projections) >= PROJECTION_CHECK_INTERVAL {
-            self.state.checked.projections = now;
-            let persist = self.core.audit(clock::now());
-            self.follow(persist);
-        }
-        self.input(Input::Tick);
-        self.relieve();
-        // The checkpoint covers what the journal has been handed.
-        self.persist()?;
-        if let Some((upto, state)) = self.keeper.due(self.core.engine().state()) {
-            self.journal.checkpoint(upto, state).map_err(|_| Fatal::JournalGone)?;
-        }
-        let late = self.state.drain_until.is_some_and(|until| now >= until);
-        if late {
-            tracing::warn!("the drain takes too long and is cut short; nothing acknowledged is lost");
-        }
-        Ok(late)
-    }
-
-    /// A disk that is nearly full ends the service while there is room to end it in order; what is not
-    /// acknowledged stays with Postgres.
-    fn watch_space(&mut self) {
-        let before = self.reserve.state();
-        match self.reserve.watch() {
-            Ok(ReserveState::Released) if before == ReserveState::Kept => {
-                tracing::error!("the disk is full; make room and start again: nothing acknowledged is lost");
-                let (class, stage, file) = (FaultClass::NoSpace, Stage::Write, FileKind::Directory);
-                self.input(Input::StorageFault { class, stage, file, sid: None });
-                self.message(Message::Drain(DrainCause::Fatal));
-            }
-            Ok(ReserveState::Kept | ReserveState::Released) => {}
-            Err(error) => tracing::warn!(%error, "the free space is not known"),
-        }
-    }
-
-    /// Where too much is held for shapes whose snapshot is not open yet, gives those up (N5): one slow
-    /// snapshot must not stop the stream for all.
-    fn relieve(&mut self) {
-        if self.takes_more() {
-            return;
-        }
-        let engine = self.core.engine();
-        let waiting: Vec<Sid> = engine
-            .projections()
-            .flush_tracker
-            .blockers()
-            .map(|(_, sid)| sid)
-            .filter(|sid| engine.state().shape(*sid).is_some_and(|shape| shape.visible.is_none()))
-            .collect();
-        for sid in waiting {
-            self.input(Input::Invalidate { sid, cause: InvalidationCause::Backlog });
-        }
     }
 
     /// The end of an ownership: a last checkpoint, the journal closed, the lock released.

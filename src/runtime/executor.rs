@@ -19,7 +19,7 @@ use crate::runtime::snapshots::{SnapshotContext, Snapshots};
 use crate::runtime::stream::{self, Acknowledgements};
 use crate::runtime::writers::{Command, WriterThreads};
 use crate::shape_log::{
-    Disk, FaultClass, ShapeFiles, ShapeLogError, ShapeReader, Verify, open_read_only, purge,
+    Disk, FaultClass, ShapeFiles, ShapeLogError, ShapeReader, StorageFault, Verify, open_read_only, purge,
 };
 
 /// Everything that effects act upon. Lives on the driver thread.
@@ -48,12 +48,40 @@ pub struct Executor {
 /// Where the answer to a request for a shape goes.
 pub type Reply = oneshot::Sender<Result<Arc<LiveShape>, CreateError>>;
 
+type Restored = (Arc<ShapeDefinition>, Option<Predicate>, Arc<ShapeReader>);
+
+/// Why a shape that the journal knows cannot be served.
+enum Unrestored {
+    Files(ShapeLogError),
+    /// Its canonical where clause is not one to this version.
+    Clause,
+}
+
+impl From<ShapeLogError> for Unrestored {
+    fn from(error: ShapeLogError) -> Unrestored {
+        Unrestored::Files(error)
+    }
+}
+
+/// The bytes are gone or wrong, with evidence: no restart brings them back.
+fn is_lost(fault: &StorageFault) -> bool {
+    match fault.class {
+        FaultClass::Corrupt { .. } | FaultClass::Vanished => true,
+        FaultClass::NoSpace | FaultClass::Denied | FaultClass::Transient { .. } => false,
+    }
+}
+
 /// What the driver has to do about an effect, beyond performing it.
 #[derive(Debug)]
 pub enum Outcome {
     Done,
     /// Something to tell the engine at once.
     Answer(Input),
+    /// A shape cannot be restored, and nothing may be done about it: stop, change nothing.
+    Refuse {
+        handle: Handle,
+        error: ShapeLogError,
+    },
     Exit,
     Abort,
 }
@@ -124,7 +152,9 @@ impl Executor {
             }
             // Its last step made the rows visible when it made them durable; the journal knows by now.
             Effect::PublishSnapshot { .. } => Outcome::Done,
-            Effect::StartWriter { sid, incarnation, replay } => self.start_writer(sid, incarnation, &replay),
+            Effect::StartWriter { sid, incarnation, replay, complete } => {
+                self.start_writer(sid, incarnation, &replay, complete)
+            }
             Effect::StopWriter { sid, incarnation, cause } => {
                 self.writers.send(sid, Command::Stop { sid, incarnation, cause });
                 Outcome::Done
@@ -216,29 +246,27 @@ impl Executor {
                 self.service.add(&shape);
                 Outcome::Done
             }
-            Err(ShapeLogError::Storage(fault)) => {
+            Err(Unrestored::Files(ShapeLogError::Storage(fault))) if is_lost(&fault) => {
                 tracing::error!(%sid, %handle, %fault, "a shape cannot be restored");
                 Outcome::Answer(faults::input(fault, Some(sid)))
             }
-            Err(error) => {
-                tracing::error!(%sid, %handle, %error, "a shape cannot be restored");
+            // Neither a newer format nor a disk that refuses is a reason to give a shape up, and
+            // without it in the router its changes would pass unseen.
+            Err(Unrestored::Files(error)) => Outcome::Refuse { handle, error },
+            Err(Unrestored::Clause) => {
+                tracing::error!(%sid, %handle, "a shape has a where clause that this version does not read");
                 Outcome::Answer(Input::Invalidate { sid, cause: InvalidationCause::StorageDamaged })
             }
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "the parts of a shape, used once")]
-    fn read_shape(
-        &self,
-        handle: Handle,
-    ) -> Result<(Arc<ShapeDefinition>, Option<Predicate>, Arc<ShapeReader>), ShapeLogError> {
+    fn read_shape(&self, handle: Handle) -> Result<Restored, Unrestored> {
         let files = self.files(handle);
         let definition = Arc::new(files.read_definition()?);
         let predicate = match &definition.where_sql {
-            Some(sql) => Some(
-                Predicate::from_canonical(sql, &definition.relation)
-                    .map_err(|_| ShapeLogError::SnapshotFailed)?,
-            ),
+            Some(sql) => {
+                Some(Predicate::from_canonical(sql, &definition.relation).map_err(|_| Unrestored::Clause)?)
+            }
             None => None,
         };
         let reader = ShapeReader::open(&files)?;
@@ -246,7 +274,13 @@ impl Executor {
         Ok((definition, predicate, reader))
     }
 
-    fn start_writer(&mut self, sid: Sid, incarnation: crate::domain::Incarnation, replay: &[Seq]) -> Outcome {
+    fn start_writer(
+        &mut self,
+        sid: Sid,
+        incarnation: crate::domain::Incarnation,
+        replay: &[Seq],
+        complete: bool,
+    ) -> Outcome {
         let Some(shape) = self.shapes.get(&sid).cloned() else { return Outcome::Done };
         let files = self.files(shape.handle);
         let replay = replay
@@ -259,7 +293,7 @@ impl Executor {
                 body
             })
             .collect();
-        self.writers.send(sid, Command::Start { sid, incarnation, shape, files, replay });
+        self.writers.send(sid, Command::Start { sid, incarnation, shape, files, replay, complete });
         Outcome::Done
     }
 

@@ -109,10 +109,12 @@ pub enum Request {
         upto: Lsn,
         reply: oneshot::Sender<bool>,
     },
-    /// Make the writer of a shape panic at its next transaction: for tests of the supervision.
+    /// Make the writer of a shape panic in its next transactions: for tests of the supervision.
     #[cfg(feature = "test-hooks")]
     Sabotage {
         sid: Sid,
+        /// As often as it tries, counted over its successors.
+        times: u32,
     },
 }
 
@@ -217,8 +219,8 @@ impl Service {
 
     /// See [`Request::Sabotage`].
     #[cfg(feature = "test-hooks")]
-    pub async fn sabotage(&self, sid: Sid) {
-        let _closed = self.shared.requests.send(Request::Sabotage { sid }).await;
+    pub async fn sabotage(&self, sid: Sid, times: u32) {
+        let _closed = self.shared.requests.send(Request::Sabotage { sid, times }).await;
     }
 
     /// The table as the catalog describes it; `None` where there is no such table.
@@ -266,7 +268,10 @@ impl Service {
 }
 
 impl LiveShape {
-    pub(super) fn new(
+    /// A shape that no writer has been started for. `published` is the mark of the pool that its writer
+    /// will belong to. Made by the executor, and by the simulator, which drives the pools in its stead.
+    #[must_use]
+    pub fn new(
         sid: Sid,
         handle: ShapeHandle,
         definition: Arc<ShapeDefinition>,
@@ -283,18 +288,26 @@ impl LiveShape {
     #[must_use]
     pub fn published(&self) -> Lsn {
         let mark = Lsn(self.published.load(Ordering::Acquire));
-        // After the mark: a shape that falls behind is flagged before the mark passes what it lacks.
-        if self.lagging.load(Ordering::Acquire) { Lsn(0) } else { mark }
+        // After the mark: a shape that falls behind or ends is flagged before the mark passes what it
+        // lacks.
+        let over = *self.phase.borrow() == Phase::Ended;
+        if over || self.lagging.load(Ordering::Acquire) { Lsn(0) } else { mark }
     }
 
     /// Nothing is owed: the mark of the thread holds for this shape.
-    pub(super) fn caught_up(&self) {
+    pub fn caught_up(&self) {
         self.set_lagging(false);
+    }
+
+    #[must_use]
+    pub fn is_lagging(&self) -> bool {
+        self.lagging.load(Ordering::Acquire)
     }
 
     /// Invariant: true while something is owed that no living writer has been handed. Set by the writer
     /// thread when an incarnation ends, before its mark moves on; cleared once nothing is owed or the
-    /// next incarnation has replayed it.
+    /// next incarnation has replayed all of it. After a restart or a lost connection that may be less
+    /// than the mark says: the stream brings again, one by one, what had been received before.
     pub(super) fn set_lagging(&self, lagging: bool) {
         self.lagging.store(lagging, Ordering::Release);
     }
@@ -327,7 +340,7 @@ impl LiveShape {
     }
 
     /// Later phases win: a shape that failed or ended stays so.
-    pub(super) fn set_phase(&self, next: Phase) {
+    pub fn set_phase(&self, next: Phase) {
         self.phase.send_if_modified(|current| {
             let over = matches!(current, Phase::Failed(_) | Phase::Ended);
             if !over {

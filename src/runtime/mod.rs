@@ -7,7 +7,7 @@ mod connections;
 pub mod core;
 pub mod driver;
 mod executor;
-mod faults;
+pub mod faults;
 pub mod handle;
 mod inspector;
 mod keeper;
@@ -21,5 +21,5 @@ mod stream;
 pub mod subset;
 pub mod writers;
 
-pub use boot::BootError;
+pub use boot::{BootError, replay};
 pub use start::{Running, Stopped, start};

@@ -4,6 +4,8 @@
 //! when the client has taken the one before. After a read error the connection is cut: a client must
 //! never take the beginning of a body for all of it.
 
+use std::collections::VecDeque;
+
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
@@ -14,8 +16,11 @@ use crate::shape_log::{Body as Range, ShapeLogError, SnapshotFollow};
 use super::admission::Permit;
 use super::error::Failure;
 
-/// A body up to this size is put together before it is sent.
+/// So much is taken from memory before the first byte is sent.
 const WHOLE_BYTES_MAX: usize = 256 << 10;
+/// A body from this size on is sent in the pieces that it is in memory: thousands of live clients wait for
+/// the same rows, and share them. A smaller one is copied, and sent with its length.
+const SHARED_BYTES_MIN: usize = 16 << 10;
 
 /// Where the rows come from.
 #[derive(Debug)]
@@ -36,28 +41,30 @@ pub(super) fn log_body(
     last: Option<String>,
     permit: Permit,
 ) -> Result<Body, Failure> {
-    let mut begun = vec![b'['];
+    let mut begun = VecDeque::from([Bytes::from_static(b"[")]);
+    let mut len = 0;
     let rows = match rows {
         Rows::Follow(follow) => Rows::Follow(follow),
         Rows::Range(mut range) => {
             while range.in_memory()
-                && begun.len() < WHOLE_BYTES_MAX
+                && len < WHOLE_BYTES_MAX
                 && let Some(piece) = range.next()
             {
                 let piece = piece.map_err(|error| Failure::LogUnreadable(error.to_string()))?;
-                begun.extend_from_slice(&piece);
+                len += piece.len();
+                begun.push_back(piece);
             }
-            if range.is_empty() {
-                let separator = if begun.len() > 1 { "," } else { "" };
-                begun.extend_from_slice(ending(separator, last.as_deref()).as_bytes());
-                return Ok(Body::from(begun));
+            if range.is_empty() && len < SHARED_BYTES_MIN {
+                let ending = ending(if len > 0 { "," } else { "" }, last.as_deref());
+                begun.push_back(Bytes::from(ending));
+                return Ok(Body::from(begun.make_contiguous().concat()));
             }
             Rows::Range(range)
         }
     };
-    // Rows follow in either case.
+    // Rows were sent or follow in either case.
     let ending = ending(",", last.as_deref());
-    let pieces = Pieces { handle, begun: Some(begun.into()), rows: Some(rows), ending, _permit: permit };
+    let pieces = Pieces { handle, begun, rows: Some(rows), ending, _permit: permit };
     Ok(Body::from_stream(stream::unfold(pieces, Pieces::next)))
 }
 
@@ -67,7 +74,8 @@ fn ending(separator: &str, last: Option<&str>) -> String {
 
 struct Pieces {
     handle: Handle,
-    begun: Option<Bytes>,
+    /// Pieces that are there.
+    begun: VecDeque<Bytes>,
     /// `None` once there are no more.
     rows: Option<Rows>,
     /// Empty once it was sent.
@@ -77,7 +85,7 @@ struct Pieces {
 
 impl Pieces {
     async fn next(mut self) -> Option<(Result<Bytes, ShapeLogError>, Pieces)> {
-        if let Some(begun) = self.begun.take() {
+        if let Some(begun) = self.begun.pop_front() {
             return Some((Ok(begun), self));
         }
         if let Some(rows) = self.rows.take() {

@@ -228,10 +228,12 @@ impl Reading<'_> {
                     wait(&self.shape, &mut closing, deadline, |view| view.snapshot_started(chunk)).await
                 }
                 Ok(Read::Beyond) => {
+                    let active = || self.app.service.status() == Status::Active;
+                    let active_before = active();
                     let deadline = begun + self.app.settings.long_poll_timeout / 2;
                     let news = wait(&self.shape, &mut closing, deadline, |view| view.last() >= from).await;
                     if news == News::TimedOut {
-                        return Err(Failure::field("offset", "out of bounds for this shape"));
+                        return Err(self.beyond(active_before && active()));
                     }
                     news
                 }
@@ -264,6 +266,19 @@ impl Reading<'_> {
     fn look(&self) -> (Lsn, Arc<ShapeView>) {
         let mark = self.shape.published();
         (mark, self.shape.reader.view())
+    }
+
+    /// What a client is told that has waited for a log to get as far as it has read. Without Postgres
+    /// nobody can say that it never will: what was read just before a crash may be brought again.
+    fn beyond(&self, could_come: bool) -> Failure {
+        if could_come {
+            return Failure::field("offset", "out of bounds for this shape");
+        }
+        Failure::NotReady(match self.app.service.status() {
+            Status::Starting { reason } | Status::Waiting { reason } => reason,
+            Status::Active => "Timeout waiting for shape data to be loaded".to_owned(),
+            Status::Draining => RESTARTING.to_owned(),
+        })
     }
 
     /// Rows. `last` ends a body that reaches the end of the log.

@@ -119,6 +119,26 @@ impl SimDisk {
         *entries = durable.clone();
     }
 
+    /// Another disk, with what this one has for certain: what every crash leaves.
+    #[must_use]
+    pub fn certain(&self) -> SimDisk {
+        let state = self.state();
+        let mut certain = State { durable: state.durable.clone(), ..State::default() };
+        for entry in certain.durable.values_mut() {
+            if let Entry::File(number) = entry {
+                let content = state.inodes[*number].synced.clone();
+                *number = certain.inodes.len();
+                certain.inodes.push(Inode { synced: content.clone(), content, unsynced: Vec::new() });
+            }
+        }
+        let known = certain.durable.clone();
+        certain.durable.retain(|path, _| {
+            path.ancestors().skip(1).all(|above| is_root(above) || known.contains_key(above))
+        });
+        certain.entries = certain.durable.clone();
+        SimDisk(Arc::new(Mutex::new(certain)))
+    }
+
     /// Changes one byte of a file, as a failing disk does.
     ///
     /// # Errors

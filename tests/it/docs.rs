@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "docs/conformance.md",
     "docs/guarantees.md",
     "docs/journal-format.md",
     "docs/shape-log-format.md",
@@ -151,4 +152,27 @@ fn links_and_paths_lead_somewhere() {
         }
     }
     assert!(checked > 20, "only {checked} links were found");
+}
+
+/// A feature of the contract is shown by a test, deliberately different, or said to be missing.
+#[test]
+fn every_feature_of_the_contract_is_accounted_for() {
+    let text = document("docs/conformance.md");
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| # "))
+        .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+        .collect();
+    let mut before = 0;
+    for row in &rows {
+        assert_eq!(row.len(), 4, "{row:?}");
+        let number: u32 = row[0].parse().unwrap_or_else(|_| panic!("{row:?}"));
+        assert!(number > before, "in order and once: {row:?}");
+        before = number;
+        let shown = !tests_named_in(row[2]).is_empty();
+        let different = row[3].starts_with("Deliberately different: ");
+        let missing = row[2] == "not yet" && row[3].starts_with("issue ");
+        assert!(shown || different || missing, "{row:?}");
+    }
+    assert!(rows.len() > 150, "{} rows", rows.len());
 }

@@ -9,6 +9,7 @@ mod choices;
 mod disk;
 mod engine_histories;
 mod found;
+mod full_stack;
 mod illegal_histories;
 mod meddling;
 mod performing;

@@ -170,7 +170,7 @@ impl World {
     fn perform_writer(&mut self, effect: Effect) {
         let Some(process) = &mut self.process else { return };
         match effect {
-            Effect::StartWriter { sid, incarnation, replay } => {
+            Effect::StartWriter { sid, incarnation, replay, .. } => {
                 let Some(files) = self.disk.shapes.get(&sid) else {
                     return self.fail(format!("a writer of shape {sid}, which has no files"));
                 };

@@ -22,7 +22,8 @@ impl Decision<'_> {
             .copied()
             .filter(|seq| self.state().window.get(*seq).is_some_and(|txn| txn.lsn <= received))
             .collect();
-        self.ask(Effect::StartWriter { sid, incarnation, replay });
+        let complete = replay.len() == self.state().shapes[&sid].pending.len();
+        self.ask(Effect::StartWriter { sid, incarnation, replay, complete });
     }
 
     pub(in crate::engine) fn stop_writer(

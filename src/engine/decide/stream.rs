@@ -43,6 +43,7 @@ impl Decision<'_> {
         }
         self.engine.scratch.idle_at = Lsn(0);
         self.engine.scratch.nothing = None;
+        self.engine.scratch.told = ready.confirmed;
         self.record(Some(observed), StreamEvent::Started { generation, from: ready.confirmed });
         self.ask(Effect::StartStream { generation });
         Ok(())

@@ -34,8 +34,8 @@ impl Driver {
                 let _gone = reply.send(self.core.engine().lacks_commit(&snapshot, table, upto));
             }
             #[cfg(feature = "test-hooks")]
-            Request::Sabotage { sid } => {
-                self.executor.writers.send(sid, crate::runtime::writers::Command::Sabotage { sid });
+            Request::Sabotage { sid, times } => {
+                self.executor.writers.send(sid, crate::runtime::writers::Command::Sabotage { sid, times });
             }
         }
     }

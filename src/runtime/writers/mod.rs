@@ -24,6 +24,8 @@ pub enum Command {
         shape: Arc<LiveShape>,
         files: ShapeFiles,
         replay: Vec<(Seq, Arc<RoutedTransaction>)>,
+        /// The replay is all that the shape owes: afterwards it is as far as its thread.
+        complete: bool,
     },
     Deliver {
         seq: Seq,
@@ -41,10 +43,11 @@ pub enum Command {
     Audit {
         asked: EventId,
     },
-    /// Make a writer panic at its next transaction: for tests of the supervision.
+    /// Make the writer of a shape panic in so many transactions: for tests of the supervision.
     #[cfg(feature = "test-hooks")]
     Sabotage {
         sid: Sid,
+        times: u32,
     },
 }
 

@@ -46,6 +46,9 @@ pub struct WriterPool {
     /// Shared with every shape of this thread: see [`LiveShape::published`].
     published: Arc<AtomicU64>,
     reports: Vec<Report>,
+    /// Transactions in whose middle the writer of a shape is to panic, its successors counted in.
+    #[cfg(feature = "test-hooks")]
+    sabotaged: BTreeMap<Sid, u32>,
 }
 
 /// One writer incarnation.
@@ -59,8 +62,6 @@ struct Incarnated {
     reported: Seq,
     active_at: Timestamp,
     idle_told: bool,
-    #[cfg(feature = "test-hooks")]
-    sabotaged: bool,
 }
 
 /// Why an incarnation could not go on.
@@ -93,14 +94,19 @@ impl WriterPool {
             owing: BTreeSet::new(),
             published,
             reports: Vec::new(),
+            #[cfg(feature = "test-hooks")]
+            sabotaged: BTreeMap::new(),
         }
     }
 
     /// Performs one command.
     pub fn perform(&mut self, now: Timestamp, command: Command) {
         match command {
-            Command::Start { sid, incarnation, shape, files, replay } => {
-                self.start(now, sid, incarnation, shape, &files, replay);
+            Command::Start { sid, incarnation, shape, files, replay, complete } => {
+                self.start(now, (sid, incarnation), &shape, &files, replay);
+                if complete && self.writers.contains_key(&sid) {
+                    shape.set_lagging(false);
+                }
             }
             Command::Deliver { seq, routed, to } => {
                 for (sid, incarnation) in to {
@@ -117,10 +123,8 @@ impl WriterPool {
                 self.reports.push(Report::Live { asked, live });
             }
             #[cfg(feature = "test-hooks")]
-            Command::Sabotage { sid } => {
-                if let Some(writer) = self.writers.get_mut(&sid) {
-                    writer.sabotaged = true;
-                }
+            Command::Sabotage { sid, times } => {
+                self.sabotaged.insert(sid, times);
             }
         }
     }
@@ -186,9 +190,8 @@ impl WriterPool {
     fn start(
         &mut self,
         now: Timestamp,
-        sid: Sid,
-        incarnation: Incarnation,
-        shape: Arc<LiveShape>,
+        (sid, incarnation): (Sid, Incarnation),
+        shape: &Arc<LiveShape>,
         files: &ShapeFiles,
         replay: Vec<(Seq, Arc<RoutedTransaction>)>,
     ) {
@@ -217,21 +220,16 @@ impl WriterPool {
             sid,
             Incarnated {
                 incarnation,
-                shape: Arc::clone(&shape),
+                shape: Arc::clone(shape),
                 log,
                 taken: Seq(0),
                 reported: Seq(0),
                 active_at: now,
                 idle_told: false,
-                #[cfg(feature = "test-hooks")]
-                sabotaged: false,
             },
         );
         for (seq, routed) in replay {
             self.deliver(now, sid, incarnation, seq, &routed);
-        }
-        if self.writers.contains_key(&sid) {
-            shape.set_lagging(false);
         }
     }
 
@@ -251,7 +249,16 @@ impl WriterPool {
         }
         writer.active_at = now;
         writer.idle_told = false;
-        let result = guarded(|| writer.take(sid, routed));
+        #[cfg(feature = "test-hooks")]
+        let left = self.sabotaged.get_mut(&sid);
+        let result = guarded(|| {
+            #[cfg(feature = "test-hooks")]
+            if let Some(left) = left.filter(|left| **left > 0) {
+                *left -= 1;
+                writer.take_half_and_panic(sid, routed);
+            }
+            writer.take(sid, routed)
+        });
         match result {
             Ok(()) => {
                 writer.taken = writer.taken.max(seq);
@@ -320,8 +327,6 @@ impl WriterPool {
 impl Incarnated {
     /// Takes in a transaction: whole, or not at all.
     fn take(&mut self, sid: Sid, routed: &RoutedTransaction) -> Result<(), Failure> {
-        #[cfg(feature = "test-hooks")]
-        assert!(!std::mem::take(&mut self.sabotaged), "a test asked for this panic");
         let log = &mut self.log;
         log.begin(routed.txn.lsn, routed.txn.xid)?;
         let pushed = routed.for_each(sid, |change, op| Ok::<(), Failure>(log.push(change, op)?));
@@ -331,6 +336,15 @@ impl Incarnated {
         }
         log.commit()?;
         Ok(())
+    }
+
+    /// Panics where the most has been begun and the least is finished.
+    #[cfg(feature = "test-hooks")]
+    fn take_half_and_panic(&mut self, sid: Sid, routed: &RoutedTransaction) {
+        let log = &mut self.log;
+        let begun = log.begin(routed.txn.lsn, routed.txn.xid).is_ok();
+        let pushed = routed.for_each(sid, |change, op| Ok::<(), Failure>(log.push(change, op)?)).is_ok();
+        panic!("a test asked for this panic (begun: {begun}, pushed: {pushed})");
     }
 }
 

@@ -56,6 +56,59 @@ async fn postgres_that_is_down_at_start_is_waited_for() {
     catch_up(&mut client, &ITEMS, &database.client().await).await;
 }
 
+/// A service that starts while Postgres is away serves the shapes that it has.
+#[tokio::test]
+async fn what_is_on_disk_is_served_while_postgres_is_down_at_start() {
+    let mut server = PrivatePostgres::start().await;
+    let database = server.database("ondisk").await;
+    database.execute(TABLE).await;
+    let mut service = Service::start(&database, |settings| {
+        settings.set("ELECTRIC_LONG_POLL_TIMEOUT", "2000");
+    })
+    .await;
+    let mut client = service.follow(ShapeRequest::table("items"));
+    client.sync().await.expect("the shape is made");
+    database.execute("UPDATE items SET v = 'known'").await;
+    catch_up(&mut client, &ITEMS, &database.client().await).await;
+    let known = handle(&client);
+    for orderly in [false, true] {
+        if orderly {
+            assert!(service.terminate().await, "{}", service.output());
+        } else {
+            service.kill9();
+        }
+        server.stop();
+        service.relaunch().expect("the process starts");
+        health_message(&mut service, "waiting", "the database cannot be reached").await;
+        let rows = fresh(&service, &client).await;
+        assert_eq!(rows.handle(), Some(&*known));
+        if orderly {
+            client.sync().await.expect("the shape is served");
+            assert_eq!(rows.rows(), client.rows());
+        }
+        // What was read just before kill -9 may have to come from Postgres again: until it can, nobody is
+        // told that it never will.
+        let ahead = format!("/v1/shape?table=items&handle={known}&offset={}_0", u64::MAX >> 1);
+        let answer = service.get(&ahead).await;
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")), "{}", answer.text());
+        // Whoever follows live has the news when Postgres is back, at the same handle and offset.
+        let path = format!("/v1/shape?table=items&handle={known}&offset={}&live=true", client.offset());
+        let (mut http, news) = (service.http(), format!("news {orderly}"));
+        let follows = until("news", async || {
+            let answer = http.get(&path).await.expect("an answer");
+            assert!(matches!(answer.status, 200 | 503), "{} {}", answer.status, answer.text());
+            (answer.json()[0]["value"]["v"] == *news).then_some(())
+        });
+        let returns = async {
+            server.start_again().await;
+            database.execute(&format!("UPDATE items SET v = '{news}' WHERE id = 1")).await;
+        };
+        tokio::join!(follows, returns);
+        catch_up(&mut client, &ITEMS, &database.client().await).await;
+        assert_eq!((handle(&client), client.refetches().len()), (known.clone(), 0));
+    }
+}
+
 #[tokio::test]
 async fn postgres_may_restart_while_streaming() {
     let mut server = PrivatePostgres::start().await;

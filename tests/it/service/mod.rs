@@ -1,7 +1,10 @@
 //! The service as a whole: what goes wrong around it, how it recovers, what it says.
 
 mod faults;
+mod handover;
+mod history;
 mod http;
+mod http_limits;
 mod http_live;
 mod http_log;
 mod restart;

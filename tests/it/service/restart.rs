@@ -1,9 +1,9 @@
-//! The end of a process, in order or not, and the next one on the same data.
+//! The end of a process under load, in order or not, and the next one on the same data.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shapefold_xtask::journal::explains_end;
 use tokio::task::JoinHandle;
@@ -12,9 +12,7 @@ use super::{
     ITEMS, acknowledged, catch_up, current_lsn, fresh, handle, health_message, journal_is_sound,
     journal_tail, until,
 };
-use crate::support::{
-    ClientError, Service, ShapeClient, ShapeRequest, TestDatabase, WAIT_DURATION_MAX, database,
-};
+use crate::support::{ClientError, Service, ShapeClient, ShapeRequest, TestDatabase, database};
 
 const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, k int NOT NULL, v text);
      INSERT INTO items SELECT i, i % 4, 'start' FROM generate_series(1, 200) i";
@@ -269,100 +267,51 @@ async fn a_snapshot_that_kill_9_cut_short_is_a_409_that_the_journal_explains() {
     let history = journal_tail(service.data_dir(), &[]);
     assert!(explains_end(&history, &known), "{}", journal_tail(service.data_dir(), &["--shape", &known]));
     journal_is_sound(service.data_dir());
-    assert!(!Path::new(&service.data_dir().join("shapes").join(&known)).exists(), "its files are gone");
+    assert_eq!(definition_file(service.data_dir(), &known), None, "its files are gone");
+    assert!(definition_file(service.data_dir(), &handle(&other)).is_some());
 }
 
+/// A rollback to an older version: what a newer one wrote is refused by name, and left as it is.
 #[tokio::test]
-async fn a_second_instance_waits_and_takes_over() {
-    let database = database("second").await;
+async fn a_shape_of_a_newer_version_is_refused_and_left_alone() {
+    let database = database("newer").await;
     database.execute(TABLE).await;
-    let mut first = Service::start(&database, |_| {}).await;
-    let mut client = first.follow(ShapeRequest::table("items"));
-    client.sync().await.expect("the shape is made");
-    let known = handle(&client);
-    let mut second = first.spawn_beside(&database, |_| {});
-    let message =
-        health_message(&mut second, "waiting", "Timeout waiting for Postgres lock acquisition").await;
-    assert_eq!(message, "Timeout waiting for Postgres lock acquisition");
-    let mut http = crate::support::HttpClient::new(second.address());
-    let refused = http.get("/v1/shape?table=items&offset=-1&where=id%3D1").await.expect("it answers");
-    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")), "{}", refused.text());
-    assert_eq!(refused.text(), r#"{"message":"Timeout waiting for Postgres lock acquisition"}"#);
-
-    database.execute("UPDATE items SET v = 'by the first' WHERE id < 100").await;
-    catch_up(&mut client, &ITEMS, &database.client().await).await;
-    assert_eq!(second.health().await, Some(202), "it still waits");
-    assert!(first.terminate().await, "{}", first.output());
-    second.wait_active(WAIT_DURATION_MAX).await.unwrap_or_else(|error| panic!("{error}"));
-    client.redirect(second.address());
-    database.execute("UPDATE items SET v = 'by the second' WHERE id > 50").await;
-    catch_up(&mut client, &ITEMS, &database.client().await).await;
-    assert_eq!((handle(&client), client.refetches().len()), (known, 0));
-
-    // The other way round, without a goodbye.
-    first.relaunch().expect("the process starts");
-    health_message(&mut first, "waiting", "lock").await;
-    second.kill9();
-    first.wait_active(WAIT_DURATION_MAX).await.unwrap_or_else(|error| panic!("{error}"));
-    client.redirect(first.address());
-    database.execute("DELETE FROM items WHERE id > 150").await;
-    catch_up(&mut client, &ITEMS, &database.client().await).await;
-    assert!(client.refetches().is_empty(), "{:?}", client.refetches());
-    assert!(first.terminate().await, "{}", first.output());
-    journal_is_sound(first.data_dir());
-}
-
-#[tokio::test]
-async fn a_drain_answers_who_waits_at_once_and_exits_0() {
-    let database = database("drain").await;
-    database.execute(TABLE).await;
-    let mut service = Service::start(&database, |settings| {
-        // Far longer than the test may take: an answer that waits for it fails the test.
-        settings.set("ELECTRIC_LONG_POLL_TIMEOUT", "60000");
-    })
-    .await;
+    let mut service = Service::start(&database, |_| {}).await;
     let mut client = service.follow(ShapeRequest::table("items"));
     client.sync().await.expect("the shape is made");
-    let path =
-        format!("/v1/shape?table=items&handle={}&offset={}&live=true", handle(&client), client.offset());
-    let waiting: Vec<_> = (0..20)
-        .map(|_| {
-            let (mut http, path) = (service.http(), path.clone());
-            tokio::spawn(async move { http.get(&path).await })
-        })
-        .collect();
-    // They wait once a request that was sent after them has been answered on each worker: ask for news
-    // that only they who wait receive.
-    until("all twenty connections are open", async || {
-        let port = format!(":{:04X}", service.address().port());
-        let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
-        let open = table
-            .lines()
-            .filter(|line| {
-                let fields: Vec<&str> = line.split_whitespace().collect();
-                // State 01 is ESTABLISHED; the service's end, with nothing left unread.
-                fields.get(1).is_some_and(|local| local.ends_with(&port))
-                    && fields.get(3) == Some(&"01")
-                    && fields.get(4).is_some_and(|queues| queues.ends_with(":00000000"))
-            })
-            .count();
-        (open >= 20).then_some(())
-    })
-    .await;
-    let begun = Instant::now();
-    assert!(service.terminate().await, "exit 0: {}", service.output());
-    assert!(begun.elapsed() < Duration::from_secs(15), "it did not wait for the long-polls");
-    for answer in waiting {
-        let answer = answer.await.expect("the request ended").expect("an answer, not a broken connection");
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        let body = answer.json();
-        assert_eq!(body.as_array().map(Vec::len), Some(1), "{body}");
-        assert_eq!(body[0]["headers"]["control"], "up-to-date");
-        assert_eq!(answer.header("electric-has-data"), Some("false"));
-        assert_eq!(answer.header("electric-offset"), Some(client.offset()));
-    }
+    let known = handle(&client);
+    assert!(service.terminate().await, "{}", service.output());
+
+    let definition = definition_file(service.data_dir(), &known).expect("the shape has a definition");
+    let own = std::fs::read(&definition).expect("the definition is there");
+    // Version 2, with a checksum that is right: docs/shape-log-format.md.
+    let mut newer = own.clone();
+    newer[4] = 2;
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&newer[..12]), &newer[16..]);
+    newer[12..16].copy_from_slice(&checksum.to_le_bytes());
+    std::fs::write(&definition, &newer).expect("the definition can be replaced");
+    service.relaunch().expect("the process starts");
+    until("the process has ended", async || service.try_wait()).await;
+    let output = service.output();
+    assert!(
+        output.contains("shape definition of version 2, newest known 1; nothing was changed"),
+        "{output}"
+    );
+    assert_eq!(std::fs::read(&definition).expect("the definition is still there"), newer);
+
+    std::fs::write(&definition, &own).expect("the definition can be replaced");
     service.restart().await.unwrap_or_else(|error| panic!("{error}"));
-    database.execute("DELETE FROM items WHERE id = 7").await;
+    client.redirect(service.address());
+    database.execute("UPDATE items SET v = 'later' WHERE id < 20").await;
     catch_up(&mut client, &ITEMS, &database.client().await).await;
-    assert!(client.refetches().is_empty());
+    assert_eq!((handle(&client), client.refetches().len()), (known, 0));
+    assert!(service.terminate().await, "{}", service.output());
+    journal_is_sound(service.data_dir());
+}
+
+fn definition_file(data_dir: &Path, handle: &str) -> Option<PathBuf> {
+    let shards = std::fs::read_dir(data_dir.join("shapes")).expect("there are shapes");
+    shards
+        .map(|shard| shard.expect("a shard").path().join(handle).join("definition"))
+        .find(|path| path.exists())
 }

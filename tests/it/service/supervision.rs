@@ -1,6 +1,7 @@
 //! One writer of a thousand panics.
 
 use futures_util::StreamExt;
+use shapefold_xtask::journal::explains_end;
 
 use super::{
     ITEMS, acknowledged, catch_up, current_lsn, fresh, handle, journal_is_sound, journal_tail, until,
@@ -92,6 +93,57 @@ async fn a_panic_in_one_writer_of_a_thousand_is_nobody_elses_business() {
     assert_eq!(everyone.matches("Panicked").count(), 1, "{everyone}");
     let invalidated = journal_tail(service.data_dir(), &["--kind", "ShapeInvalidated"]);
     assert_eq!(invalidated, "", "no shape has ended");
+    journal_is_sound(service.data_dir());
+}
+
+/// A writer that panics as often as it tries: this shape is given up, and no other.
+#[tokio::test]
+async fn a_shape_whose_writer_never_gets_on_is_given_up_alone() {
+    let database = database("givenup").await;
+    let postgres = database.client().await;
+    database
+        .execute(
+            "CREATE TABLE items (id int PRIMARY KEY, k int NOT NULL, v text);
+             INSERT INTO items SELECT i, i % 3, 'start' FROM generate_series(1, 30) i",
+        )
+        .await;
+    let mut service = Service::start(&database, |_| {}).await;
+    let mut clients: Vec<ShapeClient> = (0..3)
+        .map(|k| service.follow(ShapeRequest::table("items").filtered(&format!("k = {k}"), &[])))
+        .collect();
+    for client in &mut clients {
+        client.sync().await.expect("the shape is made");
+    }
+    let handles: Vec<String> = clients.iter().map(handle).collect();
+    let panic = format!("/test-hooks/panic?handle={}&times=100", handles[1]);
+    let answer = service.http().request("POST", &panic, &[], b"").await.expect("the hook answers");
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    database.execute("UPDATE items SET v = 'never in that shape'").await;
+    let committed = current_lsn(&postgres).await;
+    until("the shape is given up and holds back nothing", async || {
+        (acknowledged(&database, &postgres).await >= committed).then_some(())
+    })
+    .await;
+    for client in &mut clients {
+        catch_up(client, &ITEMS, &postgres).await;
+    }
+    assert_eq!([0, 1, 0].to_vec(), clients.iter().map(|client| client.refetches().len()).collect::<Vec<_>>());
+    let successor = clients[1].refetches()[0].new_handle.clone();
+    assert_eq!(successor.as_deref(), clients[1].handle(), "the 409 names the next shape");
+    assert_ne!(clients[1].handle(), Some(&*handles[1]));
+    // The next shape of that definition is none the worse.
+    database.execute("UPDATE items SET v = 'after'").await;
+    for client in &mut clients {
+        catch_up(client, &ITEMS, &postgres).await;
+    }
+    assert!(service.terminate().await, "{}", service.output());
+    let tail = journal_tail(service.data_dir(), &["--shape", &handles[1]]);
+    assert_eq!(events(&tail, &["ConsumerExited"]).len(), 4, "one writer and three more: {tail}");
+    assert_eq!(events(&tail, &["RestartScheduled"]).len(), 3, "{tail}");
+    assert!(tail.contains("WriterFailed"), "{tail}");
+    assert!(explains_end(&tail, &handles[1]), "{tail}");
+    let invalidated = journal_tail(service.data_dir(), &["--kind", "ShapeInvalidated"]);
+    assert_eq!(invalidated.lines().count(), 1, "{invalidated}");
     journal_is_sound(service.data_dir());
 }
 
