@@ -1,5 +1,5 @@
 //! What the engine asks of the world: values, performed by `runtime::executor` strictly in order.
-//! Each is idempotent, or derived again by [`crate::engine::Engine::resume`] after a crash.
+//! Each is idempotent, or derived again by `engine::resume` after a crash.
 
 use crate::domain::{Generation, Handle, Incarnation, Lsn, Oid, Seq, Sid};
 use crate::events::{ExitCause, IntentId, InvalidationCause};

@@ -27,7 +27,7 @@ pub(super) enum Type {
         oid: Oid,
         name: String,
     },
-    /// A type without operators here: only IS [NOT] NULL, which looks inside a composite value.
+    /// A type without operators here: only `IS [NOT] NULL`, which looks inside a composite value.
     Other {
         name: String,
         composite: bool,

@@ -29,7 +29,7 @@ pub enum Op {
 }
 
 /// The open messages of one change: none, one, or two (the halves of a key change). Reused from
-/// change to change; may be appended to every shape with the same [`Encoder::class`].
+/// change to change; may be appended to every shape with the same [`Encoder::same_class`].
 #[derive(Debug, Default)]
 pub struct Encoded {
     pub(super) bytes: Vec<u8>,

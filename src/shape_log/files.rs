@@ -10,7 +10,7 @@
 //!
 //! `definition`, little endian: magic `SFDF`, version u16 (1), zero u16, length u32, crc32c u32 of the
 //! bytes before it and of the body, then the body: the MessagePack map of a
-//! [`ShapeDefinition`](crate::domain::ShapeDefinition).
+//! [`ShapeDefinition`].
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
