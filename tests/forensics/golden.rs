@@ -355,6 +355,7 @@ pub fn deploy() -> Story {
             sid
         })
         .collect();
+    story.at("2026-06-18T10:29:59Z");
     let seq = story.route(1, 90_100_000, 9, &sids);
     story.later(100_000);
     story.flushed(&sids[..1], seq);

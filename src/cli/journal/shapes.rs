@@ -265,7 +265,8 @@ impl Consumers {
         let mut shown = 0_usize;
         for (sid, shape) in &state.shapes {
             let dead = shape.writer == Writer::Absent && !shape.pending.is_empty();
-            if self.dead && !dead || !self.dead && shape.writer == Writer::Absent && !dead {
+            let alive = shape.writer != Writer::Absent;
+            if !(dead || alive && !self.dead) {
                 continue;
             }
             shown += 1;

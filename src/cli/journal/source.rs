@@ -221,7 +221,7 @@ impl Progress {
         self.shown = true;
         let rate = self.events as f64 / self.started.elapsed().as_secs_f64();
         let (done, all) = (id.0.saturating_sub(self.from.0), self.last.0.saturating_sub(self.from.0));
-        let percent = if all == 0 { 0 } else { (done.saturating_mul(100) / all).min(100) };
+        let percent = done.saturating_mul(100).checked_div(all).unwrap_or(0).min(100);
         let line = format!(
             "event {} of {} ({percent} %), {} events/s",
             commas(id.0),

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::domain::EventId;
 use crate::engine::Policy;
+use crate::events::Event;
 use crate::projections::forensics::{
-    Alternative, Checker, Names, Observed, Violation, WhatIf as Other, commas, concerns, parse_span,
+    Alternative, Checker, Invariant, Names, Observed, Violation, WhatIf as Other, commas, concerns, parse_span,
     sentence, subject,
 };
 use crate::state::State;
@@ -17,7 +18,7 @@ use super::source::{Found, Source};
 use super::{DAMAGED, Failure, VIOLATED, Where};
 
 /// Violations and damages listed one by one.
-const LISTED_MAX: usize = 50;
+const LISTED_MAX: usize = 12;
 /// Events shown as the context of a violation.
 const CONTEXT_MAX: usize = 6;
 
@@ -128,12 +129,14 @@ fn context(source: &Source, violation: &Violation, out: &mut impl Write) -> Resu
     let mut state = source.beginning();
     let mut names = Names::of(&state);
     let wanted = violation.sid;
+    let ownership = matches!(violation.invariant, Invariant::O1 | Invariant::O2 | Invariant::O4);
     let mut before = VecDeque::new();
     for recorded in source.events(state.last.next()) {
         names.learn(&recorded);
         state.apply(&recorded);
         let last = recorded.id >= violation.event;
         let related = match wanted {
+            _ if ownership => matches!(recorded.event, Event::Ownership(_)),
             Some(sid) => concerns(&recorded.event, sid),
             None => subject(&recorded.event).is_none(),
         };

@@ -15,6 +15,8 @@ use super::{Failure, Where};
 
 /// Holders listed one by one without `--all`.
 const LISTED_MAX: usize = 20;
+/// Characters of a list of shape numbers without `--all`.
+const RANGES_MAX: usize = 80;
 /// Shapes named in a list of handles.
 const NAMED_MAX: usize = 10;
 
@@ -65,7 +67,13 @@ impl HoldingAt {
             cohort.xid
         )?;
         writeln!(out, "  hold       {} bytes", commas(cohort.bytes))?;
-        writeln!(out, "  shapes     {}", ranges(cohort.sids.iter().copied()))?;
+        let mut shapes = ranges(cohort.sids.iter().copied());
+        if !self.all && shapes.len() > RANGES_MAX {
+            let end = shapes[..RANGES_MAX].rfind(',').unwrap_or(RANGES_MAX);
+            shapes.truncate(end);
+            shapes += ", ... (--all)";
+        }
+        writeln!(out, "  shapes     {shapes}")?;
         writeln!(out, "  created    {} to {}", cohort.created.0, cohort.created.1)?;
         writeln!(out, "  tables     {}", tables(&cohort.tables))?;
         writeln!(out, "  last exits {}", counted(&cohort.exits))?;

@@ -139,10 +139,13 @@ pub struct Holding {
 pub fn gap(state: &State) -> (Lsn, Lsn, u64) {
     let stream = &state.stream;
     let received = stream.received.max(stream.routed);
-    let boundary = match stream.routed {
-        Lsn(0) => stream.acked.max(received),
-        _ if !state.window.is_empty() => state.window.boundary(),
-        routed => Lsn(routed.0.saturating_add(1)),
+    // Before the first transaction is let go of, the stream's own beginning is all that is known.
+    let begun = stream.confirmed.max(stream.acked);
+    let boundary = match (state.window.oldest(), stream.routed) {
+        (Some((_, txn)), _) if state.window.boundary() == Lsn(0) => begun.min(txn.lsn),
+        (Some(_), _) => state.window.boundary(),
+        (None, Lsn(0)) => begun.max(received),
+        (None, routed) => Lsn(routed.0.saturating_add(1)),
     };
     (received, boundary, received.0.saturating_sub(boundary.0))
 }

@@ -8,13 +8,16 @@ use crate::events::{
     ConsumerEvent, Event, ExitCause, InvalidationCause, JournalEvent, OwnershipEvent, PreviousEnd, Recorded,
     ShapeEvent, StopCause, StreamEvent,
 };
-use crate::projections::forensics::{Checker, Invariant, Names, gap, sentence, subject};
+use crate::projections::forensics::{Checker, Invariant, Names, gap, sentence, subject, Violation};
 use crate::state::{OwnerPhase, State};
 
 /// The boundary stands still while the stream moves on, for longer than this: a stall.
 const STANDSTILL: Duration = Duration::from_secs(60);
 /// Anomalies kept; those beyond are only counted.
 const ANOMALIES_MAX: usize = 100_000;
+
+/// Anomalies looked back at to find the one that another belongs to.
+const LOOK_BACK_MAX: usize = 64;
 
 /// What kind of anomaly. The order is how telling it is as a cause where two happen at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,7 +114,14 @@ impl Incidents {
         self.names.learn(recorded);
         let active = self.checker.state().owner.phase == OwnerPhase::Active;
         let overlap = recorded.epoch < self.checker.state().owner.epoch;
-        if overlap {
+        if let Event::Ownership(OwnershipEvent::Acquired { epoch, previous_end: PreviousEnd::Released, .. }) =
+            &recorded.event
+            && active
+        {
+            let holder = self.checker.state().owner.epoch;
+            let text = format!("epoch {epoch} took the directory while epoch {holder} had not ended");
+            self.note(Kind::OwnershipOverlap, recorded, text);
+        } else if overlap {
             let holder = self.checker.state().owner.epoch;
             let what = sentence(&recorded.event, &self.names);
             let text = format!("epoch {} still wrote after epoch {holder} had taken over: {what}", recorded.epoch);
@@ -149,12 +159,14 @@ impl Incidents {
         let fresh: Vec<_> = self.checker.violations()[self.violations_seen..].to_vec();
         self.violations_seen += fresh.len();
         for violation in fresh {
-            // An overlap is told as such.
-            if violation.invariant == Invariant::O2 {
+            if is_overlap(&violation) {
                 continue;
             }
             let kind = if violation.invariant == Invariant::F2 { Kind::Orphaned } else { Kind::Violation };
             let (event, sid) = (violation.event, violation.sid);
+            // An orphan is noticed right behind the exit that made it one.
+            let known = self.anomalies.iter().rev().take(LOOK_BACK_MAX).find(|known| known.event == event);
+            let at = known.map_or(at, |known| known.at);
             self.push(Anomaly { kind, event, at, because: None, sid, text: violation.to_string() });
         }
     }
@@ -201,7 +213,7 @@ impl Incidents {
     pub fn finish(mut self, apart: Duration) -> (Vec<Story>, u64, State, Names) {
         let (state, violations) = self.checker.finish();
         for violation in violations.into_iter().skip(self.violations_seen) {
-            if violation.invariant == Invariant::O2 {
+            if is_overlap(&violation) {
                 continue;
             }
             let kind = if violation.invariant == Invariant::F2 { Kind::Orphaned } else { Kind::Violation };
@@ -228,6 +240,11 @@ impl Incidents {
         }
         (stories, self.dropped, state, self.names)
     }
+}
+
+/// An overlap of owners is told as such.
+fn is_overlap(violation: &Violation) -> bool {
+    matches!(violation.invariant, Invariant::O1 | Invariant::O2)
 }
 
 impl Story {

@@ -10,7 +10,7 @@ use std::fmt;
 
 use crate::domain::{EventId, Lsn, Seq, Sid, SidSet};
 use crate::events::{
-    AckCause, ConsumerEvent, DestructionTarget, Event, ExitCause, OwnershipEvent, Recorded, RemovalStep,
+    AckCause, ConsumerEvent, DestructionTarget, Event, ExitCause, OwnershipEvent, PreviousEnd, Recorded, RemovalStep,
     ShapeEvent, StreamEvent,
 };
 use crate::projections::Projections;
@@ -25,7 +25,7 @@ pub enum Invariant {
     J1,
     /// A projection equals the fold.
     J2,
-    /// Epochs strictly increase.
+    /// Epochs strictly increase, and do not overlap.
     O1,
     /// An event carries the epoch that is held.
     O2,
@@ -242,9 +242,14 @@ fn check_epoch(state: &State, recorded: &Recorded, findings: &mut Findings) {
 
 fn check_ownership(state: &State, event: &OwnershipEvent, findings: &mut Findings) {
     match event {
-        OwnershipEvent::Acquired { epoch, .. } => {
+        OwnershipEvent::Acquired { epoch, previous_end, .. } => {
             if *epoch <= state.owner.epoch {
                 findings.push((Invariant::O1, format!("epoch {epoch} after {}", state.owner.epoch)));
+            }
+            let at_work = matches!(state.owner.phase, OwnerPhase::Active | OwnerPhase::Draining);
+            if at_work && *previous_end == PreviousEnd::Released {
+                let detail = format!("epoch {epoch} begins while {} has not ended", state.owner.epoch);
+                findings.push((Invariant::O1, detail));
             }
         }
         OwnershipEvent::Released { .. } => {

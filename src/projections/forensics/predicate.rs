@@ -215,7 +215,11 @@ impl Watch {
                 let value = self.value(measure, state);
                 let idle = gap(state).2 == 0;
                 match self.standing[index] {
-                    Some((standing, since)) if standing == value && !idle => now.since(since) >= span,
+                    _ if idle => {
+                        self.standing[index] = None;
+                        false
+                    }
+                    Some((standing, since)) if standing == value => now.since(since) >= span,
                     Some(_) | None => {
                         self.standing[index] = Some((value, now));
                         false
