@@ -9,7 +9,10 @@
 //! The checksum travels with the event through archive and export, whatever container it is in.
 //! Older versions are brought up to date by [`UPCASTERS`], one step each; a newer one is refused.
 
-use std::io::Cursor;
+use std::io::ErrorKind;
+
+use serde::Deserialize as _;
+use serde::de::IgnoredAny;
 
 use crate::events::{Event, Recorded};
 
@@ -104,13 +107,14 @@ fn upcast(version: u8, payload: Vec<u8>, upcasters: &[Upcaster]) -> Result<Vec<u
 }
 
 fn payload_of_this_version(payload: &[u8]) -> Result<Recorded, CodecError> {
-    let mut cursor = Cursor::new(payload);
+    let mut decoder = rmp_serde::Deserializer::from_read_ref(&payload);
     let recorded =
-        rmp_serde::decode::from_read(&mut cursor).map_err(|error| CodecError::Payload(error.to_string()))?;
+        Recorded::deserialize(&mut decoder).map_err(|error| CodecError::Payload(error.to_string()))?;
     // The decoder stops at the end of the value; bytes after it mean that it read something else
-    // than was written.
-    if cursor.position() != payload.len() as u64 {
-        return Err(CodecError::Payload("bytes after the event".to_owned()));
+    // than was written. It does not say where it stands, but that there is no next marker.
+    match IgnoredAny::deserialize(&mut decoder) {
+        Err(rmp_serde::decode::Error::InvalidMarkerRead(error)) if error.kind() == ErrorKind::UnexpectedEof => {}
+        Ok(_) | Err(_) => return Err(CodecError::Payload("bytes after the event".to_owned())),
     }
     Ok(recorded)
 }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::domain::{EventId, Handle, Sid, Timestamp};
@@ -15,12 +16,16 @@ use super::Failure;
 
 /// Work that takes longer than this says how far it is, and again after as long.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
+/// A reading of at least so many events is worth a thread.
+const AHEAD_FROM: u64 = 50_000;
+const AHEAD_BATCH: usize = 512;
+const AHEAD_BATCHES_MAX: usize = 16;
 /// Events between two looks at the clock.
 const PROGRESS_EVERY: u64 = 16_384;
 
 /// An opened journal. Reads only.
 pub struct Source {
-    journal: OfflineJournal,
+    journal: Arc<OfflineJournal>,
     reported: Cell<bool>,
 }
 
@@ -33,7 +38,7 @@ pub enum Found {
 
 impl Source {
     pub fn open(path: &Path) -> Result<Source, Failure> {
-        Ok(Source { journal: OfflineJournal::open(path)?, reported: Cell::new(false) })
+        Ok(Source { journal: Arc::new(OfflineJournal::open(path)?), reported: Cell::new(false) })
     }
 
     pub fn journal(&self) -> &OfflineJournal {
@@ -43,16 +48,30 @@ impl Source {
     /// Everything from an event on, damage in its place.
     pub fn readings(&self, from: EventId) -> impl Iterator<Item = Found> + '_ {
         let mut progress = Progress::new(from, self.journal.last());
-        self.journal.read(from).map(move |reading| match reading {
-            Reading::Entry(entry) => {
-                progress.passed(entry.id);
-                match events::decode(&entry.bytes) {
-                    Ok(recorded) => Found::Event(Box::new(recorded)),
-                    Err(error) => Found::Damage(format!("event {}: {error}", entry.id)),
+        let long = self.journal.last().0.saturating_sub(from.0) >= AHEAD_FROM;
+        let found: Box<dyn Iterator<Item = Found>> =
+            if long { Box::new(self.read_ahead(from)) } else { Box::new(self.journal.read(from).map(decode)) };
+        found.inspect(move |found| {
+            if let Found::Event(recorded) = found {
+                progress.passed(recorded.id);
+            }
+        })
+    }
+
+    /// Reads and decodes on a thread of its own, a few batches ahead; it ends with the iterator.
+    fn read_ahead(&self, from: EventId) -> impl Iterator<Item = Found> + use<> {
+        let (sender, receiver) = mpsc::sync_channel::<Vec<Found>>(AHEAD_BATCHES_MAX);
+        let journal = Arc::clone(&self.journal);
+        std::thread::spawn(move || {
+            let mut readings = journal.read(from).map(decode);
+            loop {
+                let batch: Vec<Found> = readings.by_ref().take(AHEAD_BATCH).collect();
+                if batch.is_empty() || sender.send(batch).is_err() {
+                    return;
                 }
             }
-            Reading::Finding(finding) => Found::Damage(finding.to_string()),
-        })
+        });
+        receiver.into_iter().flatten()
     }
 
     /// The events; what is damaged is reported on stderr, once, and passed over.
@@ -175,6 +194,16 @@ impl Source {
             }
         });
         created.ok_or_else(unknown)
+    }
+}
+
+fn decode(reading: Reading) -> Found {
+    match reading {
+        Reading::Entry(entry) => match events::decode(&entry.bytes) {
+            Ok(recorded) => Found::Event(Box::new(recorded)),
+            Err(error) => Found::Damage(format!("event {}: {error}", entry.id)),
+        },
+        Reading::Finding(finding) => Found::Damage(finding.to_string()),
     }
 }
 
