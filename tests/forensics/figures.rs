@@ -150,7 +150,10 @@ fn two_owners_at_once_are_one_incident_with_one_cause() {
     let answer = text(&["incident", "ampere.sfx"]);
     says(
         &answer,
-        &["7 writes beside another owner", "epoch 2 took the directory while epoch 1 had not ended"],
+        &[
+            "2 writes beside another owner, 5 storage faults",
+            "epoch 2 took the directory while epoch 1 had not ended",
+        ],
     );
     says(&answer, &["\n1 incident\n", "first cause:\n      58 "]);
     says(&verify("ampere.sfx", 2), &["the first: O1 broken by event 58"]);

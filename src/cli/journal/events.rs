@@ -15,6 +15,8 @@ use crate::state::State;
 use super::source::Source;
 use super::{Failure, Where};
 
+/// Shapes told of one by one at a step.
+const TOLD_MAX: usize = 4;
 /// Events kept for stepping back.
 const BACK_MAX: usize = 10_000;
 
@@ -177,9 +179,16 @@ impl Step {
                 state.apply(&recorded);
                 continue;
             }
-            let before = Fields::of(&state, &sids);
+            let told: Vec<_> = match shape {
+                Some(shape) => vec![shape],
+                None => sids.iter().copied().take(TOLD_MAX).collect(),
+            };
+            let before = Fields::of(&state, &told);
             state.apply(&recorded);
-            let text = step_text(&recorded, &names, &before.changes(&Fields::of(&state, &sids)));
+            let mut text = step_text(&recorded, &names, &before.changes(&Fields::of(&state, &told)));
+            if sids.len() > told.len() {
+                text += &format!("    and {} more shapes\n", sids.len() - told.len());
+            }
             write!(out, "{text}")?;
             if interactive {
                 out.flush()?;

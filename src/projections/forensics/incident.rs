@@ -16,6 +16,8 @@ const STANDSTILL: Duration = Duration::from_secs(60);
 /// Anomalies kept; those beyond are only counted.
 const ANOMALIES_MAX: usize = 100_000;
 
+/// Anomalies of one kind that are told one by one.
+const EXAMPLES_MAX: usize = 5;
 /// Anomalies looked back at to find the one that another belongs to.
 const LOOK_BACK_MAX: usize = 64;
 
@@ -61,7 +63,7 @@ pub struct Story {
     pub kinds: BTreeMap<Kind, usize>,
     pub shapes: BTreeSet<Sid>,
     pub invalidated: usize,
-    /// The first of each kind.
+    /// The first few of each kind.
     pub examples: Vec<Anomaly>,
     /// The widest gap while it lasted.
     pub gap_bytes: u64,
@@ -125,7 +127,8 @@ impl Incidents {
             let holder = self.checker.state().owner.epoch;
             let what = sentence(&recorded.event, &self.names);
             let text = format!("epoch {} still wrote after epoch {holder} had taken over: {what}", recorded.epoch);
-            self.note(Kind::OwnershipOverlap, recorded, text);
+            let kind = unusual(&recorded.event, active).unwrap_or(Kind::OwnershipOverlap);
+            self.note(kind, recorded, text);
         } else if let Some(kind) = unusual(&recorded.event, active) {
             let text = sentence(&recorded.event, &self.names);
             self.note(kind, recorded, text);
@@ -276,7 +279,7 @@ impl Story {
         }
         let count = self.kinds.entry(anomaly.kind).or_default();
         *count += 1;
-        if *count == 1 {
+        if *count <= EXAMPLES_MAX {
             self.examples.push(anomaly);
         }
     }
