@@ -1,6 +1,9 @@
-//! Writes a large journal as sealed segments, to measure the reading of it:
+//! Writes a large journal, to measure the reading of it:
 //! `cargo run --release --example large_journal -- DIRECTORY EVENTS`, then
 //! `shapefold journal state DIRECTORY --brief`.
+//!
+//! As a service leaves it: sealed segments, and in the store the newest events with a checkpoint. Without
+//! the store (remove `journal/sled`) everything has to be folded from the first event.
 
 use std::path::PathBuf;
 
@@ -12,10 +15,14 @@ use shapefold::events::{
     AckCause, ConsumerEvent, Event, FlushEvent, OwnershipEvent, PreviousEnd, Recorded, ShapeEvent,
     StreamEvent, encode,
 };
-use shapefold::journal::{Archive, Entry, JournalPaths, SealSpan};
+use shapefold::journal::{Archive, Entry, Journal, JournalPaths, SealSpan, SledJournal};
+use shapefold::state::State;
 
 const SHAPES: u32 = 1_000;
 const SEGMENT_EVENTS: u64 = 500_000;
+/// Newest events, which are in the store.
+const STORED_EVENTS: u64 = 60_000;
+const STORED_BATCH: usize = 1_000;
 const FAN_OUT: u32 = 10;
 const START: i64 = 1_781_700_000_000_000;
 
@@ -28,11 +35,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let paths = JournalPaths::new(&directory);
     std::fs::create_dir_all(paths.root())?;
     let archive = Archive::open(&paths)?;
-    let mut history = (1..=events).zip(history());
+    let at = |id: u64| Timestamp(START + id as i64 * 500);
+    let mut state = State::default();
+    let mut history = (1..=events).zip(history()).map(|(id, event)| {
+        let recorded = Recorded { id: EventId(id), at: at(id), epoch: Epoch(1), because: None, event };
+        state.apply(&recorded);
+        Entry { id: recorded.id, bytes: encode(&recorded) }
+    });
+    let archived = events.saturating_sub(STORED_EVENTS);
     let mut first = 1;
-    while first <= events {
-        let last = (first + SEGMENT_EVENTS - 1).min(events);
-        let at = |id: u64| Timestamp(START + id as i64 * 500);
+    while first <= archived {
+        let last = (first + SEGMENT_EVENTS - 1).min(archived);
         let span = SealSpan {
             epoch: Epoch(1),
             first: EventId(first),
@@ -40,13 +53,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             oldest_at: at(first),
             newest_at: at(last),
         };
-        let entries = history.by_ref().take((last - first + 1) as usize).map(|(id, event)| {
-            let recorded = Recorded { id: EventId(id), at: at(id), epoch: Epoch(1), because: None, event };
-            Ok(Entry { id: recorded.id, bytes: encode(&recorded) })
-        });
+        let entries = history.by_ref().take((last - first + 1) as usize).map(Ok);
         archive.seal(&span, entries)?;
         first = last + 1;
     }
+    let stored: Vec<Entry> = history.collect();
+    let (mut journal, _) = SledJournal::open(&directory, EventId(archived))?;
+    for batch in stored.chunks(STORED_BATCH) {
+        journal.append(batch)?;
+    }
+    journal.checkpoint(EventId(events), &state.to_bytes())?;
     Ok(())
 }
 

@@ -129,6 +129,42 @@ fn every_place_gives_the_same_answers() {
     assert!(files(&elsewhere.path().join("copy")) == before, "a command has written to the directory");
 }
 
+/// While an owner writes at full speed, every command answers from the directory and from a raw copy of it,
+/// torn as it may be; what it reads is a prefix of the history.
+#[test]
+fn a_directory_that_is_written_to_is_read_all_the_same() {
+    let story = golden::faraday();
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut journal, _) = SledJournal::open(dir.path(), EventId(0)).expect("opens");
+    let all = entries(&story);
+    journal.append(&all[..200]).expect("appends");
+    journal.checkpoint(EventId(200), &fold(&story, 200).to_bytes()).expect("saves");
+    let writing = std::thread::spawn(move || {
+        for batch in all[200..].chunks(3) {
+            journal.append(batch).expect("appends");
+            journal.sync().expect("syncs");
+        }
+        journal
+    });
+    for command in COMMANDS {
+        let copied = tempfile::tempdir().expect("a directory");
+        copy(dir.path(), copied.path());
+        for place in [dir.path(), copied.path()] {
+            let output = ask(command, place);
+            let code = output.status.code();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(code.is_some_and(|code| code == 0 || command[0] == "verify"), "{command:?}: {said}");
+            if *command == ["tail"] {
+                let ids = ids(&output.stdout);
+                assert!(ids.len() >= 200, "{} events: {said}", ids.len());
+                assert!(ids.iter().copied().eq(1..=ids.len() as u64), "{said}");
+            }
+        }
+    }
+    drop(writing.join().expect("writes"));
+    assert!(String::from_utf8_lossy(&ask(&["holding"], dir.path()).stdout).contains("17,212,350,577"));
+}
+
 /// The beginning is retired: the oldest checkpoint stands in for it, and what follows it is checked.
 #[test]
 fn a_journal_without_its_beginning_is_checked_from_a_checkpoint() {
