@@ -9,8 +9,6 @@
 //! The checksum travels with the event through archive and export, whatever container it is in.
 //! Older versions are brought up to date by [`UPCASTERS`], one step each; a newer one is refused.
 
-use std::io::ErrorKind;
-
 use serde::Deserialize as _;
 use serde::de::IgnoredAny;
 
@@ -113,7 +111,7 @@ fn payload_of_this_version(payload: &[u8]) -> Result<Recorded, CodecError> {
     // The decoder stops at the end of the value; bytes after it mean that it read something else
     // than was written. It does not say where it stands, but that there is no next marker.
     match IgnoredAny::deserialize(&mut decoder) {
-        Err(rmp_serde::decode::Error::InvalidMarkerRead(error)) if error.kind() == ErrorKind::UnexpectedEof => {}
+        Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => {}
         Ok(_) | Err(_) => return Err(CodecError::Payload("bytes after the event".to_owned())),
     }
     Ok(recorded)

@@ -226,6 +226,13 @@ fn events_are_json_with_fields() {
     assert_eq!(old.lines().count(), 6, "{old}");
 }
 
+/// A watermark names no shape; it is about those that it moves all the same.
+#[test]
+fn a_flush_is_about_the_shapes_that_it_moves() {
+    let story = text(&["tail", "deploy.sfx", "--shape", "1", "--kind", "ShapesFlushed"]);
+    assert_eq!(story.lines().count(), 1, "{story}");
+}
+
 /// A stricter policy would have decided upon every one of them; what would have followed is not claimed.
 #[test]
 fn another_policy_decides_otherwise() {

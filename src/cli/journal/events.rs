@@ -78,6 +78,7 @@ impl Tail {
         // A checkpoint knows what shapes are called, so that nothing older need be read.
         let start = from.map_or_else(State::default, |from| source.start(from));
         let mut names = Names::of(&start);
+        filter.start(&start);
         let mut newest = VecDeque::new();
         for recorded in source.events(start.last.next()) {
             names.learn(&recorded);

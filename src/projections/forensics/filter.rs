@@ -1,10 +1,11 @@
 //! Which events somebody wants to see.
 
-use crate::domain::{Epoch, Oid, Sid, SidSet};
+use crate::domain::{Epoch, Oid, Seq, Sid, SidSet};
 use crate::events::{
     ConsumerEvent, DestructionTarget, Event, FlushEvent, OwnershipEvent, Recorded, ShapeEvent, StreamEvent,
 };
 use crate::projections::forensics::{Names, Position};
+use crate::state::State;
 
 /// Everything that is given must hold; of kinds and causes any.
 #[derive(Clone, Debug, Default)]
@@ -18,8 +19,10 @@ pub struct Filter {
     pub kinds: Vec<String>,
     /// Words of a cause, such as `Panicked` or `WriterFailed`.
     pub causes: Vec<String>,
-    /// Invariant: set once an event reached `from`; moved by `accepts`.
+    /// Invariant: set once an event reached `from`; moved by `choose`.
     begun: bool,
+    /// What the shape still owes: a flush that covers some of it is about the shape.
+    owed: Vec<Seq>,
 }
 
 /// What is to be done with an event.
@@ -32,22 +35,59 @@ pub enum Choice {
 }
 
 impl Filter {
-    /// Looks at the next event. Stateful: a range may begin at an LSN, which most events do not name.
+    /// Begins at a state instead of at the first event.
+    pub fn start(&mut self, state: &State) {
+        let shape = self.shape.and_then(|sid| state.shape(sid));
+        self.owed = shape.map(|shape| shape.pending.iter().copied().collect()).unwrap_or_default();
+    }
+
+    /// Looks at the next event; all of them, in order. Stateful: a range may begin at an LSN, which most
+    /// events do not name, and a watermark does not name the shapes that it moves.
     pub fn choose(&mut self, recorded: &Recorded, names: &Names) -> Choice {
         if self.to.is_passed_by(recorded) {
             return Choice::Stop;
         }
+        let flushes = self.shape.is_some_and(|sid| self.flushes(&recorded.event, sid));
         self.begun = self.begun || self.from.is_none_or(|from| from.is_reached_by(recorded));
-        if self.begun && self.accepts(recorded, names) { Choice::Show } else { Choice::Pass }
+        if self.begun && self.accepts(recorded, names, flushes) { Choice::Show } else { Choice::Pass }
     }
 
-    fn accepts(&self, recorded: &Recorded, names: &Names) -> bool {
+    fn accepts(&self, recorded: &Recorded, names: &Names, flushes: bool) -> bool {
         let event = &recorded.event;
         self.epoch.is_none_or(|epoch| recorded.epoch == epoch)
             && (self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == event.name()))
-            && self.shape.is_none_or(|sid| concerns(event, sid))
+            && self.shape.is_none_or(|sid| flushes || concerns(event, sid))
             && self.table.is_none_or(|oid| concerns_table(event, oid, names))
             && (self.causes.is_empty() || cause_of(event).is_some_and(|cause| self.causes.contains(&cause)))
+    }
+}
+
+impl Filter {
+    /// Whether an event makes something durable that the shape owes.
+    fn flushes(&mut self, event: &Event, wanted: Sid) -> bool {
+        let durable = match event {
+            Event::Stream(StreamEvent::TxnRouted { seq, set, .. }) => {
+                if set.contains(wanted) {
+                    self.owed.push(*seq);
+                }
+                return false;
+            }
+            Event::Flush(FlushEvent::Watermark { upto, except }) => {
+                except.iter().find(|(sid, _)| *sid == wanted).map_or(*upto, |(_, own)| *own)
+            }
+            Event::Flush(FlushEvent::Flushed { shapes }) => {
+                let Some((_, own)) = shapes.iter().find(|(sid, _)| *sid == wanted) else { return false };
+                *own
+            }
+            Event::Ownership(_)
+            | Event::Stream(_)
+            | Event::Shape(_)
+            | Event::Consumer(_)
+            | Event::Journal(_) => return false,
+        };
+        let before = self.owed.len();
+        self.owed.retain(|seq| *seq > durable);
+        self.owed.len() < before
     }
 }
 
