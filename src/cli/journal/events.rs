@@ -129,18 +129,18 @@ pub fn human_line(recorded: &Recorded, names: &Names) -> String {
     let because = recorded.because.map(|id| format!(" because {id}")).unwrap_or_default();
     let handle = subject(&recorded.event).and_then(|sid| names.handle(sid));
     let shape = handle.map(|handle| format!(" [{handle}]")).unwrap_or_default();
-    let mut text = String::new();
+    let mut parts = Vec::new();
     if let serde_json::Value::Object(fields) = fields(&recorded.event) {
         for (name, value) in fields {
-            let value = match value {
-                serde_json::Value::String(text) => text,
-                other => other.to_string(),
-            };
-            text += &format!(" {name}={value}");
+            parts.push(match value {
+                serde_json::Value::String(text) => format!("{name}: {text}"),
+                other => format!("{name}: {other}"),
+            });
         }
     }
+    let text = parts.join(", ");
     let (id, at, epoch, kind) = (recorded.id, recorded.at, recorded.epoch, recorded.event.name());
-    format!("{id:>8} {at} epoch {epoch} {kind}{shape}{because}{text}")
+    format!("{id:>8} {at} epoch {epoch} {kind}{shape}{because} {text}")
 }
 
 #[derive(Debug, clap::Args)]

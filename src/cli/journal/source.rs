@@ -29,12 +29,8 @@ pub struct Source {
     reported: Cell<bool>,
 }
 
-/// One step of reading.
-pub enum Found {
-    Event(Box<Recorded>),
-    /// Bytes that are not an event, or events that are not there.
-    Damage(String),
-}
+/// One step of reading: an event; or what is wrong with bytes that are none, or which are not there.
+pub type Found = Result<Recorded, String>;
 
 impl Source {
     pub fn open(path: &Path) -> Result<Source, Failure> {
@@ -52,7 +48,7 @@ impl Source {
         let found: Box<dyn Iterator<Item = Found>> =
             if long { Box::new(self.read_ahead(from)) } else { Box::new(self.journal.read(from).map(decode)) };
         found.inspect(move |found| {
-            if let Found::Event(recorded) = found {
+            if let Ok(recorded) = found {
                 progress.passed(recorded.id);
             }
         })
@@ -83,8 +79,8 @@ impl Source {
             }
         }
         self.readings(from).filter_map(move |found| match found {
-            Found::Event(recorded) => Some(*recorded),
-            Found::Damage(damage) => {
+            Ok(recorded) => Some(recorded),
+            Err(damage) => {
                 if first_time {
                     eprintln!("damage: {damage}");
                 }
@@ -200,10 +196,10 @@ impl Source {
 fn decode(reading: Reading) -> Found {
     match reading {
         Reading::Entry(entry) => match events::decode(&entry.bytes) {
-            Ok(recorded) => Found::Event(Box::new(recorded)),
-            Err(error) => Found::Damage(format!("event {}: {error}", entry.id)),
+            Ok(recorded) => Ok(recorded),
+            Err(error) => Err(format!("event {}: {error}", entry.id)),
         },
-        Reading::Finding(finding) => Found::Damage(finding.to_string()),
+        Reading::Finding(finding) => Err(finding.to_string()),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::projections::forensics::{
 };
 use crate::state::State;
 
-use super::source::{Found, Source};
+use super::source::Source;
 use super::{DAMAGED, Failure, VIOLATED, Where};
 
 /// Violations and damages listed one by one.
@@ -95,8 +95,8 @@ fn check(source: &Source) -> Findings {
     // between is not checked.
     for reading in source.readings(EventId(1)) {
         let recorded = match reading {
-            Found::Event(recorded) => recorded,
-            Found::Damage(damage) => {
+            Ok(recorded) => recorded,
+            Err(damage) => {
                 found.damage(damage);
                 found.close(checker.take(), false);
                 continue;
