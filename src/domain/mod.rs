@@ -25,5 +25,5 @@ pub use relation::quote_identifier;
 pub use relation::{Column, Relation, RelationName, WireColumn, WireRelation};
 pub use shape::{DefinitionHash, Handle, HandleError, LogMode, Replica, ShapeDefinition};
 pub use sid_set::SidSet;
-pub use time::Timestamp;
+pub use time::{MICROS_PER_DAY, ParseTimestampError, Timestamp, micros_of_day};
 pub use visibility::PgSnapshot;

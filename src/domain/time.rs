@@ -1,6 +1,7 @@
 //! Wall-clock time as data. Nothing here reads a clock: time is an argument everywhere in the core.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -66,9 +67,94 @@ fn civil_from_days(days: i64) -> (i64, u32, u32) {
     (year, u32::try_from(month).unwrap_or(0), u32::try_from(day).unwrap_or(0))
 }
 
+/// Days from 1970-01-01 to a date of the proleptic Gregorian calendar; the inverse of
+/// [`civil_from_days`].
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let month_from_march = (month + 9) % 12;
+    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
+/// The text is not a moment in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a moment: expected the form 2026-03-20T13:41:02Z")]
+pub struct ParseTimestampError;
+
+/// Reads `2026-03-20T13:41:02.5Z`. The zone is UTC whether written or not, a blank may stand for the
+/// `T`, and what is left out from the right (fraction, seconds, time) is zero.
+impl FromStr for Timestamp {
+    type Err = ParseTimestampError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.strip_suffix('Z').unwrap_or(text);
+        let (date, time) = text.split_once(['T', ' ']).unwrap_or((text, "00:00"));
+        let mut parts = date.splitn(3, '-');
+        let mut part = |digits: usize| {
+            let text = parts.next().ok_or(ParseTimestampError)?;
+            if text.len() != digits { Err(ParseTimestampError) } else { number(text) }
+        };
+        let (year, month, day) = (part(4)?, part(2)?, part(2)?);
+        let days = days_from_civil(year, month, day);
+        let (year, month, day) = (year, u32::try_from(month), u32::try_from(day));
+        let exists = civil_from_days(days) == (year, month.unwrap_or(0), day.unwrap_or(0));
+        if !exists {
+            return Err(ParseTimestampError);
+        }
+        Ok(Timestamp(days * MICROS_PER_DAY + micros_of_day(time)?))
+    }
+}
+
+/// Microseconds of one day.
+pub const MICROS_PER_DAY: i64 = 86_400_000_000;
+
+/// Reads `13:41:02.5` or `13:41` as microseconds since midnight.
+///
+/// # Errors
+/// The text is not of this form.
+pub fn micros_of_day(text: &str) -> Result<i64, ParseTimestampError> {
+    let (clock, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let mut parts = clock.split(':');
+    let hour = number(parts.next().ok_or(ParseTimestampError)?)?;
+    let minute = number(parts.next().ok_or(ParseTimestampError)?)?;
+    let second = parts.next().map_or(Ok(0), number)?;
+    if parts.next().is_some() || hour > 23 || minute > 59 || second > 59 || fraction.len() > 6 {
+        return Err(ParseTimestampError);
+    }
+    let micros = if fraction.is_empty() { 0 } else { number(&format!("{fraction:0<6}"))? };
+    Ok(((hour * 60 + minute) * 60 + second) * 1_000_000 + micros)
+}
+
+fn number(digits: &str) -> Result<i64, ParseTimestampError> {
+    let digits_only = !digits.is_empty() && digits.len() <= 6 && digits.bytes().all(|b| b.is_ascii_digit());
+    if digits_only { digits.parse().map_err(|_| ParseTimestampError) } else { Err(ParseTimestampError) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_what_it_prints_and_shorter_forms() {
+        for micros in [0, 951_827_696_000_001, -1, 4_102_444_799_000_000] {
+            assert_eq!(Timestamp(micros).to_string().parse(), Ok(Timestamp(micros)));
+        }
+        for (text, same) in [
+            ("2026-03-20T13:41:02Z", "2026-03-20T13:41:02.000000Z"),
+            ("2026-03-20 13:41", "2026-03-20T13:41:00.000000Z"),
+            ("2026-03-20", "2026-03-20T00:00:00.000000Z"),
+            ("2026-03-20T13:41:02.5", "2026-03-20T13:41:02.500000Z"),
+        ] {
+            assert_eq!(text.parse::<Timestamp>().unwrap().to_string(), same);
+        }
+        for bad in
+            ["", "2026-02-29", "2026-13-01", "2026-03-20T24:00:00Z", "20-03-2026", "2026-03-20T1:2:3:4"]
+        {
+            assert_eq!(bad.parse::<Timestamp>(), Err(ParseTimestampError), "{bad}");
+        }
+    }
 
     #[test]
     fn prints_rfc_3339() {

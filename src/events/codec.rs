@@ -9,9 +9,10 @@
 //! The checksum travels with the event through archive and export, whatever container it is in.
 //! Older versions are brought up to date by [`UPCASTERS`], one step each; a newer one is refused.
 
-use std::io::Cursor;
+use serde::Deserialize as _;
+use serde::de::IgnoredAny;
 
-use crate::events::Recorded;
+use crate::events::{Event, Recorded};
 
 /// Version written by this build.
 pub const RECORD_VERSION: u8 = 1;
@@ -71,18 +72,47 @@ pub fn decode(bytes: &[u8]) -> Result<Recorded, CodecError> {
     payload_of_this_version(&upcast(version, payload.to_vec(), &UPCASTERS)?)
 }
 
+/// Finds events of one kind without decoding all the others.
+#[derive(Clone, Debug)]
+pub struct KindSearch {
+    /// How the topic and the name of this kind stand in the payload: `{"c": {"x": …`.
+    needle: Vec<u8>,
+}
+
+impl KindSearch {
+    /// A search for the kind that this event is of.
+    ///
+    /// # Panics
+    /// Never: every event is a map of its topic to a map of its name.
+    #[must_use]
+    pub fn like(event: &Event) -> KindSearch {
+        let bytes = rmp_serde::to_vec_named(event).expect("an event always encodes into memory");
+        // Each of the two: a map of one, and a short text with its length in its first byte.
+        let topic = 2 + usize::from(bytes[1] & 0x1f);
+        let name = topic + 2 + usize::from(bytes[topic + 1] & 0x1f);
+        KindSearch { needle: bytes[..name].to_vec() }
+    }
+
+    /// `false`: the record is certainly of another kind. `true`: decode it to know.
+    #[must_use]
+    pub fn may_match(&self, record: &[u8]) -> bool {
+        record.first() != Some(&RECORD_VERSION) || memchr::memmem::find(record, &self.needle).is_some()
+    }
+}
+
 fn upcast(version: u8, payload: Vec<u8>, upcasters: &[Upcaster]) -> Result<Vec<u8>, CodecError> {
     upcasters[usize::from(version) - 1..].iter().try_fold(payload, |payload, upcaster| upcaster(payload))
 }
 
 fn payload_of_this_version(payload: &[u8]) -> Result<Recorded, CodecError> {
-    let mut cursor = Cursor::new(payload);
+    let mut decoder = rmp_serde::Deserializer::from_read_ref(&payload);
     let recorded =
-        rmp_serde::decode::from_read(&mut cursor).map_err(|error| CodecError::Payload(error.to_string()))?;
+        Recorded::deserialize(&mut decoder).map_err(|error| CodecError::Payload(error.to_string()))?;
     // The decoder stops at the end of the value; bytes after it mean that it read something else
-    // than was written.
-    if cursor.position() != payload.len() as u64 {
-        return Err(CodecError::Payload("bytes after the event".to_owned()));
+    // than was written. It does not say where it stands, but that there is no next marker.
+    match IgnoredAny::deserialize(&mut decoder) {
+        Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => {}
+        Ok(_) | Err(_) => return Err(CodecError::Payload("bytes after the event".to_owned())),
     }
     Ok(recorded)
 }
@@ -93,7 +123,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{Epoch, EventId, Generation, Lsn, Seq, Sid, Timestamp, Xid};
-    use crate::events::{Event, FlushEvent, StreamEvent};
+    use crate::events::{FlushEvent, StreamEvent};
 
     fn routed() -> Recorded {
         Recorded {
@@ -126,6 +156,16 @@ mod tests {
         let watermark = Event::Flush(FlushEvent::Watermark { upto: Seq(1_000_000), except: vec![] });
         let bytes = encode(&Recorded { event: watermark, ..routed() });
         assert!(bytes.len() <= 60, "{}", bytes.len());
+    }
+
+    #[test]
+    fn a_search_finds_its_kind_and_passes_over_others() {
+        let search = KindSearch::like(&routed().event);
+        assert!(search.may_match(&encode(&routed())));
+        let watermark = Event::Flush(FlushEvent::Watermark { upto: Seq(1), except: vec![] });
+        assert!(!search.may_match(&encode(&Recorded { event: watermark.clone(), ..routed() })));
+        assert!(KindSearch::like(&watermark).may_match(&encode(&Recorded { event: watermark, ..routed() })));
+        assert!(search.may_match(&[RECORD_VERSION + 1]), "what is not understood may be anything");
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod stream;
 
 use serde::{Deserialize, Serialize};
 
-pub use codec::{CodecError, RECORD_VERSION, decode, encode};
+pub use codec::{CodecError, KindSearch, RECORD_VERSION, decode, encode};
 pub use consumer::{ConsumerEvent, ExitCause};
 pub use flush::FlushEvent;
 pub use journal::{JournalEvent, ProjectionName};

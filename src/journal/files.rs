@@ -22,6 +22,12 @@ impl JournalPaths {
         JournalPaths { root: data_dir.join("journal") }
     }
 
+    /// The layout where `root` itself is the journal's directory.
+    #[must_use]
+    pub fn at(root: &Path) -> JournalPaths {
+        JournalPaths { root: root.to_owned() }
+    }
+
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root

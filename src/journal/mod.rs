@@ -67,6 +67,7 @@
 pub mod archive;
 mod checkpoint;
 mod error;
+pub mod export;
 mod files;
 mod mark;
 mod memory;
@@ -82,9 +83,10 @@ use crate::domain::EventId;
 
 pub use archive::{Archive, ArchiveReader, ArchiveSegment, Retention, SealSpan};
 pub use error::{FaultClass, Finding, JournalError, Position, Stage};
+pub use export::{ExportFile, ExportWriter};
 pub use files::JournalPaths;
 pub use memory::{FailPoint, MemoryJournal};
-pub use offline::{OfflineJournal, Reading};
+pub use offline::{IMPORTED_NAME, OfflineJournal, Reading};
 pub use reserve::{RESERVE_BYTES, Reserve, ReserveState};
 pub use sled_journal::{JournalReader, OpenReport, SledJournal, TornTail};
 pub use thread::{Durability, JournalHandle, JournalThread, Notice, Stopped};

@@ -20,6 +20,7 @@ use crate::domain::EventId;
 use super::archive::{self, ArchiveReader, ArchiveSegment};
 use super::checkpoint;
 use super::error::{Finding, JournalError, Position, Stage};
+use super::export::ExportFile;
 use super::files::JournalPaths;
 use super::mark;
 use super::sled_journal::{open_sled, read_floor};
@@ -27,6 +28,8 @@ use super::walk::{Entries, guarded};
 use super::{Checkpoint, Entry};
 
 const COPIES_MAX: u32 = 3;
+/// An imported export in a directory of its own.
+pub const IMPORTED_NAME: &str = "journal.sfx";
 
 /// One step of reading a history that may be damaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,22 +38,61 @@ pub enum Reading {
     Finding(Finding),
 }
 
-/// The archive and a private copy of the recent entries.
+/// The archive and a private copy of the recent entries; or an exported file.
 pub struct OfflineJournal {
     segments: Vec<ArchiveSegment>,
     store: Option<StoreCopy>,
+    export: Option<ExportFile>,
     findings: Vec<Finding>,
 }
 
 impl OfflineJournal {
-    /// Damage is not an error here: see [`OfflineJournal::findings`] and the findings among the readings.
+    /// Opens what `path` is: a data directory, its journal directory, an archive directory, one sealed
+    /// segment, or an exported file. Damage is not an error here: see [`OfflineJournal::findings`] and the
+    /// findings among the readings.
     ///
     /// # Errors
     /// There is no journal, its container format is newer, or the disk (of the directory or of the copy)
     /// refuses.
-    pub fn open(data_dir: &Path) -> Result<OfflineJournal, JournalError> {
-        let paths = JournalPaths::new(data_dir);
-        fs::metadata(paths.root()).map_err(JournalError::io(Stage::Open))?;
+    pub fn open(path: &Path) -> Result<OfflineJournal, JournalError> {
+        let found = fs::metadata(path).map_err(JournalError::io(Stage::Open))?;
+        if found.is_file() {
+            return OfflineJournal::of_file(path);
+        }
+        let imported = path.join(IMPORTED_NAME);
+        if imported.try_exists().map_err(JournalError::io(Stage::Open))? {
+            return OfflineJournal::of_file(&imported);
+        }
+        let paths = JournalPaths::new(path);
+        if paths.root().is_dir() {
+            return OfflineJournal::of_directory(&paths);
+        }
+        let paths = JournalPaths::at(path);
+        if paths.sled().is_dir() || paths.archive().is_dir() {
+            return OfflineJournal::of_directory(&paths);
+        }
+        let segments = archive::list(path).map_err(JournalError::io(Stage::Open))?;
+        if segments.is_empty() {
+            return Err(JournalError::io(Stage::Open)(io::Error::from(io::ErrorKind::NotFound)));
+        }
+        Ok(OfflineJournal { segments, store: None, export: None, findings: Vec::new() })
+    }
+
+    fn of_file(path: &Path) -> Result<OfflineJournal, JournalError> {
+        if let Some(segment) = archive::segment(path).map_err(JournalError::io(Stage::Open))? {
+            return Ok(OfflineJournal {
+                segments: vec![segment],
+                store: None,
+                export: None,
+                findings: Vec::new(),
+            });
+        }
+        let export = ExportFile::open(path)?;
+        let findings = export.findings().to_vec();
+        Ok(OfflineJournal { segments: Vec::new(), store: None, export: Some(export), findings })
+    }
+
+    fn of_directory(paths: &JournalPaths) -> Result<OfflineJournal, JournalError> {
         let mut findings = Vec::new();
         match paths.check_stamp() {
             Ok(true) => {}
@@ -62,14 +104,14 @@ impl OfflineJournal {
         let segments = archive::list(&paths.archive()).map_err(JournalError::io(Stage::Open))?;
         let archived = segments.iter().map(|segment| segment.last).max().unwrap_or(EventId(0));
         // Read before the copy is taken, so that no owner at work gets ahead of the copy.
-        let marked = mark::read(&paths).map_err(JournalError::io(Stage::Open))?;
+        let marked = mark::read(paths).map_err(JournalError::io(Stage::Open))?;
         let durable_upto = marked.unwrap_or(EventId(0)).max(archived);
         let store = StoreCopy::best_of(&paths.sled(), durable_upto, &mut findings)?;
         let last = store.as_ref().map_or(archived, |store| store.last);
         if last < durable_upto {
             findings.push(Finding::EndMissing { last, durable_upto });
         }
-        Ok(OfflineJournal { segments, store, findings })
+        Ok(OfflineJournal { segments, store, export: None, findings })
     }
 
     /// What was noticed while opening.
@@ -87,13 +129,34 @@ impl OfflineJournal {
     /// Intact checkpoints of the copied store, newest first, and what is wrong with others.
     #[must_use]
     pub fn checkpoints(&self) -> (Vec<Checkpoint>, Vec<Finding>) {
-        self.store.as_ref().map_or_else(Default::default, StoreCopy::checkpoints)
+        match &self.export {
+            Some(export) => (export.checkpoints().to_vec(), Vec::new()),
+            None => self.store.as_ref().map_or_else(Default::default, StoreCopy::checkpoints),
+        }
+    }
+
+    /// The newest event there is, as far as opening could tell.
+    #[must_use]
+    pub fn last(&self) -> EventId {
+        let sealed = self.segments.iter().map(|segment| segment.last).max();
+        let stored = self.store.as_ref().map(|store| store.last);
+        let exported = self.export.as_ref().map(ExportFile::last);
+        sealed.max(stored).max(exported).unwrap_or(EventId(0))
+    }
+
+    /// What an exported file says of itself.
+    #[must_use]
+    pub fn manifest(&self) -> Option<&str> {
+        self.export.as_ref().and_then(ExportFile::manifest)
     }
 
     /// Every entry from `from` on, once and in order, from the archive, then from the store; findings where
     /// something is missing or damaged. If `from` is older than everything kept, it starts with the oldest.
-    pub fn read(&self, from: EventId) -> impl Iterator<Item = Reading> + '_ {
-        Merge {
+    pub fn read(&self, from: EventId) -> Box<dyn Iterator<Item = Reading> + '_> {
+        if let Some(export) = &self.export {
+            return Box::new(export.read(from));
+        }
+        Box::new(Merge {
             from,
             expected: None,
             segments: self.segments.iter().filter(|segment| segment.last >= from).collect(),
@@ -103,7 +166,7 @@ impl OfflineJournal {
             ended_at: None,
             queue: VecDeque::new(),
             torn: false,
-        }
+        })
     }
 }
 

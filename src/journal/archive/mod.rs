@@ -199,16 +199,18 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<ArchiveSegment>> {
     };
     let mut segments = Vec::new();
     for file in found {
-        let path = file?.path();
-        if let Some((epoch, first, last)) = parse_file_name(&path) {
-            let newest_at =
-                ArchiveReader::open(&path).ok().and_then(|reader| Some(reader.header()?.newest_at));
-            let bytes = fs::metadata(&path)?.len();
-            segments.push(ArchiveSegment { path, epoch, first, last, bytes, newest_at });
-        }
+        segments.extend(segment(&file?.path())?);
     }
     segments.sort_by_key(|segment| (segment.first, segment.last, segment.epoch));
     Ok(segments)
+}
+
+/// The sealed segment that this file's name says it is, if it does.
+pub(super) fn segment(path: &Path) -> io::Result<Option<ArchiveSegment>> {
+    let Some((epoch, first, last)) = parse_file_name(path) else { return Ok(None) };
+    let newest_at = ArchiveReader::open(path).ok().and_then(|reader| Some(reader.header()?.newest_at));
+    let bytes = fs::metadata(path)?.len();
+    Ok(Some(ArchiveSegment { path: path.to_owned(), epoch, first, last, bytes, newest_at }))
 }
 
 fn parse_file_name(path: &Path) -> Option<(Epoch, EventId, EventId)> {

@@ -5,14 +5,16 @@
 //! asks of a state whether it may last: it runs where a decision is complete, at acknowledgements
 //! and at the end.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::domain::{EventId, Lsn, Seq, Sid, SidSet};
 use crate::events::{
-    AckCause, ConsumerEvent, DestructionTarget, Event, ExitCause, OwnershipEvent, Recorded, RemovalStep,
-    ShapeEvent, StreamEvent,
+    AckCause, ConsumerEvent, DestructionTarget, Event, ExitCause, OwnershipEvent, PreviousEnd, Recorded,
+    RemovalStep, ShapeEvent, StreamEvent,
 };
 use crate::projections::Projections;
+use crate::projections::forensics::subject;
 use crate::state::{Life, OwnerPhase, Shape, State, StreamPhase, Writer};
 
 /// The rules, by their names in the design: O ownership, S stream, L shape, R writer, N snapshot,
@@ -23,7 +25,7 @@ pub enum Invariant {
     J1,
     /// A projection equals the fold.
     J2,
-    /// Epochs strictly increase.
+    /// Epochs strictly increase, and do not overlap.
     O1,
     /// An event carries the epoch that is held.
     O2,
@@ -66,6 +68,8 @@ pub enum Invariant {
 pub struct Violation {
     pub invariant: Invariant,
     pub event: EventId,
+    /// The shape that it is about, where it is about one.
+    pub sid: Option<Sid>,
     pub detail: String,
 }
 
@@ -82,6 +86,12 @@ pub struct Checker {
     projections: Projections,
     violations: Vec<Violation>,
     started: bool,
+    /// The last exit of each shape that left something owed: what an orphan is told to begin with.
+    exits: BTreeMap<Sid, EventId>,
+    /// The exit that the event before told of; what follows from it comes right behind it.
+    after_exit: Option<Sid>,
+    /// Orphans that have been told of.
+    orphans: BTreeSet<Sid>,
 }
 
 /// More than anyone reads; a journal that is wrong everywhere must not fill the memory.
@@ -98,24 +108,30 @@ impl Checker {
     #[must_use]
     pub fn from_state(state: State) -> Checker {
         let projections = Projections::recompute(&state);
-        Checker { state, projections, violations: Vec::new(), started: true }
+        Checker { state, projections, started: true, ..Checker::default() }
     }
 
     /// Checks the next event and folds it in.
     pub fn observe(&mut self, recorded: &Recorded) {
         // A history may begin in the middle where its beginning has been retired.
         if self.started && recorded.id != self.state.last.next() {
-            self.violated(Invariant::J1, recorded.id, format!("follows event {}", self.state.last));
+            let detail = format!("follows event {}", self.state.last);
+            self.violated(Invariant::J1, recorded.id, None, detail);
         }
         self.started = true;
         if recorded.because.is_some_and(|because| because >= recorded.id) {
-            self.violated(Invariant::J1, recorded.id, "gives a later event as its reason".to_owned());
+            let detail = "gives a later event as its reason".to_owned();
+            self.violated(Invariant::J1, recorded.id, None, detail);
         }
         for (invariant, detail) in illegal(&self.state, recorded) {
-            self.violated(invariant, recorded.id, detail);
+            self.violated(invariant, recorded.id, subject(&recorded.event), detail);
         }
         self.state.apply(recorded);
         self.projections.apply(&self.state, recorded);
+        if let Some(sid) = self.after_exit.take() {
+            self.check_orphan(sid, recorded.id);
+        }
+        self.follow_exits(recorded);
         if matches!(recorded.event, Event::Stream(StreamEvent::AckSent { .. })) {
             self.check_orphans(recorded.id);
         }
@@ -127,7 +143,7 @@ impl Checker {
         let last = self.state.last;
         self.check_orphans(last);
         for projection in self.projections.drifted(&self.state) {
-            self.violated(Invariant::J2, last, format!("{projection:?} differs from the fold"));
+            self.violated(Invariant::J2, last, None, format!("{projection:?} differs from the fold"));
         }
         (self.state, self.violations)
     }
@@ -142,22 +158,46 @@ impl Checker {
         &self.violations
     }
 
-    fn check_orphans(&mut self, event: EventId) {
-        let orphans: Vec<Sid> = self
-            .projections
-            .flush_tracker
-            .blockers()
-            .filter(|(seq, sid)| is_orphan(&self.state, *seq, *sid))
-            .map(|(_, sid)| sid)
-            .collect();
-        for sid in orphans {
-            self.violated(Invariant::F2, event, format!("shape {sid} owes and nobody is there to pay"));
+    fn follow_exits(&mut self, recorded: &Recorded) {
+        match &recorded.event {
+            Event::Consumer(ConsumerEvent::Exited { sid, pending, .. }) if *pending > 0 => {
+                self.exits.insert(*sid, recorded.id);
+                self.after_exit = Some(*sid);
+            }
+            Event::Consumer(ConsumerEvent::Started { sid, .. }) | Event::Shape(ShapeEvent::Gone { sid }) => {
+                self.exits.remove(sid);
+                self.orphans.remove(sid);
+            }
+            Event::Consumer(_)
+            | Event::Shape(_)
+            | Event::Ownership(_)
+            | Event::Stream(_)
+            | Event::Flush(_)
+            | Event::Journal(_) => {}
         }
     }
 
-    fn violated(&mut self, invariant: Invariant, event: EventId, detail: String) {
+    fn check_orphans(&mut self, event: EventId) {
+        let owing: Vec<Sid> = self.projections.flush_tracker.blockers().map(|(_, sid)| sid).collect();
+        for sid in owing {
+            self.check_orphan(sid, event);
+        }
+    }
+
+    /// Tells of an orphan once, and by the exit that made it one.
+    fn check_orphan(&mut self, sid: Sid, event: EventId) {
+        let oldest = self.state.shape(sid).and_then(|shape| shape.pending.front().copied());
+        let Some(oldest) = oldest.filter(|oldest| is_orphan(&self.state, *oldest, sid)) else { return };
+        if self.orphans.insert(sid) {
+            let event = self.exits.get(&sid).copied().unwrap_or(event);
+            let detail = format!("shape {sid} owes transaction {oldest} and nobody is there to pay");
+            self.violated(Invariant::F2, event, Some(sid), detail);
+        }
+    }
+
+    fn violated(&mut self, invariant: Invariant, event: EventId, sid: Option<Sid>, detail: String) {
         if self.violations.len() < VIOLATIONS_MAX {
-            self.violations.push(Violation { invariant, event, detail });
+            self.violations.push(Violation { invariant, event, sid, detail });
         }
     }
 }
@@ -202,9 +242,14 @@ fn check_epoch(state: &State, recorded: &Recorded, findings: &mut Findings) {
 
 fn check_ownership(state: &State, event: &OwnershipEvent, findings: &mut Findings) {
     match event {
-        OwnershipEvent::Acquired { epoch, .. } => {
+        OwnershipEvent::Acquired { epoch, previous_end, .. } => {
             if *epoch <= state.owner.epoch {
                 findings.push((Invariant::O1, format!("epoch {epoch} after {}", state.owner.epoch)));
+            }
+            let at_work = matches!(state.owner.phase, OwnerPhase::Active | OwnerPhase::Draining);
+            if at_work && *previous_end == PreviousEnd::Released {
+                let detail = format!("epoch {epoch} begins while {} has not ended", state.owner.epoch);
+                findings.push((Invariant::O1, detail));
             }
         }
         OwnershipEvent::Released { .. } => {

@@ -1,0 +1,181 @@
+//! Owners over time, and the stories of what went wrong.
+
+use std::io::Write;
+use std::time::Duration;
+
+use crate::domain::EventId;
+use crate::projections::forensics::{
+    End, Holding, Incidents, Kind, Owners, Position, Story, commas, parse_span, span,
+};
+
+use super::shapes::chain;
+use super::source::Source;
+use super::{Failure, Where};
+
+#[derive(Debug, clap::Args)]
+pub struct Timeline {
+    #[command(flatten)]
+    journal: Where,
+}
+
+impl Timeline {
+    pub fn run(&self, out: &mut impl Write) -> Result<(), Failure> {
+        let source = self.journal.open()?;
+        let mut owners = Owners::default();
+        for recorded in source.events(EventId(1)) {
+            owners.observe(&recorded);
+        }
+        for tenure in &owners.tenures {
+            writeln!(
+                out,
+                "epoch {} from {} to {} ({}), events {} to {}",
+                tenure.epoch,
+                tenure.from,
+                tenure.until,
+                span(tenure.until.since(tenure.from)),
+                tenure.event,
+                tenure.last
+            )?;
+            if let Some(process) = &tenure.process {
+                writeln!(
+                    out,
+                    "  process {} on {}, boot {}, version {}, configuration {:016x}",
+                    process.pid, process.host, process.boot_id, process.version, process.config_hash
+                )?;
+            }
+            let (device, inode) = tenure.directory;
+            writeln!(
+                out,
+                "  directory device {device} inode {inode}, waited {} ms for it",
+                tenure.waited_ms
+            )?;
+            if let Some(since) = tenure.draining_since {
+                writeln!(out, "  draining since {since}")?;
+            }
+            let end = match tenure.end {
+                End::Open => "it has not ended".to_owned(),
+                End::Released => "released in order".to_owned(),
+                End::Lost(evidence) => format!("lost: {evidence:?}"),
+                End::Crashed => "crashed: the next owner found its lock dropped".to_owned(),
+                End::Overlapped => "OVERLAP: the next owner came while it had not ended".to_owned(),
+            };
+            writeln!(out, "  end: {end}")?;
+            if let Some(late) = tenure.late {
+                writeln!(
+                    out,
+                    "  OVERLAP: it wrote {} events beside epoch {}, from event {} on",
+                    late.count, late.beside, late.first
+                )?;
+            }
+        }
+        let verdict = if owners.overlap() { "two owners were at work at once" } else { "never two at once" };
+        writeln!(out, "{} owners, {verdict}", owners.tenures.len())?;
+        Ok(())
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Incident {
+    #[command(flatten)]
+    journal: Where,
+    /// Anomalies with less than this between them are one story.
+    #[arg(long, default_value = "5 min", value_parser = window)]
+    window: Duration,
+    /// Only from this place on.
+    #[arg(long, default_value = "1")]
+    from: Position,
+}
+
+fn window(text: &str) -> Result<Duration, String> {
+    parse_span(text).ok_or_else(|| "a span such as 60s or 5 min".to_owned())
+}
+
+impl Incident {
+    pub fn run(&self, out: &mut impl Write) -> Result<(), Failure> {
+        let source = self.journal.open()?;
+        let from = source.resolve(self.from);
+        let state = match from {
+            Position::Event(id) if id.0 <= 1 => source.beginning(),
+            from => source.start(from),
+        };
+        let next = state.last.next();
+        let mut incidents = Incidents::new(state);
+        for recorded in source.events(next) {
+            incidents.observe(&recorded);
+        }
+        let (stories, dropped, state, names) = incidents.finish(self.window);
+        for (number, story) in (1..).zip(&stories) {
+            tell(number, story, out)?;
+            writeln!(out, "first cause:")?;
+            chain(&source, &names, story.first.event, out)?;
+            if story.open {
+                still_open(&source, &state, out)?;
+            }
+            writeln!(out)?;
+        }
+        let more =
+            if dropped > 0 { format!("; {dropped} anomalies were only counted") } else { String::new() };
+        let plural = if stories.len() == 1 { "incident" } else { "incidents" };
+        writeln!(out, "{} {plural}{more}", stories.len())?;
+        Ok(())
+    }
+}
+
+fn tell(number: usize, story: &Story, out: &mut impl Write) -> Result<(), Failure> {
+    let lasted = span(story.until.since(story.from));
+    let open = if story.open { ", and it goes on" } else { "" };
+    writeln!(out, "INCIDENT {number}: {} to {} ({lasted}{open})", story.from, story.until)?;
+    let parts: Vec<String> =
+        story.kinds.iter().map(|(kind, count)| format!("{} {}", count, name(*kind))).collect();
+    writeln!(out, "  {}", parts.join(", "))?;
+    writeln!(
+        out,
+        "  {} shapes concerned, {} lost for their clients{}",
+        commas(story.shapes.len() as u64),
+        commas(story.invalidated as u64),
+        if story.gap_bytes > 0 {
+            format!(", WAL gap up to {} bytes", commas(story.gap_bytes))
+        } else {
+            String::new()
+        }
+    )?;
+    for anomaly in &story.examples {
+        writeln!(out, "  {:>8} {} {}", anomaly.event, anomaly.at, anomaly.text)?;
+    }
+    Ok(())
+}
+
+fn name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::OwnershipOverlap => "writes beside another owner",
+        Kind::OwnershipLost => "ownership lost",
+        Kind::OwnerCrashed => "owner died",
+        Kind::JournalTorn => "journal torn",
+        Kind::HistoryBroken => "history broken",
+        Kind::StorageFault => "storage faults",
+        Kind::StreamLost => "stream lost",
+        Kind::WriterDied => "writers died",
+        Kind::SnapshotFailed => "snapshots failed",
+        Kind::Orphaned => "shapes orphaned",
+        Kind::Violation => "invariants broken",
+        Kind::Stall => "stalls suspected",
+        Kind::Standstill => "standstill of the flushed position",
+        Kind::ViewsDiffer => "views that differ from the fold",
+        Kind::ShapeLost => "shapes lost",
+    }
+}
+
+fn still_open(source: &Source, state: &crate::state::State, out: &mut impl Write) -> Result<(), Failure> {
+    let holding = Holding::of(state, &source.exits(state));
+    for cohort in &holding.cohorts {
+        writeln!(
+            out,
+            "still: {} shapes owe transaction {} (commit {}) without a live writer, gap {} bytes",
+            commas(cohort.sids.len() as u64),
+            cohort.oldest,
+            cohort.lsn,
+            commas(holding.gap_bytes)
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,273 @@
+//! Where a history is read from, and the fold up to a place in it.
+
+use std::cell::Cell;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use crate::domain::{EventId, Handle, Sid, Timestamp};
+use crate::events::{self, Event, KindSearch, Recorded, ShapeEvent};
+use crate::journal::{OfflineJournal, Reading};
+use crate::projections::forensics::{LastExits, Names, Position, commas};
+use crate::state::State;
+
+use super::Failure;
+
+/// Work that takes longer than this says how far it is, and again after as long.
+const PROGRESS_AFTER: Duration = Duration::from_secs(1);
+/// A reading of at least so many events is worth a thread.
+const AHEAD_FROM: u64 = 50_000;
+const AHEAD_BATCH: usize = 512;
+const AHEAD_BATCHES_MAX: usize = 16;
+/// Events between two looks at the clock.
+const PROGRESS_EVERY: u64 = 16_384;
+
+/// An opened journal. Reads only.
+pub struct Source {
+    journal: Arc<OfflineJournal>,
+    reported: Cell<bool>,
+}
+
+/// One step of reading: an event; or what is wrong with bytes that are none, or which are not there.
+pub type Found = Result<Recorded, String>;
+
+impl Source {
+    pub fn open(path: &Path) -> Result<Source, Failure> {
+        Ok(Source { journal: Arc::new(OfflineJournal::open(path)?), reported: Cell::new(false) })
+    }
+
+    pub fn journal(&self) -> &OfflineJournal {
+        &self.journal
+    }
+
+    /// Everything from an event on, damage in its place.
+    pub fn readings(&self, from: EventId) -> impl Iterator<Item = Found> + '_ {
+        let mut progress = Progress::new(from, self.journal.last());
+        let long = self.journal.last().0.saturating_sub(from.0) >= AHEAD_FROM;
+        let found: Box<dyn Iterator<Item = Found>> = if long {
+            Box::new(self.read_ahead(from))
+        } else {
+            Box::new(self.journal.read(from).map(decode))
+        };
+        found.inspect(move |found| {
+            if let Ok(recorded) = found {
+                progress.passed(recorded.id);
+            }
+        })
+    }
+
+    /// Reads and decodes on a thread of its own, a few batches ahead; it ends with the iterator.
+    fn read_ahead(&self, from: EventId) -> impl Iterator<Item = Found> + use<> {
+        let (sender, receiver) = mpsc::sync_channel::<Vec<Found>>(AHEAD_BATCHES_MAX);
+        let journal = Arc::clone(&self.journal);
+        std::thread::spawn(move || {
+            let mut readings = journal.read(from).map(decode);
+            loop {
+                let batch: Vec<Found> = readings.by_ref().take(AHEAD_BATCH).collect();
+                if batch.is_empty() || sender.send(batch).is_err() {
+                    return;
+                }
+            }
+        });
+        receiver.into_iter().flatten()
+    }
+
+    /// The events; what is damaged is reported on stderr, once, and passed over.
+    pub fn events(&self, from: EventId) -> impl Iterator<Item = Recorded> + '_ {
+        let first_time = !self.reported.replace(true);
+        if first_time {
+            for finding in self.journal.findings() {
+                eprintln!("damage: {finding}");
+            }
+        }
+        self.readings(from).filter_map(move |found| match found {
+            Ok(recorded) => Some(recorded),
+            Err(damage) => {
+                if first_time {
+                    eprintln!("damage: {damage}");
+                }
+                None
+            }
+        })
+    }
+
+    /// Events of one kind, without decoding the others.
+    pub fn events_like(&self, from: EventId, kind: &Event) -> impl Iterator<Item = Recorded> + '_ {
+        let search = KindSearch::like(kind);
+        self.journal.read(from).filter_map(move |reading| match reading {
+            Reading::Entry(entry) if search.may_match(&entry.bytes) => events::decode(&entry.bytes).ok(),
+            Reading::Entry(_) | Reading::Finding(_) => None,
+        })
+    }
+
+    /// One event.
+    pub fn event(&self, id: EventId) -> Option<Recorded> {
+        self.events(id).next().filter(|recorded| recorded.id == id)
+    }
+
+    /// The newest event's time, without folding the whole.
+    fn newest_at(&self) -> Timestamp {
+        let near_end = EventId(self.journal.last().0.saturating_sub(8));
+        self.events(near_end).map(|recorded| recorded.at).max().unwrap_or_default()
+    }
+
+    /// A time of day made a moment.
+    pub fn resolve(&self, position: Position) -> Position {
+        match position {
+            Position::TimeOfDay(_) => position.resolve(self.newest_at()),
+            Position::End | Position::Event(_) | Position::Time(_) | Position::Lsn(_) => position,
+        }
+    }
+
+    /// The newest checkpoint from which the fold may be carried on to `position`, or nothing at all.
+    pub fn start(&self, position: Position) -> State {
+        let (checkpoints, _) = self.journal.checkpoints();
+        let states = checkpoints.iter().filter_map(|checkpoint| State::from_bytes(&checkpoint.state));
+        let mut usable = states.filter(|state| position.is_ahead_of(state));
+        usable.next().unwrap_or_default()
+    }
+
+    /// The oldest state that is needed to fold everything that is kept: the empty one, or where the
+    /// beginning is gone, the oldest checkpoint.
+    pub fn beginning(&self) -> State {
+        let first = self.events(EventId(1)).next().map_or(EventId(1), |recorded| recorded.id);
+        if first <= EventId(1) {
+            return State::default();
+        }
+        let (checkpoints, _) = self.journal.checkpoints();
+        let states = checkpoints.iter().rev().filter_map(|checkpoint| State::from_bytes(&checkpoint.state));
+        states.min_by_key(|state| state.last).unwrap_or_default()
+    }
+
+    /// The state at a place.
+    pub fn fold(&self, position: Position) -> State {
+        let position = self.resolve(position);
+        self.carry_on(self.start(position), position)
+    }
+
+    /// Carries a state on to a place.
+    pub fn carry_on(&self, mut state: State, position: Position) -> State {
+        for recorded in self.events(state.last.next()) {
+            if position.is_passed_by(&recorded) {
+                break;
+            }
+            state.apply(&recorded);
+        }
+        state
+    }
+
+    /// How the writers of the shapes that owe something ended, as of `state`.
+    pub fn exits(&self, state: &State) -> LastExits {
+        let mut exits = LastExits::default();
+        let wanted = state
+            .shapes
+            .values()
+            .filter(|shape| !shape.pending.is_empty() && shape.writer.incarnation().is_none())
+            .map(|shape| shape.created)
+            .min();
+        let Some(from) = wanted else { return exits };
+        for recorded in self.events_like(from, &sample_exit()) {
+            if recorded.id > state.last {
+                break;
+            }
+            exits.observe(&recorded);
+        }
+        exits
+    }
+
+    /// The shape that somebody calls by its number or its handle.
+    pub fn shape(&self, text: &str) -> Result<Sid, Failure> {
+        let unknown = || Failure::UnknownShape(text.to_owned());
+        if let Some(number) = text.trim_start_matches('#').parse().ok().filter(|_| !text.contains('-')) {
+            return Ok(Sid(number));
+        }
+        let handle: Handle = text.parse().map_err(|_| unknown())?;
+        if let Some(sid) = Names::of(&self.start(Position::End)).find(handle) {
+            return Ok(sid);
+        }
+        let created =
+            self.events_like(EventId(1), &sample_created(handle)).find_map(|recorded| match recorded.event {
+                Event::Shape(ShapeEvent::Created { sid, handle: own, .. }) if own == handle => Some(sid),
+                _ => None,
+            });
+        created.ok_or_else(unknown)
+    }
+}
+
+fn decode(reading: Reading) -> Found {
+    match reading {
+        Reading::Entry(entry) => match events::decode(&entry.bytes) {
+            Ok(recorded) => Ok(recorded),
+            Err(error) => Err(format!("event {}: {error}", entry.id)),
+        },
+        Reading::Finding(finding) => Err(finding.to_string()),
+    }
+}
+
+/// What an exit looks like: only its kind matters.
+fn sample_exit() -> Event {
+    Event::Consumer(events::ConsumerEvent::Exited {
+        sid: Sid(0),
+        incarnation: crate::domain::Incarnation(0),
+        cause: events::ExitCause::Ended,
+        pending_oldest: None,
+        pending: 0,
+    })
+}
+
+fn sample_created(handle: Handle) -> Event {
+    let (definition, oid) = (crate::domain::DefinitionHash(0), crate::domain::Oid(0));
+    Event::Shape(ShapeEvent::Created { sid: Sid(0), handle, definition, oid })
+}
+
+/// Says on stderr how far a long reading is.
+struct Progress {
+    from: EventId,
+    last: EventId,
+    events: u64,
+    started: Instant,
+    said: Instant,
+    terminal: bool,
+    shown: bool,
+}
+
+impl Progress {
+    fn new(from: EventId, last: EventId) -> Progress {
+        let now = Instant::now();
+        let terminal = io::stderr().is_terminal();
+        Progress { from, last, events: 0, started: now, said: now, terminal, shown: false }
+    }
+
+    fn passed(&mut self, id: EventId) {
+        self.events += 1;
+        if !self.events.is_multiple_of(PROGRESS_EVERY) || self.said.elapsed() < PROGRESS_AFTER {
+            return;
+        }
+        self.said = Instant::now();
+        self.shown = true;
+        let rate = self.events as f64 / self.started.elapsed().as_secs_f64();
+        let (done, all) = (id.0.saturating_sub(self.from.0), self.last.0.saturating_sub(self.from.0));
+        let percent = done.saturating_mul(100).checked_div(all).unwrap_or(0).min(100);
+        let line = format!(
+            "event {} of {} ({percent} %), {} events/s",
+            commas(id.0),
+            commas(self.last.0),
+            commas(rate as u64)
+        );
+        // Whoever reads stderr may be gone; that is no reason to stop.
+        let _ = if self.terminal {
+            write!(io::stderr(), "\r{line}\x1b[K")
+        } else {
+            writeln!(io::stderr(), "{line}")
+        };
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown && self.terminal {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}

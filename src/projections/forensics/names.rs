@@ -1,0 +1,55 @@
+//! What shapes are called, and of which table they are.
+
+use std::collections::BTreeMap;
+
+use crate::domain::{Handle, Oid, Sid};
+use crate::events::{Event, Recorded, ShapeEvent};
+use crate::state::State;
+
+/// Handles and tables of the shapes seen so far, those that are gone included.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Names {
+    shapes: BTreeMap<Sid, (Handle, Option<Oid>)>,
+}
+
+impl Names {
+    /// The shapes that a state knows: the living and the newest tombstones.
+    #[must_use]
+    pub fn of(state: &State) -> Names {
+        let mut names = Names::default();
+        for tombstone in state.tombstones.iter() {
+            names.shapes.insert(tombstone.sid, (tombstone.handle, None));
+        }
+        for (sid, shape) in &state.shapes {
+            names.shapes.insert(*sid, (shape.handle, Some(shape.oid)));
+        }
+        names
+    }
+
+    pub fn learn(&mut self, recorded: &Recorded) {
+        if let Event::Shape(ShapeEvent::Created { sid, handle, oid, .. }) = &recorded.event {
+            self.shapes.insert(*sid, (*handle, Some(*oid)));
+        }
+    }
+
+    #[must_use]
+    pub fn handle(&self, sid: Sid) -> Option<Handle> {
+        self.shapes.get(&sid).map(|(handle, _)| *handle)
+    }
+
+    #[must_use]
+    pub fn table(&self, sid: Sid) -> Option<Oid> {
+        self.shapes.get(&sid).and_then(|(_, oid)| *oid)
+    }
+
+    #[must_use]
+    pub fn find(&self, handle: Handle) -> Option<Sid> {
+        self.shapes.iter().find(|(_, (own, _))| *own == handle).map(|(sid, _)| *sid)
+    }
+
+    /// The handle or, where it is not known, the number.
+    #[must_use]
+    pub fn call(&self, sid: Sid) -> String {
+        self.handle(sid).map_or_else(|| format!("#{sid}"), |handle| handle.to_string())
+    }
+}
