@@ -149,7 +149,9 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Timestamp>().unwrap().to_string(), same);
         }
-        for bad in ["", "2026-02-29", "2026-13-01", "2026-03-20T24:00:00Z", "20-03-2026", "2026-03-20T1:2:3:4"] {
+        for bad in
+            ["", "2026-02-29", "2026-13-01", "2026-03-20T24:00:00Z", "20-03-2026", "2026-03-20T1:2:3:4"]
+        {
             assert_eq!(bad.parse::<Timestamp>(), Err(ParseTimestampError), "{bad}");
         }
     }

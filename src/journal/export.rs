@@ -122,7 +122,8 @@ impl ExportWriter {
         let mut left = parts.len() as u32;
         for part in parts {
             left -= 1;
-            self.block(Kind::Checkpoint, checkpoint.upto.0, left, part).map_err(JournalError::io(Stage::Copy))?;
+            self.block(Kind::Checkpoint, checkpoint.upto.0, left, part)
+                .map_err(JournalError::io(Stage::Copy))?;
         }
         Ok(())
     }
@@ -227,8 +228,15 @@ impl ExportFile {
             return Err(JournalError::NewerFormat { what: "the exported journal", found, supported });
         }
         let findings = Vec::new();
-        let mut export =
-            ExportFile { file, name, bytes, manifest: None, checkpoints: Vec::new(), last: EventId(0), findings };
+        let mut export = ExportFile {
+            file,
+            name,
+            bytes,
+            manifest: None,
+            checkpoints: Vec::new(),
+            last: EventId(0),
+            findings,
+        };
         export.survey();
         Ok(export)
     }
@@ -300,7 +308,8 @@ impl ExportFile {
         if header[..4] != *MARKER {
             return Err("no block where one must be");
         }
-        let u32_at = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let u32_at =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let kind = Kind::of(header[4]).ok_or("a block of an unknown kind")?;
         let mut first = [0; 8];
         first.copy_from_slice(&header[5..13]);
@@ -315,9 +324,7 @@ impl ExportFile {
             return Ok(Block { kind, first, count, payload: Vec::new(), end });
         }
         let mut bytes = vec![0; stored];
-        self.file
-            .read_exact_at(&mut bytes, offset + BLOCK_HEADER_BYTES as u64)
-            .map_err(|_| "cut short")?;
+        self.file.read_exact_at(&mut bytes, offset + BLOCK_HEADER_BYTES as u64).map_err(|_| "cut short")?;
         if crc32c::crc32c_append(crc32c::crc32c(&header[4..25]), &bytes) != u32_at(25) {
             return Err("the checksum of a block does not match");
         }

@@ -7,8 +7,8 @@ use crate::domain::{Epoch, EventId, Oid};
 use crate::events::{self, Recorded};
 use crate::journal::Reading;
 use crate::projections::forensics::{
-    Choice, Fields, Filter, Names, Position, Stats as Totals, causes, commas, fields, sentence, span, subject,
-    touched,
+    Choice, Fields, Filter, Names, Position, Stats as Totals, causes, commas, fields, sentence, span,
+    subject, touched,
 };
 use crate::state::State;
 
@@ -218,7 +218,8 @@ fn step_text(
 ) -> String {
     let because = recorded.because.map(|id| format!(", because of event {id}")).unwrap_or_default();
     let what = sentence(&recorded.event, names);
-    let mut text = format!("event {} at {} {}{because}\n  {what}\n", recorded.id, recorded.at, recorded.event.name());
+    let mut text =
+        format!("event {} at {} {}{because}\n  {what}\n", recorded.id, recorded.at, recorded.event.name());
     for change in changes {
         let side = |side: &Option<String>| side.clone().unwrap_or_else(|| "-".to_owned());
         text += &format!("    {:<28} {} -> {}\n", change.field, side(&change.before), side(&change.after));

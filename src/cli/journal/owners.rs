@@ -44,7 +44,11 @@ impl Timeline {
                 )?;
             }
             let (device, inode) = tenure.directory;
-            writeln!(out, "  directory device {device} inode {inode}, waited {} ms for it", tenure.waited_ms)?;
+            writeln!(
+                out,
+                "  directory device {device} inode {inode}, waited {} ms for it",
+                tenure.waited_ms
+            )?;
             if let Some(since) = tenure.draining_since {
                 writeln!(out, "  draining since {since}")?;
             }
@@ -109,7 +113,8 @@ impl Incident {
             }
             writeln!(out)?;
         }
-        let more = if dropped > 0 { format!("; {dropped} anomalies were only counted") } else { String::new() };
+        let more =
+            if dropped > 0 { format!("; {dropped} anomalies were only counted") } else { String::new() };
         let plural = if stories.len() == 1 { "incident" } else { "incidents" };
         writeln!(out, "{} {plural}{more}", stories.len())?;
         Ok(())
@@ -120,14 +125,19 @@ fn tell(number: usize, story: &Story, out: &mut impl Write) -> Result<(), Failur
     let lasted = span(story.until.since(story.from));
     let open = if story.open { ", and it goes on" } else { "" };
     writeln!(out, "INCIDENT {number}: {} to {} ({lasted}{open})", story.from, story.until)?;
-    let parts: Vec<String> = story.kinds.iter().map(|(kind, count)| format!("{} {}", count, name(*kind))).collect();
+    let parts: Vec<String> =
+        story.kinds.iter().map(|(kind, count)| format!("{} {}", count, name(*kind))).collect();
     writeln!(out, "  {}", parts.join(", "))?;
     writeln!(
         out,
         "  {} shapes concerned, {} lost for their clients{}",
         commas(story.shapes.len() as u64),
         commas(story.invalidated as u64),
-        if story.gap_bytes > 0 { format!(", WAL gap up to {} bytes", commas(story.gap_bytes)) } else { String::new() }
+        if story.gap_bytes > 0 {
+            format!(", WAL gap up to {} bytes", commas(story.gap_bytes))
+        } else {
+            String::new()
+        }
     )?;
     for anomaly in &story.examples {
         writeln!(out, "  {:>8} {} {}", anomaly.event, anomaly.at, anomaly.text)?;

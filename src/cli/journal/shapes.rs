@@ -254,7 +254,8 @@ impl Consumers {
         let state = source.fold(self.at);
         let exits = source.exits(&state);
         writeln!(out, "after event {} at {}", state.last, state.at)?;
-        let count = |wanted: fn(Writer) -> bool| state.shapes.values().filter(|shape| wanted(shape.writer)).count();
+        let count =
+            |wanted: fn(Writer) -> bool| state.shapes.values().filter(|shape| wanted(shape.writer)).count();
         writeln!(
             out,
             "{} writers live, {} ending, {} shapes without one",
@@ -271,7 +272,10 @@ impl Consumers {
             }
             shown += 1;
             let exit = exits.get(*sid).map_or_else(String::new, |exit| {
-                format!(", writer {} ended {:?} at {} (event {})", exit.incarnation, exit.cause, exit.at, exit.event)
+                format!(
+                    ", writer {} ended {:?} at {} (event {})",
+                    exit.incarnation, exit.cause, exit.at, exit.event
+                )
             });
             let owes = match shape.pending.front() {
                 None => "owes nothing".to_owned(),

@@ -45,8 +45,11 @@ impl Source {
     pub fn readings(&self, from: EventId) -> impl Iterator<Item = Found> + '_ {
         let mut progress = Progress::new(from, self.journal.last());
         let long = self.journal.last().0.saturating_sub(from.0) >= AHEAD_FROM;
-        let found: Box<dyn Iterator<Item = Found>> =
-            if long { Box::new(self.read_ahead(from)) } else { Box::new(self.journal.read(from).map(decode)) };
+        let found: Box<dyn Iterator<Item = Found>> = if long {
+            Box::new(self.read_ahead(from))
+        } else {
+            Box::new(self.journal.read(from).map(decode))
+        };
         found.inspect(move |found| {
             if let Ok(recorded) = found {
                 progress.passed(recorded.id);
@@ -183,12 +186,11 @@ impl Source {
         if let Some(sid) = Names::of(&self.start(Position::End)).find(handle) {
             return Ok(sid);
         }
-        let created = self.events_like(EventId(1), &sample_created(handle)).find_map(|recorded| {
-            match recorded.event {
+        let created =
+            self.events_like(EventId(1), &sample_created(handle)).find_map(|recorded| match recorded.event {
                 Event::Shape(ShapeEvent::Created { sid, handle: own, .. }) if own == handle => Some(sid),
                 _ => None,
-            }
-        });
+            });
         created.ok_or_else(unknown)
     }
 }

@@ -41,7 +41,11 @@ impl StateAt {
         writeln!(
             out,
             "stream   {:?}, connection {}, received {received}, routed {}, flushed by all {boundary}, acknowledged {}, gap {} bytes",
-            stream.phase, stream.generation, stream.routed, stream.acked, commas(bytes)
+            stream.phase,
+            stream.generation,
+            stream.routed,
+            stream.acked,
+            commas(bytes)
         )?;
         let owing = state.shapes.values().filter(|shape| !shape.pending.is_empty()).count();
         writeln!(
@@ -54,7 +58,8 @@ impl StateAt {
             return Ok(());
         }
         for (sid, shape) in &state.shapes {
-            let invalidated = shape.invalidated.map(|i| format!(", ended: {:?}", i.cause)).unwrap_or_default();
+            let invalidated =
+                shape.invalidated.map(|i| format!(", ended: {:?}", i.cause)).unwrap_or_default();
             writeln!(
                 out,
                 "shape    {sid} {} table {} {:?}, writer {:?}, pending {}, flushed {}{invalidated}",

@@ -9,8 +9,8 @@ use crate::domain::EventId;
 use crate::engine::Policy;
 use crate::events::Event;
 use crate::projections::forensics::{
-    Alternative, Checker, Invariant, Names, Observed, Violation, WhatIf as Other, commas, concerns, parse_span,
-    sentence, subject,
+    Alternative, Checker, Invariant, Names, Observed, Violation, WhatIf as Other, commas, concerns,
+    parse_span, sentence, subject,
 };
 use crate::state::State;
 
@@ -153,7 +153,13 @@ fn context(source: &Source, violation: &Violation, out: &mut impl Write) -> Resu
     for recorded in before {
         let mark = if recorded.id == violation.event { ">" } else { " " };
         let epoch = recorded.epoch;
-        writeln!(out, "{mark} {:>8} {} epoch {epoch} {}", recorded.id, recorded.at, sentence(&recorded.event, &names))?;
+        writeln!(
+            out,
+            "{mark} {:>8} {} epoch {epoch} {}",
+            recorded.id,
+            recorded.at,
+            sentence(&recorded.event, &names)
+        )?;
     }
     Ok(())
 }
@@ -215,7 +221,12 @@ impl WhatIf {
         if count > LISTED_MAX {
             writeln!(out, "and {} more", commas((count - LISTED_MAX) as u64))?;
         }
-        writeln!(out, "{} decisions would have been others, {} the same", commas(count as u64), commas(other.same))?;
+        writeln!(
+            out,
+            "{} decisions would have been others, {} the same",
+            commas(count as u64),
+            commas(other.same)
+        )?;
         writeln!(
             out,
             "not known: what would have come of them. The journal holds what happened, not what would have."

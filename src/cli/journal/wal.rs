@@ -86,7 +86,8 @@ impl HoldingAt {
                 span(state.at.since(exit.at))
             )?;
         }
-        let named: Vec<String> = cohort.flushed_nothing.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+        let named: Vec<String> =
+            cohort.flushed_nothing.iter().take(NAMED_MAX).map(ToString::to_string).collect();
         let more = if cohort.flushed_nothing.len() > NAMED_MAX { ", ..." } else { "" };
         let list = if named.is_empty() { String::new() } else { format!(": {}{more}", named.join(", ")) };
         writeln!(out, "  flushed nothing ever: {} of them{list}", cohort.flushed_nothing.len())?;
@@ -144,7 +145,10 @@ fn table(state: &State, holders: &[Holder], out: &mut impl Write) -> Result<(), 
         return Ok(());
     }
     writeln!(out)?;
-    writeln!(out, "shape                             table  oldest  owed  no progress for  who pays, last exit")?;
+    writeln!(
+        out,
+        "shape                             table  oldest  owed  no progress for  who pays, last exit"
+    )?;
     for holder in holders {
         let exit = holder.last_exit.map_or_else(String::new, |exit| {
             format!("; writer {} {:?} at event {}", exit.incarnation, exit.cause, exit.event)
@@ -307,7 +311,13 @@ fn group(name: &str, change: &GroupChange, out: &mut impl Write) -> Result<(), F
     writeln!(
         out,
         "{name}: {} -> {} ({} stayed, {} removed, {} moved on, {} joined, {} created)",
-        change.before, change.after, change.stayed, change.removed, change.moved, change.joined, change.created
+        change.before,
+        change.after,
+        change.stayed,
+        change.removed,
+        change.moved,
+        change.joined,
+        change.created
     )?;
     Ok(())
 }
@@ -352,7 +362,13 @@ impl Acks {
                         (None, _) => format!("nothing owed ({:?})", ack.cause),
                     };
                     let verdict = if ack.safe { "safe" } else { "UNSAFE: passed what is owed" };
-                    writeln!(out, "{:>8} {} {:>14} {verdict}; {held}", ack.event, ack.at, ack.lsn.to_string())?;
+                    writeln!(
+                        out,
+                        "{:>8} {} {:>14} {verdict}; {held}",
+                        ack.event,
+                        ack.at,
+                        ack.lsn.to_string()
+                    )?;
                 }
             }
             state.apply(&recorded);

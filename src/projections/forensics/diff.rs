@@ -85,8 +85,16 @@ impl Diff {
             stuck,
             owing: group(&old, &new, |standing| standing == Standing::Owing),
             settled: group(&old, &new, |standing| standing == Standing::Settled),
-            removed: old.keys().filter(|sid| !new.contains_key(sid)).filter_map(|sid| handle(before, sid)).collect(),
-            created: new.keys().filter(|sid| !old.contains_key(sid)).filter_map(|sid| handle(after, sid)).collect(),
+            removed: old
+                .keys()
+                .filter(|sid| !new.contains_key(sid))
+                .filter_map(|sid| handle(before, sid))
+                .collect(),
+            created: new
+                .keys()
+                .filter(|sid| !old.contains_key(sid))
+                .filter_map(|sid| handle(after, sid))
+                .collect(),
             before: moment(before, &old),
             after: moment(after, &new),
         }

@@ -132,7 +132,9 @@ fn concerns_table(event: &Event, wanted: Oid, names: &Names) -> bool {
     match event {
         Event::Shape(ShapeEvent::Created { oid, .. } | ShapeEvent::PublicationReady { oid, .. })
         | Event::Stream(StreamEvent::RelationChanged { oid, .. }) => *oid == wanted,
-        Event::Stream(StreamEvent::TxnRouted { set, .. } | StreamEvent::TxnRedelivered { set, .. }) => any(set),
+        Event::Stream(StreamEvent::TxnRouted { set, .. } | StreamEvent::TxnRedelivered { set, .. }) => {
+            any(set)
+        }
         Event::Flush(FlushEvent::Flushed { shapes } | FlushEvent::Watermark { except: shapes, .. }) => {
             shapes.iter().any(|(sid, _)| of_table(*sid))
         }
@@ -174,13 +176,57 @@ pub fn cause_of(event: &Event) -> Option<String> {
 #[must_use]
 pub fn causes() -> &'static [&'static str] {
     &[
-        "Signal", "Operator", "Fatal", "InodeChanged", "EpochHigher", "DirectoryVanished",
-        "ShapeInvalidated", "Corrupt", "Vanished", "Transient", "NoSpace", "Denied", "None", "Released",
-        "Crashed", "NewSlot", "NewPublication", "Timeline", "SystemId", "SlotLost", "Connection", "Server",
-        "Protocol", "Spill", "Drain", "Commit", "Keepalive", "Deleted", "SchemaChanged", "Truncated",
-        "SnapshotFailed", "SnapshotInterrupted", "WriterFailed", "Stalled", "HistoryBroken", "DataMissed",
-        "Backlog", "OldRowMissing", "JournalLost", "StorageDamaged", "Permission", "Publication", "Timeout",
-        "Query", "Storage", "NotYetVisible", "Suspended", "Drained", "Removed", "Panicked", "StorageFault",
+        "Signal",
+        "Operator",
+        "Fatal",
+        "InodeChanged",
+        "EpochHigher",
+        "DirectoryVanished",
+        "ShapeInvalidated",
+        "Corrupt",
+        "Vanished",
+        "Transient",
+        "NoSpace",
+        "Denied",
+        "None",
+        "Released",
+        "Crashed",
+        "NewSlot",
+        "NewPublication",
+        "Timeline",
+        "SystemId",
+        "SlotLost",
+        "Connection",
+        "Server",
+        "Protocol",
+        "Spill",
+        "Drain",
+        "Commit",
+        "Keepalive",
+        "Deleted",
+        "SchemaChanged",
+        "Truncated",
+        "SnapshotFailed",
+        "SnapshotInterrupted",
+        "WriterFailed",
+        "Stalled",
+        "HistoryBroken",
+        "DataMissed",
+        "Backlog",
+        "OldRowMissing",
+        "JournalLost",
+        "StorageDamaged",
+        "Permission",
+        "Publication",
+        "Timeout",
+        "Query",
+        "Storage",
+        "NotYetVisible",
+        "Suspended",
+        "Drained",
+        "Removed",
+        "Panicked",
+        "StorageFault",
         "Ended",
     ]
 }

@@ -24,7 +24,9 @@ pub struct LastExit {
 
 impl LastExits {
     pub fn observe(&mut self, recorded: &Recorded) {
-        if let Event::Consumer(ConsumerEvent::Exited { sid, incarnation, cause, pending, .. }) = &recorded.event {
+        if let Event::Consumer(ConsumerEvent::Exited { sid, incarnation, cause, pending, .. }) =
+            &recorded.event
+        {
             let exit = LastExit {
                 event: recorded.id,
                 at: recorded.at,

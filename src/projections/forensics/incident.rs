@@ -8,7 +8,7 @@ use crate::events::{
     ConsumerEvent, Event, ExitCause, InvalidationCause, JournalEvent, OwnershipEvent, PreviousEnd, Recorded,
     ShapeEvent, StopCause, StreamEvent,
 };
-use crate::projections::forensics::{Checker, Invariant, Names, gap, sentence, subject, Violation};
+use crate::projections::forensics::{Checker, Invariant, Names, Violation, gap, sentence, subject};
 use crate::state::{OwnerPhase, State};
 
 /// The boundary stands still while the stream moves on, for longer than this: a stall.
@@ -116,8 +116,9 @@ impl Incidents {
         self.names.learn(recorded);
         let active = self.checker.state().owner.phase == OwnerPhase::Active;
         let overlap = recorded.epoch < self.checker.state().owner.epoch;
-        if let Event::Ownership(OwnershipEvent::Acquired { epoch, previous_end: PreviousEnd::Released, .. }) =
-            &recorded.event
+        if let Event::Ownership(OwnershipEvent::Acquired {
+            epoch, previous_end: PreviousEnd::Released, ..
+        }) = &recorded.event
             && active
         {
             let holder = self.checker.state().owner.epoch;
@@ -126,7 +127,8 @@ impl Incidents {
         } else if overlap {
             let holder = self.checker.state().owner.epoch;
             let what = sentence(&recorded.event, &self.names);
-            let text = format!("epoch {} still wrote after epoch {holder} had taken over: {what}", recorded.epoch);
+            let text =
+                format!("epoch {} still wrote after epoch {holder} had taken over: {what}", recorded.epoch);
             let kind = unusual(&recorded.event, active).unwrap_or(Kind::OwnershipOverlap);
             self.note(kind, recorded, text);
         } else if let Some(kind) = unusual(&recorded.event, active) {
@@ -312,7 +314,9 @@ fn unusual(event: &Event, active: bool) -> Option<Kind> {
         Event::Consumer(ConsumerEvent::StallSuspected { .. }) => Some(Kind::Stall),
         Event::Shape(ShapeEvent::SnapshotFailed { .. }) => Some(Kind::SnapshotFailed),
         Event::Shape(ShapeEvent::Invalidated { cause, .. }) => match cause {
-            InvalidationCause::Deleted | InvalidationCause::SchemaChanged | InvalidationCause::Truncated => None,
+            InvalidationCause::Deleted | InvalidationCause::SchemaChanged | InvalidationCause::Truncated => {
+                None
+            }
             InvalidationCause::SnapshotFailed
             | InvalidationCause::SnapshotInterrupted
             | InvalidationCause::WriterFailed { .. }

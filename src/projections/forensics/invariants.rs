@@ -10,8 +10,8 @@ use std::fmt;
 
 use crate::domain::{EventId, Lsn, Seq, Sid, SidSet};
 use crate::events::{
-    AckCause, ConsumerEvent, DestructionTarget, Event, ExitCause, OwnershipEvent, PreviousEnd, Recorded, RemovalStep,
-    ShapeEvent, StreamEvent,
+    AckCause, ConsumerEvent, DestructionTarget, Event, ExitCause, OwnershipEvent, PreviousEnd, Recorded,
+    RemovalStep, ShapeEvent, StreamEvent,
 };
 use crate::projections::Projections;
 use crate::projections::forensics::subject;

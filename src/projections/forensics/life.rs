@@ -61,7 +61,8 @@ impl LifeStory {
         let run = self.run.take()?;
         let mut parts = Vec::new();
         if let Some((first, last)) = run.seqs {
-            let numbers = if first == last { format!("number {first}") } else { format!("{first} to {last}") };
+            let numbers =
+                if first == last { format!("number {first}") } else { format!("{first} to {last}") };
             let plural = if run.routed == 1 { "transaction" } else { "transactions" };
             parts.push(format!(
                 "was sent {} {plural} ({numbers}, {} bytes)",
@@ -127,6 +128,8 @@ fn is_flow(event: &Event) -> bool {
     match event {
         Event::Stream(StreamEvent::TxnRouted { .. })
         | Event::Flush(FlushEvent::Watermark { .. } | FlushEvent::Flushed { .. }) => true,
-        Event::Stream(_) | Event::Consumer(_) | Event::Ownership(_) | Event::Shape(_) | Event::Journal(_) => false,
+        Event::Stream(_) | Event::Consumer(_) | Event::Ownership(_) | Event::Shape(_) | Event::Journal(_) => {
+            false
+        }
     }
 }

@@ -55,11 +55,8 @@ pub fn ranges(sids: impl IntoIterator<Item = Sid>) -> String {
             sids.next();
         }
         let separator = if text.is_empty() { "" } else { ", " };
-        text += &if first == last {
-            format!("{separator}{first}")
-        } else {
-            format!("{separator}{first}-{last}")
-        };
+        text +=
+            &if first == last { format!("{separator}{first}") } else { format!("{separator}{first}-{last}") };
     }
     text
 }
@@ -116,7 +113,9 @@ mod tests {
         }
         assert_eq!(signed(-1234), "-1,234");
         assert_eq!(ranges([1, 2, 3, 7, 9, 10].map(Sid)), "1-3, 7, 9-10");
-        for (millis, text) in [(40, "40 ms"), (1250, "1.25 s"), (3_130_000, "52 min 10 s"), (273_600_000, "3 d 4 h")] {
+        for (millis, text) in
+            [(40, "40 ms"), (1250, "1.25 s"), (3_130_000, "52 min 10 s"), (273_600_000, "3 d 4 h")]
+        {
             assert_eq!(span(Duration::from_millis(millis)), text);
         }
     }

@@ -68,8 +68,12 @@ impl Owners {
             late.count += 1;
         }
         match &recorded.event {
-            Event::Ownership(OwnershipEvent::ProcessStarted(process)) => tenure.process = Some(process.clone()),
-            Event::Ownership(OwnershipEvent::DrainStarted { .. }) => tenure.draining_since = Some(recorded.at),
+            Event::Ownership(OwnershipEvent::ProcessStarted(process)) => {
+                tenure.process = Some(process.clone())
+            }
+            Event::Ownership(OwnershipEvent::DrainStarted { .. }) => {
+                tenure.draining_since = Some(recorded.at)
+            }
             Event::Ownership(OwnershipEvent::Released { .. }) => tenure.end = End::Released,
             Event::Ownership(OwnershipEvent::Lost { evidence, .. }) => tenure.end = End::Lost(*evidence),
             Event::Ownership(_)
@@ -93,7 +97,8 @@ impl Owners {
     }
 
     fn begin(&mut self, recorded: &Recorded) {
-        let Event::Ownership(OwnershipEvent::Acquired { epoch, device, inode, waited_ms, .. }) = &recorded.event
+        let Event::Ownership(OwnershipEvent::Acquired { epoch, device, inode, waited_ms, .. }) =
+            &recorded.event
         else {
             return;
         };

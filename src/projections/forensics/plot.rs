@@ -75,7 +75,9 @@ impl Series {
         point.epoch = state.owner.epoch;
         match &recorded.event {
             Event::Shape(ShapeEvent::Invalidated { .. }) => point.invalidated += 1,
-            Event::Ownership(OwnershipEvent::Acquired { epoch, .. }) => self.owners.push((recorded.at, *epoch)),
+            Event::Ownership(OwnershipEvent::Acquired { epoch, .. }) => {
+                self.owners.push((recorded.at, *epoch))
+            }
             Event::Shape(_)
             | Event::Ownership(_)
             | Event::Stream(_)
@@ -120,12 +122,15 @@ impl Series {
             let top = columns.iter().copied().max().unwrap_or(0);
             let bar = |value: &u64| match u128::from(*value) * 8 {
                 0 => BLOCKS[0],
-                scaled => BLOCKS[usize::try_from(scaled.div_ceil(u128::from(top.max(1)))).unwrap_or(8).min(8)],
+                scaled => {
+                    BLOCKS[usize::try_from(scaled.div_ceil(u128::from(top.max(1)))).unwrap_or(8).min(8)]
+                }
             };
             let line: String = columns.iter().map(bar).collect();
             let _ = writeln!(text, "{name:<16}|{line:<COLUMNS$}| highest {}", commas(top));
         }
-        let owners: Vec<String> = self.owners.iter().map(|(at, epoch)| format!("epoch {epoch} from {at}")).collect();
+        let owners: Vec<String> =
+            self.owners.iter().map(|(at, epoch)| format!("epoch {epoch} from {at}")).collect();
         if !owners.is_empty() {
             let _ = writeln!(text, "owners          {}", owners.join(", "));
         }
@@ -143,7 +148,8 @@ impl Series {
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {full} {height}\" font-family=\"sans-serif\" font-size=\"13\">"
         );
         let _ = writeln!(svg, "<rect width=\"{full}\" height=\"{height}\" fill=\"#ffffff\"/>");
-        let title = self.from.map_or_else(|| "no events".to_owned(), |from| format!("{from} to {}", self.last));
+        let title =
+            self.from.map_or_else(|| "no events".to_owned(), |from| format!("{from} to {}", self.last));
         let _ = writeln!(svg, "<text x=\"{LEFT}\" y=\"20\" fill=\"#222222\">{title}</text>");
         for (lane, (name, values)) in (0..).zip(self.lanes()) {
             let top = 40 + lane * LANE;
@@ -158,7 +164,8 @@ impl Series {
         let span = i64::try_from(self.points.len()).unwrap_or(1).max(1) * self.step_micros;
         for (index, (at, epoch)) in self.owners.iter().enumerate() {
             let passed = at.0.saturating_sub(self.from.unwrap_or(*at).0).clamp(0, span);
-            let x = LEFT + i64::try_from(i128::from(passed) * i128::from(WIDTH) / i128::from(span)).unwrap_or(0);
+            let x =
+                LEFT + i64::try_from(i128::from(passed) * i128::from(WIDTH) / i128::from(span)).unwrap_or(0);
             let shade = if index % 2 == 0 { "#cfe3f7" } else { "#f7e3cf" };
             let _ = writeln!(
                 svg,

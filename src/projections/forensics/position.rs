@@ -149,9 +149,11 @@ mod tests {
     #[test]
     fn a_time_of_day_is_the_newest_one() {
         let newest: Timestamp = "2026-03-20T13:41:02Z".parse().unwrap();
-        for (text, moment) in
-            [("13:41:02", "2026-03-20T13:41:02Z"), ("13:41:03", "2026-03-19T13:41:03Z"), ("00:00", "2026-03-20")]
-        {
+        for (text, moment) in [
+            ("13:41:02", "2026-03-20T13:41:02Z"),
+            ("13:41:03", "2026-03-19T13:41:03Z"),
+            ("00:00", "2026-03-20"),
+        ] {
             let position: Position = text.parse().unwrap();
             assert_eq!(position.resolve(newest), Position::Time(moment.parse().unwrap()), "{text}");
         }

@@ -24,7 +24,9 @@ use crate::state::{Life, State};
 
 /// The text is not of the grammar.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot read the predicate at {0:?}: say for example `gap > 1.5 GB`, `pending(HANDLE)`, `not writer(HANDLE)`, `acked stalled for 60s`, `shapes > 500`")]
+#[error(
+    "cannot read the predicate at {0:?}: say for example `gap > 1.5 GB`, `pending(HANDLE)`, `not writer(HANDLE)`, `acked stalled for 60s`, `shapes > 500`"
+)]
 pub struct PredicateError(String);
 
 /// A parsed predicate.
@@ -276,7 +278,9 @@ mod tests {
         ] {
             assert!(good.parse::<Predicate>().is_ok(), "{good}");
         }
-        for bad in ["", "gap", "gap > ", "gap ~ 5", "pending()", "size > 5", "acked stalled for 60", "gap > 1 and"] {
+        for bad in
+            ["", "gap", "gap > ", "gap ~ 5", "pending()", "size > 5", "acked stalled for 60", "gap > 1 and"]
+        {
             assert!(bad.parse::<Predicate>().is_err(), "{bad}");
         }
     }

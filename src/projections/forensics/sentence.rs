@@ -146,7 +146,9 @@ pub fn invalidation(cause: InvalidationCause) -> String {
         InvalidationCause::SchemaChanged => "its table changed its schema".to_owned(),
         InvalidationCause::Truncated => "its table was truncated".to_owned(),
         InvalidationCause::SnapshotFailed => "its initial rows could not be had".to_owned(),
-        InvalidationCause::SnapshotInterrupted => "the process ended before its snapshot was complete".to_owned(),
+        InvalidationCause::SnapshotInterrupted => {
+            "the process ended before its snapshot was complete".to_owned()
+        }
         InvalidationCause::WriterFailed { attempts } => {
             format!("its writer failed on the same transaction after {attempts} restarts")
         }

@@ -34,9 +34,13 @@ pub fn touched(before: &State, event: &Event) -> Vec<Sid> {
         Event::Stream(StreamEvent::TxnRouted { set, .. } | StreamEvent::TxnRedelivered { set, .. }) => {
             set.iter().take(SHAPES_MAX).collect()
         }
-        Event::Flush(FlushEvent::Flushed { shapes }) => shapes.iter().take(SHAPES_MAX).map(|(sid, _)| *sid).collect(),
+        Event::Flush(FlushEvent::Flushed { shapes }) => {
+            shapes.iter().take(SHAPES_MAX).map(|(sid, _)| *sid).collect()
+        }
         Event::Flush(FlushEvent::Watermark { upto, .. }) => owing(*upto).take(SHAPES_MAX * 4).collect(),
-        Event::Ownership(OwnershipEvent::Acquired { .. }) => before.shapes.keys().take(SHAPES_MAX).copied().collect(),
+        Event::Ownership(OwnershipEvent::Acquired { .. }) => {
+            before.shapes.keys().take(SHAPES_MAX).copied().collect()
+        }
         Event::Ownership(_) | Event::Stream(_) | Event::Shape(_) | Event::Consumer(_) | Event::Journal(_) => {
             subject(event).into_iter().collect()
         }

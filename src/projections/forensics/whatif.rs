@@ -81,7 +81,9 @@ impl WhatIf {
                 }
             }
             Event::Consumer(ConsumerEvent::StallSuspected { sid, age_ms, .. }) => {
-                if Duration::from_millis(*age_ms) <= self.other.stall_grace && !self.suspected.contains_key(sid) {
+                if Duration::from_millis(*age_ms) <= self.other.stall_grace
+                    && !self.suspected.contains_key(sid)
+                {
                     let text = format!("would not have been suspected yet, after {age_ms} ms");
                     differences.push(difference(recorded, *sid, text));
                 } else {
@@ -112,13 +114,15 @@ impl WhatIf {
     ) {
         match cause {
             InvalidationCause::WriterFailed { attempts } if attempts < self.other.writer_attempts_max => {
-                let text = format!("would have been restarted again: it was given up after {attempts} attempts");
+                let text =
+                    format!("would have been restarted again: it was given up after {attempts} attempts");
                 differences.push(difference(recorded, sid, text));
             }
             InvalidationCause::Stalled => {
                 let age = before.progressed_at.map_or(Duration::ZERO, |at| recorded.at.since(at));
                 if age <= self.other.stall_grace.saturating_mul(2) {
-                    let text = format!("would not have been given up yet, {} s without progress", age.as_secs());
+                    let text =
+                        format!("would not have been given up yet, {} s without progress", age.as_secs());
                     differences.push(difference(recorded, sid, text));
                 } else {
                     self.same += 1;
@@ -151,7 +155,8 @@ impl WhatIf {
         if state.stream.phase != StreamPhase::Streaming {
             return;
         }
-        let mut budget = self.other.stall_invalidations_max.saturating_mul(usize::try_from(ticks).unwrap_or(usize::MAX));
+        let mut budget =
+            self.other.stall_invalidations_max.saturating_mul(usize::try_from(ticks).unwrap_or(usize::MAX));
         let blockers: Vec<_> = self.tracker.blockers().collect();
         let owing: BTreeSet<Sid> = blockers.iter().map(|(_, sid)| *sid).collect();
         self.suspected.retain(|sid, _| owing.contains(sid));
@@ -159,20 +164,25 @@ impl WhatIf {
         for (seq, sid) in blockers {
             let Some(shape) = state.shape(sid) else { continue };
             let age = recorded.at.since(shape.progressed_at);
-            let waits = matches!(payer(state, shape, seq), Payer::Snapshot | Payer::Redelivery | Payer::Owner);
+            let waits =
+                matches!(payer(state, shape, seq), Payer::Snapshot | Payer::Redelivery | Payer::Owner);
             if waits || age <= self.other.stall_grace || self.given_up.contains(&sid) {
                 continue;
             }
             if let std::collections::btree_map::Entry::Vacant(slot) = self.suspected.entry(sid) {
                 slot.insert(recorded.at);
                 if !shape.suspected {
-                    let text = format!("would have been suspected by now, {} s without progress", age.as_secs());
+                    let text =
+                        format!("would have been suspected by now, {} s without progress", age.as_secs());
                     differences.push(difference(recorded, sid, text));
                 }
             } else if age > self.other.stall_grace.saturating_mul(2) && budget > 0 {
                 budget -= 1;
                 self.given_up.insert(sid);
-                let text = format!("would have been given up (Stalled) by now, {} s without progress", age.as_secs());
+                let text = format!(
+                    "would have been given up (Stalled) by now, {} s without progress",
+                    age.as_secs()
+                );
                 differences.push(difference(recorded, sid, text));
             }
         }
