@@ -15,7 +15,7 @@ const VICTIM: usize = 417;
 
 /// Every event of the given names about the victim, in order.
 fn events<'a>(tail: &'a str, names: &[&str]) -> Vec<&'a str> {
-    tail.lines().filter(|line| names.iter().any(|name| line.contains(&format!("{name}: ")))).collect()
+    tail.lines().filter(|line| names.iter().any(|name| line.contains(&format!("{name} ")))).collect()
 }
 
 #[tokio::test]
