@@ -356,6 +356,7 @@ impl Field {
                 decimal.write_canonical(&mut spelled);
                 self.texts.get(spelled.as_slice())
             }
+            Datum::Interval(_) | Datum::Array(_) | Datum::Json(_) => None,
             Datum::Bool(_) | Datum::Integer(_) | Datum::Float(_) | Datum::Moment(_) => {
                 self.numbers.get(&number_key(value)?)
             }
@@ -378,7 +379,7 @@ fn number_key(value: &Datum<'_>) -> Option<i64> {
             };
             Some(canonical.to_bits().cast_signed())
         }
-        Datum::Numeric(_) | Datum::Text(_) | Datum::Uuid(_) => None,
+        _ => None,
     }
 }
 
@@ -445,5 +446,8 @@ fn access(condition: &Condition, columns: &[String]) -> Option<Access> {
 
 fn field_name(operand: &Operand, columns: &[String]) -> Option<FieldName> {
     let Operand::Column { slot, ty, form: Some(form) } = operand else { return None };
+    if matches!(form, Form::Interval | Form::Array | Form::Json) {
+        return None;
+    }
     Some(FieldName { column: columns.get(*slot)?.clone(), ty: ty.clone(), form: *form })
 }

@@ -82,6 +82,21 @@ pub(super) fn fold(text: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(folded)
 }
 
+/// Upper case, letter by letter: one that would become several stays as it is.
+pub(super) fn raise(text: &[u8]) -> Vec<u8> {
+    if text.is_ascii() {
+        return text.to_ascii_uppercase();
+    }
+    let mut raised = Vec::with_capacity(text.len());
+    for c in String::from_utf8_lossy(text).chars() {
+        let mut upper = c.to_uppercase();
+        let first = upper.next().unwrap_or(c);
+        let one = if upper.next().is_some() { c } else { first };
+        raised.extend_from_slice(one.encode_utf8(&mut [0; 4]).as_bytes());
+    }
+    raised
+}
+
 /// Bytes of the first character; text in the stream is valid UTF-8.
 fn char_len(text: &[u8]) -> usize {
     let continued = text.iter().skip(1).take_while(|byte| **byte & 0xC0 == 0x80).count();

@@ -22,21 +22,32 @@
 //!
 //! [`ShapeIndex`] holds the predicates of all shapes and finds those that a row change concerns.
 
+mod array;
 mod calendar;
+mod calls;
 mod cast;
 mod check;
 mod compile;
+mod constructs;
 mod datum;
 mod decimal;
 mod decode;
 mod error;
 mod expr;
+mod function;
 mod index;
+mod interval;
+mod json;
 mod like;
+mod math;
+mod moment;
+mod numeric;
+mod operators;
 mod predicate;
 mod print;
 mod program;
 mod resolve;
+mod structure;
 mod syntax;
 mod types;
 
