@@ -97,17 +97,17 @@ impl<'a> Array<'a> {
             return Some(self);
         }
         let (outer, inner) = (&self.dimensions, &other.dimensions);
-        let lengths = |dimensions: &[Dimension]| dimensions.iter().map(|d| d.length).collect::<Vec<_>>();
         let (longer, added) = match outer.len().cmp(&inner.len()) {
             Ordering::Equal => (outer, inner[0].length),
             Ordering::Greater if outer.len() == inner.len() + 1 => (outer, 1),
             Ordering::Less if inner.len() == outer.len() + 1 => (inner, 1),
             _ => return None,
         };
+        // Lower bounds have to agree, too.
         let fits = match outer.len().cmp(&inner.len()) {
-            Ordering::Equal => lengths(&outer[1..]) == lengths(&inner[1..]),
-            Ordering::Greater => lengths(&outer[1..]) == lengths(inner),
-            Ordering::Less => lengths(&inner[1..]) == lengths(outer),
+            Ordering::Equal => outer[1..] == inner[1..],
+            Ordering::Greater => outer[1..] == inner[..],
+            Ordering::Less => inner[1..] == outer[..],
         };
         if !fits {
             return None;

@@ -468,7 +468,14 @@ impl Resolver<'_> {
             !ty.is_text() && !matches!(ty, Type::Bool | Type::Timestamptz | Type::Jsonb)
         });
         if let Some(from) = output {
-            let arg = self.convert(arg, &from)?.ok_or(refusal)?;
+            let arg = match arg {
+                // Its type has to be printed: a cast to text says nothing about it.
+                Item::Untyped(untyped) => self.typed_literal(untyped, &from)?,
+                arg => match self.convert(arg, &from)?.ok_or(refusal)? {
+                    Expr::Implicit { arg, to, location } => Expr::Cast { arg, to, location },
+                    same => same,
+                },
+            };
             return Ok(Some(Expr::Cast { arg: Box::new(arg), to: Type::Text, location: at }));
         }
         let listed = |ty: &Type| !matches!(ty, Type::Varchar | Type::Bpchar | Type::Name | Type::Jsonb);

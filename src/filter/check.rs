@@ -113,7 +113,11 @@ impl<'a> Checker<'a> {
             self.columns.push(name.to_owned());
             self.columns.len() - 1
         });
-        let expr = Expr::Column { slot, name: name.to_owned(), ty: Type::of_column(found) };
+        let ty = Type::of_column(found);
+        // A cast to an enum would need the schema of its type.
+        let labels = |ty: &Type| matches!(ty, Type::Enum { .. } | Type::Other { .. });
+        let domain = found.base.is_some() && !labels(&ty) && !ty.element().is_some_and(labels);
+        let expr = Expr::Column { slot, name: name.to_owned(), ty, domain };
         Ok(Item::Typed { expr, location, parameter: None })
     }
 

@@ -1,6 +1,5 @@
 //! From the typed tree to the program: constants are decoded and constant parts evaluated, once.
 
-use super::cast::numeric_literal_text;
 use super::datum::Datum;
 use super::decode::{decode, decode_natural};
 use super::error::WhereError;
@@ -177,10 +176,6 @@ fn cast_operand(arg: &Expr, to: &Type) -> Result<Operand, WhereError> {
     match arg {
         Expr::Column { slot, ty, .. } if to_text && *ty != Type::Bool => {
             Ok(Operand::ColumnText { slot: *slot, blanks: *ty == Type::Bpchar })
-        }
-        Expr::Literal(literal) if to_text && literal.ty == Type::Numeric && literal.text().is_some() => {
-            let text = literal.text().and_then(numeric_literal_text).ok_or_else(|| failed(arg))?;
-            Ok(Operand::Const(Some(Datum::Text(text.into_bytes().into()))))
         }
         arg => {
             let (from, to) = (arg.ty().clone(), to.clone());

@@ -12,6 +12,9 @@ pub(super) enum Expr {
         slot: usize,
         name: String,
         ty: Type,
+        /// Of a domain over that type, or an array of such: Postgres has no array operators for it, so
+        /// it is printed with a cast.
+        domain: bool,
     },
     Literal(Literal),
     /// A cast that the clause spells out.

@@ -66,9 +66,15 @@ impl Predicate {
     /// [`super::ShapeIndex`] binds the columns once instead.
     #[must_use]
     pub fn accepts(&self, relation: &WireRelation, tuple: &Tuple) -> Option<bool> {
+        self.decide(relation, tuple).map(|value| value == Some(true))
+    }
+
+    /// What the clause says about a row, unknown being the inner None; the outer one where a value
+    /// could not be decoded or an operation failed.
+    #[must_use]
+    pub fn decide(&self, relation: &WireRelation, tuple: &Tuple) -> Option<Option<bool>> {
         let positions = self.positions(relation);
-        let row = Row { tuple, before: None, positions: &positions };
-        self.condition.evaluate(&row).ok().map(|value| value == Some(true))
+        self.condition.evaluate(&Row { tuple, before: None, positions: &positions }).ok()
     }
 
     /// Where the columns are in the tuples of a relation.

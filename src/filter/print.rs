@@ -9,6 +9,13 @@ use crate::domain::quote_identifier;
 /// Prints `expr` to the end of `sql`.
 pub(super) fn print(expr: &Expr, sql: &mut String) {
     match expr {
+        Expr::Column { name, ty, domain: true, .. } => {
+            sql.push('(');
+            sql.push_str(&quote_identifier(name));
+            sql.push_str("::");
+            sql.push_str(&ty.to_string());
+            sql.push(')');
+        }
         Expr::Column { name, .. } => sql.push_str(&quote_identifier(name)),
         Expr::Literal(literal) => print_literal(literal, sql),
         Expr::Implicit { arg, .. } => print(arg, sql),
@@ -60,7 +67,16 @@ pub(super) fn print(expr: &Expr, sql: &mut String) {
             sql.push(')');
         }
         Expr::IsNull { negated, arg } => {
-            print_postfix(arg, if *negated { " IS NOT NULL" } else { " IS NULL" }, sql);
+            let test = if *negated { " IS NOT NULL" } else { " IS NULL" };
+            match &**arg {
+                Expr::Column { name, .. } => {
+                    sql.push('(');
+                    sql.push_str(&quote_identifier(name));
+                    sql.push_str(test);
+                    sql.push(')');
+                }
+                arg => print_postfix(arg, test, sql),
+            }
         }
         Expr::IsTruth { truth, negated, arg } => {
             let test = match (truth, negated) {

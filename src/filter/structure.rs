@@ -31,6 +31,8 @@ pub(super) fn json(op: JsonOp, left: &Datum<'_>, right: &Datum<'_>) -> Computed<
     let Datum::Json(json) = left else { return Err(Undecodable) };
     let found = match (op, right) {
         (JsonOp::Get { text }, Datum::Text(key)) => (text, json.field(&utf8(key)?)),
+        // To this operator of Postgres a scalar is an array of one.
+        (JsonOp::Get { text }, Datum::Integer(0 | -1)) if json.is_scalar() => (text, Some(&**json)),
         (JsonOp::Get { text }, Datum::Integer(index)) => (text, json.item(*index)),
         (JsonOp::Path { text }, Datum::Array(steps)) => match texts(steps)? {
             // A NULL in the path leads nowhere.

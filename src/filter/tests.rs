@@ -213,7 +213,8 @@ fn canonical_sql_is_one_text_per_meaning_and_spelling() {
         ("j #>> '{a,b}' = 'x' and j ? 'k'", &[], r#"((("j" #>> '{a,b}') = 'x') AND ("j" ? 'k'))"#),
         ("j @> $1", &["{\"a\": 1}"], r#"("j" @> '{"a": 1}'::jsonb)"#),
         ("j ?| array['a']", &[], r#"("j" ?| ARRAY['a'])"#),
-        ("pos + 1 = 2", &[], r#"(("pos" + 1) = 2)"#),
+        ("pos + 1 = 2", &[], r#"((("pos"::int4) + 1) = 2)"#),
+        ("pos is null", &[], r#"("pos" IS NULL)"#),
         ("ilike(t, 'a%')", &[], r#"("t" ILIKE 'a%')"#),
         ("id = 1;", &[], r#"("id" = 1)"#),
     ] {
