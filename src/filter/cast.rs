@@ -168,9 +168,14 @@ mod tests {
 
     #[test]
     fn a_numeric_keeps_its_scale() {
-        for (literal, expected) in
-            [("1.50", "1.50"), (".5", "0.5"), ("5.", "5"), ("-0.0", "0.0"), ("1e3", "1000"), ("1.5e-2", "0.015")]
-        {
+        for (literal, expected) in [
+            ("1.50", "1.50"),
+            (".5", "0.5"),
+            ("5.", "5"),
+            ("-0.0", "0.0"),
+            ("1e3", "1000"),
+            ("1.5e-2", "0.015"),
+        ] {
             let decimal = Decimal::parse(literal.as_bytes()).expect("a decimal");
             assert_eq!(decimal.to_text(), expected, "{literal}");
         }

@@ -139,8 +139,16 @@ fn membership(arg: &Expr, elements: &[(Form, Expr)]) -> Result<Condition, WhereE
     Ok(in_constants(operand(arg, Some(form))?, elements.collect()))
 }
 
+/// The value of a constant expression, NULL inside. None where it is not constant.
+pub(super) fn constant(expr: &Expr, form: Option<Form>) -> Option<Option<Datum<'static>>> {
+    match operand(expr, form).ok()? {
+        Operand::Const(value) => Some(value),
+        _ => None,
+    }
+}
+
 /// An operand in `form`, or in the form of its own type.
-fn operand(expr: &Expr, form: Option<Form>) -> Result<Operand, WhereError> {
+pub(super) fn operand(expr: &Expr, form: Option<Form>) -> Result<Operand, WhereError> {
     let natural = match expr {
         Expr::Literal(literal) => return literal_operand(literal, form).ok_or_else(|| failed(expr)),
         Expr::Column { slot, ty, .. } => return Ok(Operand::Column { slot: *slot, ty: ty.clone(), form }),

@@ -62,6 +62,37 @@ pub(super) fn is_malformed(pattern: &[u8]) -> bool {
     pattern.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
+/// What a pattern begins with before its first wildcard, escapes resolved, and the rest of it. None
+/// for a malformed one.
+pub(super) fn literal_prefix(pattern: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let (mut prefix, mut rest) = (Vec::new(), pattern);
+    loop {
+        match rest {
+            [] | [b'%' | b'_', ..] => return Some((prefix, rest)),
+            [b'\\', literal, after @ ..] => {
+                prefix.push(*literal);
+                rest = after;
+            }
+            [b'\\'] => return None,
+            [literal, after @ ..] => {
+                prefix.push(*literal);
+                rest = after;
+            }
+        }
+    }
+}
+
+/// The first text above all that begin with `prefix`. None where there is none.
+pub(super) fn successor(mut prefix: Vec<u8>) -> Option<Vec<u8>> {
+    while let Some(last) = prefix.pop() {
+        if let Some(next) = last.checked_add(1) {
+            prefix.push(next);
+            return Some(prefix);
+        }
+    }
+    None
+}
+
 /// Lower case, letter by letter: what Postgres does to both sides of an ILIKE in UTF-8.
 pub(super) fn fold(text: &[u8]) -> Cow<'_, [u8]> {
     if text.is_ascii() {

@@ -22,6 +22,7 @@
 //!
 //! [`ShapeIndex`] holds the predicates of all shapes and finds those that a row change concerns.
 
+mod access;
 mod array;
 mod calendar;
 mod calls;
@@ -38,6 +39,7 @@ mod function;
 mod index;
 mod interval;
 mod json;
+mod keys;
 mod like;
 mod math;
 mod moment;
@@ -46,9 +48,11 @@ mod operators;
 mod predicate;
 mod print;
 mod program;
+mod ranges;
 mod resolve;
 mod structure;
 mod syntax;
+mod table;
 mod types;
 
 #[cfg(test)]

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use shapefold::domain::{Relation, RelationName, Tuple, Value, WireColumn, WireRelation};
-use shapefold::filter::Predicate;
+use shapefold::domain::{Change, Relation, RelationName, Sid, Tuple, Value, WireColumn, WireRelation};
+use shapefold::filter::{Predicate, RowMove, ShapeIndex};
 use shapefold::postgres::{ConnectOptions, DatabaseUrl, TcpOptions, Tls, inspect};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
@@ -184,7 +185,37 @@ struct Case {
     clause: String,
     /// What Postgres is asked: the canonical SQL, or the clause as it was written.
     text: String,
+    /// Whether we may fail where Postgres does not.
+    lenient: bool,
     ours: Vec<&'static str>,
+}
+
+/// The index finds those shapes that plain evaluation finds, and forgets what is taken out.
+fn check_index(wire: &Arc<WireRelation>, tuples: &[Tuple], predicates: &mut Vec<Predicate>) {
+    let mut index = ShapeIndex::new();
+    index.announce(wire);
+    let sids: Vec<Sid> = (1..).map(Sid).take(predicates.len()).collect();
+    for (sid, predicate) in sids.iter().zip(&*predicates) {
+        index.insert(*sid, wire.oid, Some(predicate.clone()));
+    }
+    for gone in [0, 1] {
+        for tuple in tuples {
+            let change = Change::Insert { op: 0, relation: Arc::clone(wire), new: tuple.clone() };
+            let mut moves = Vec::new();
+            index.route(&change, &mut moves).expect("the relation is known");
+            let shapes = sids.iter().zip(&*predicates).skip(gone);
+            let holding = shapes.filter(|(_, predicate)| predicate.accepts(wire, tuple) == Some(true));
+            let plain: Vec<(Sid, RowMove)> = holding.map(|(sid, _)| (*sid, RowMove::Insert)).collect();
+            let clauses: Vec<&str> = predicates.iter().map(Predicate::sql).collect();
+            assert_eq!(moves, plain, "{clauses:?}");
+        }
+        index.remove(Sid(1));
+    }
+    sids.iter().for_each(|sid| {
+        index.remove(*sid);
+    });
+    assert!(index.is_empty());
+    predicates.clear();
 }
 
 /// What a run has met.
@@ -207,7 +238,7 @@ impl Tally {
                 self.errors += usize::from(*theirs == "error");
                 // Where Postgres fails on a row the snapshot fails as a whole: there is no answer to
                 // agree with. The other way round is a difference.
-                let gap = *ours == "error" && is_cast_to_datetime(&case.text);
+                let gap = *ours == "error" && case.lenient;
                 self.gaps += usize::from(gap && ours != theirs);
                 if ours != theirs && *theirs != "error" && !gap {
                     let Case { clause, text, .. } = &case;
@@ -248,7 +279,8 @@ async fn clauses_mean_the_same_here_and_in_postgres() {
     let (mut decided, mut refused) = (0, BTreeMap::<String, usize>::new());
     let mut uses = BTreeMap::<&str, usize>::new();
     let mut tally = Tally::default();
-    let mut batch = Vec::new();
+    let (mut batch, mut predicates) = (Vec::new(), Vec::new());
+    let wire = Arc::new(wire);
     while decided < cases {
         generator.params.clear();
         generator.used.clear();
@@ -273,12 +305,17 @@ async fn clauses_mean_the_same_here_and_in_postgres() {
         assert_eq!(again.sql(), predicate.sql());
         let ours = ask_us(&predicate, &wire, &tuples);
         assert_eq!(ours, ask_us(&again, &wire, &tuples), "{}", predicate.sql());
-        // Postgres decides the one or the other. Output functions give no text there, and arrays of a
-        // domain have no operators.
-        let written = params.is_empty() && decided % 2 == 0 && !clause.contains("out(") && !clause.contains("dm");
+        // Postgres decides the one or the other. Output functions give no text there, arrays of a
+        // domain have no operators, and GREATEST of texts folds case by another collation.
+        let other = ["out(", "dm", "greatest(", "least("].iter().any(|word| clause.contains(word));
+        let written = params.is_empty() && decided % 2 == 0 && !other;
         let text = if written { clause.clone() } else { predicate.sql().to_owned() };
-        batch.push(Case { clause, text, ours });
+        // Before version 17 the difference of timestamps wraps around instead of failing.
+        let lenient = is_cast_to_datetime(&text) || generator.used.contains(&"timestamp - timestamp");
+        batch.push(Case { clause, text, lenient, ours });
+        predicates.push(predicate);
         if batch.len() == BATCH {
+            check_index(&wire, &tuples, &mut predicates);
             tally.compare(&client, &mut batch).await;
         }
     }
