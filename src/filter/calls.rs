@@ -301,7 +301,7 @@ impl Resolver<'_> {
             let left_fits = left.ty().is_none_or(Type::is_text);
             let Some(array) = array.filter(|_| textual && left_fits) else { return Err(refusal) };
             let left = self.coerce(left, &Type::Text)?;
-            let c = left.has_c_collation() || element == Some(Type::Name);
+            let c = left.has_c_collation() || array.has_c_collation();
             let case = match fold_case {
                 false => Case::Kept,
                 true if c => Case::FoldedAscii,

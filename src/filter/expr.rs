@@ -242,19 +242,20 @@ impl Expr {
         }
     }
 
-    /// Whether its text stems from a value of type `name`, and so has the collation "C".
+    /// Whether its text, or that in its array, stems from a value of type `name`, and so has the
+    /// collation "C". Another collation than the default one prevails, wherever it comes from.
     pub(super) fn has_c_collation(&self) -> bool {
+        let collatable = |ty: &Type| ty.element().unwrap_or(ty).is_text();
         match self {
-            Expr::Cast { arg, .. } | Expr::Implicit { arg, .. } if arg.ty().is_text() => {
+            Expr::Cast { arg, .. } | Expr::Implicit { arg, .. } if collatable(arg.ty()) => {
                 arg.has_c_collation()
             }
-            // A collation other than the default one prevails, wherever it comes from. What is
-            // ordered is printed with "C".
-            Expr::Call(call) if call.ty.is_text() => {
+            Expr::Call(call) if collatable(&call.ty) => {
+                // What is ordered is printed with "C".
                 matches!(call.function, Function::Greatest | Function::Least)
                     || call.args.iter().any(Expr::has_c_collation)
             }
-            expr => *expr.ty() == Type::Name,
+            expr => *expr.ty().element().unwrap_or(expr.ty()) == Type::Name,
         }
     }
 

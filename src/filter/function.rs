@@ -2,6 +2,7 @@
 
 use super::array::Array;
 use super::datum::Datum;
+use super::decode::trim_blanks;
 use super::like;
 use super::math::{self, Arithmetic, Bits};
 use super::moment::{self, Moments};
@@ -91,8 +92,8 @@ impl Function {
                 });
                 Ok(Some(Datum::Text(sum.into())))
             }
-            Function::Greatest => extreme(args, std::cmp::Ordering::Greater),
-            Function::Least => extreme(args, std::cmp::Ordering::Less),
+            Function::Greatest => extreme(args, ty, std::cmp::Ordering::Greater),
+            Function::Least => extreme(args, ty, std::cmp::Ordering::Less),
             Function::BuildArray { nested: false } => {
                 Ok(Some(Datum::Array(Box::new(Array::of_elements(args)))))
             }
@@ -201,12 +202,17 @@ fn integer(datum: Datum<'_>) -> Result<i64, Undecodable> {
     }
 }
 
-fn extreme(args: Vec<Option<Datum<'_>>>, wanted: std::cmp::Ordering) -> Computed<'_> {
-    let mut best: Option<Datum<'_>> = None;
+fn extreme<'a>(args: Vec<Option<Datum<'a>>>, ty: &Type, wanted: std::cmp::Ordering) -> Computed<'a> {
+    let compare = |a: &Datum<'_>, b: &Datum<'_>| match (a, b) {
+        // Blanks at the end stay, but do not count.
+        (Datum::Text(a), Datum::Text(b)) if *ty == Type::Bpchar => Some(trim_blanks(a).cmp(trim_blanks(b))),
+        (a, b) => a.compare(b),
+    };
+    let mut best: Option<Datum<'a>> = None;
     for arg in args.into_iter().flatten() {
         let better = match &best {
             None => true,
-            Some(best) => arg.compare(best).ok_or(Undecodable)? == wanted,
+            Some(best) => compare(&arg, best).ok_or(Undecodable)? == wanted,
         };
         if better {
             best = Some(arg);

@@ -179,7 +179,8 @@ fn to_i32(value: f64) -> Option<i32> {
 }
 
 fn to_i64(value: f64) -> Option<i64> {
-    let fits = !value.is_nan() && (-9.223_372_036_854_775_8e18..9.223_372_036_854_775_8e18).contains(&value);
+    // The end of the range is no i64, but the nearest double to it.
+    let fits = value >= i64::MIN as f64 && value < i64::MAX as f64;
     fits.then_some(value as i64)
 }
 

@@ -95,7 +95,7 @@ pub(super) enum Postings {
     #[default]
     None,
     One(Posting),
-    Many(Box<BTreeSet<Posting>>),
+    Many(BTreeSet<Posting>),
 }
 
 impl Postings {
@@ -103,7 +103,7 @@ impl Postings {
         match self {
             Postings::None => *self = Postings::One(posting),
             Postings::One(one) if *one == posting => {}
-            Postings::One(one) => *self = Postings::Many(Box::new(BTreeSet::from([*one, posting]))),
+            Postings::One(one) => *self = Postings::Many(BTreeSet::from([*one, posting])),
             Postings::Many(many) => {
                 many.insert(posting);
             }

@@ -138,10 +138,11 @@ async fn ask_alone(client: &Client, clause: &str) -> Vec<&'static str> {
     if let Ok(rows) = rows(client, &format!("SELECT ({clause}) FROM filter_rows ORDER BY row_number")).await {
         return rows.iter().map(|row| shown(row.get(0))).collect();
     }
-    // Some rows fail; the clause itself must not.
-    rows(client, &format!("SELECT ({clause}) FROM filter_rows WHERE false")).await.unwrap_or_else(|error| {
-        panic!("Postgres refuses {clause}: {error:?}");
-    });
+    // Some rows fail; the clause itself must not, unless a part of it is constant once simplified.
+    if let Err(error) = rows(client, &format!("SELECT ({clause}) FROM filter_rows WHERE false")).await {
+        let data = error.code().is_some_and(|code| code.code().starts_with("22"));
+        assert!(data, "Postgres refuses {clause}: {error:?}");
+    }
     let literal = clause.replace('\\', "\\\\").replace('\'', "''");
     let sql = format!("SELECT filter_try(E'{literal}', row_number) FROM filter_rows ORDER BY row_number");
     let rows = rows(client, &sql).await.expect("the function catches errors");
@@ -330,12 +331,14 @@ async fn clauses_mean_the_same_here_and_in_postgres() {
     let shown: Vec<&str> = tally.differences.iter().take(20).map(String::as_str).collect();
     assert!(shown.is_empty(), "{} clauses differ:\n{}", tally.differences.len(), shown.join("\n"));
     let folding = |feature: &str| feature.contains("ILIKE") || feature == "upper";
-    let rare: Vec<(&str, usize)> = FEATURES
+    let mut counts: Vec<(&str, usize)> = FEATURES
         .iter()
         .chain(MORE_FEATURES)
         .filter(|feature| generator.ilike || !folding(feature))
         .map(|feature| (*feature, uses.get(feature).copied().unwrap_or(0)))
-        .filter(|(_, count)| *count < USES_MIN)
         .collect();
+    counts.sort_by_key(|(_, count)| *count);
+    println!("rarest: {:?}", &counts[..12]);
+    let rare: Vec<_> = counts.iter().filter(|(_, count)| *count < USES_MIN).collect();
     assert!(rare.is_empty() || cases < CASES, "of some operators there were too few: {rare:?}");
 }

@@ -305,16 +305,16 @@ impl Generator {
 
     fn timestamp(&mut self) -> String {
         let interval = self.of("interval");
-        match self.random.random_range(0..6) {
+        match self.random.random_range(0..9) {
             0 => {
                 let (date, time) = (self.of("date"), self.of("time"));
                 self.infix("date + time", date, "+", time)
             }
-            1 => {
+            1 | 6 => {
                 let date = self.of("date");
                 self.infix("date + interval", date, "+", interval)
             }
-            2 => {
+            2 | 7 | 8 => {
                 let date = self.of("date");
                 self.infix("date - interval", date, "-", interval)
             }
