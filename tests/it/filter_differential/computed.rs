@@ -306,7 +306,7 @@ impl Generator {
     fn timestamp(&mut self) -> String {
         let interval = self.of("interval");
         match self.random.random_range(0..9) {
-            0 => {
+            0 | 3 => {
                 let (date, time) = (self.of("date"), self.of("time"));
                 self.infix("date + time", date, "+", time)
             }
@@ -318,7 +318,7 @@ impl Generator {
                 let date = self.of("date");
                 self.infix("date - interval", date, "-", interval)
             }
-            3 => {
+            5 => {
                 let stamp = self.of("timestamp");
                 self.infix("timestamp + interval", stamp, "+", interval)
             }
@@ -448,7 +448,13 @@ impl Generator {
             1 => ("text", kind("text[]")),
             _ => ("numeric", kind("numeric[]")),
         };
-        match self.random.random_range(0..10) {
+        match self.random.random_range(0..13) {
+            10..13 => {
+                let ty = self.pick(&["date", "timestamp", "timestamptz", "time", "interval"]).to_owned();
+                let left = self.computed(kind(&ty));
+                let (op, right) = (self.operator(&["=", "<", ">="]), self.of(&ty));
+                format!("{left} {op} {right}")
+            }
             0 | 1 => {
                 let (left, right) = (self.operand(array), self.operand(array));
                 let feature = self.operator(&["@> array", "<@ array", "&& array"]);
