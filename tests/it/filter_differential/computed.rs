@@ -190,8 +190,8 @@ impl Generator {
             }
             9 => {
                 let arg = self.operand(wanted);
-                let op = self.operator(&["|/", "~", "@"]);
-                format!("({op} {arg})")
+                let op = self.operator(&["|/", "~", "@", "unary +", "unary +"]);
+                format!("({} {arg})", op.trim_start_matches("unary "))
             }
             10 => {
                 let (left, right) = (self.of("date"), self.of("date"));
@@ -305,7 +305,7 @@ impl Generator {
 
     fn timestamp(&mut self) -> String {
         let interval = self.of("interval");
-        match self.random.random_range(0..9) {
+        match self.random.random_range(0..11) {
             0 | 3 => {
                 let (date, time) = (self.of("date"), self.of("time"));
                 self.infix("date + time", date, "+", time)
