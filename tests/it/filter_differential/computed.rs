@@ -165,13 +165,13 @@ impl Generator {
 
     fn number(&mut self, wanted: &'static Kind) -> String {
         let other = self.pick(&NUMBERS).to_owned();
-        match self.random.random_range(0..16) {
+        match self.random.random_range(0..20) {
             0..=5 => {
                 let (left, right) = (self.operand(wanted), self.of(&other));
                 let op = self.operator(&["+", "-", "*", "/", "%"]);
                 format!("({left} {op} {right})")
             }
-            6 => {
+            6 | 16..19 => {
                 let integer = self.pick(&["int2", "int4", "int8"]).to_owned();
                 let (left, right) = (self.of(&integer), self.of(&integer));
                 let op = self.operator(&["&", "|", "#"]);
@@ -188,9 +188,9 @@ impl Generator {
                 let op = self.operator(&["unary -", "unary +", "@", "~", "|/"]);
                 format!("({} {arg})", op.trim_start_matches("unary "))
             }
-            9 => {
+            9 | 19 => {
                 let arg = self.operand(wanted);
-                let op = self.operator(&["|/", "~", "@", "unary +", "unary +"]);
+                let op = self.operator(&["|/", "~", "~", "@", "unary +", "unary +"]);
                 format!("({} {arg})", op.trim_start_matches("unary "))
             }
             10 => {
