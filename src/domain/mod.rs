@@ -22,7 +22,7 @@ pub use ids::{Epoch, EventId, Generation, Incarnation, Oid, Seq, Sid, Xid};
 pub use lsn::{Lsn, ParseLsnError};
 pub use offset::{Offset, OffsetError, Op};
 pub use relation::quote_identifier;
-pub use relation::{Column, Relation, RelationName, WireColumn, WireRelation};
+pub use relation::{BaseType, Column, Relation, RelationName, WireColumn, WireRelation};
 pub use shape::{DefinitionHash, Handle, HandleError, LogMode, Replica, ShapeDefinition};
 pub use sid_set::SidSet;
 pub use time::{MICROS_PER_DAY, ParseTimestampError, Timestamp, micros_of_day};

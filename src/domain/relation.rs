@@ -90,6 +90,21 @@ pub struct Column {
     pub generated: bool,
     /// `pg_type.typtype` of the (element) type: `b` base, `c` composite, `d` domain, `e` enum, …
     pub type_kind: char,
+    /// Where the (element) type is a domain, what it is a domain over. None in what was stored before
+    /// there was such a field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseType>,
+}
+
+/// The type below a domain, and below the domains that it may be a domain over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseType {
+    /// Of the *element* type for an array.
+    pub type_oid: Oid,
+    pub type_name: String,
+    /// `pg_type.typtype` of the (element) type.
+    pub type_kind: char,
+    pub is_array: bool,
 }
 
 /// A relation as a pgoutput Relation message announces it; changes refer to it by position.

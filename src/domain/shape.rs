@@ -159,6 +159,7 @@ mod tests {
             pk_position,
             generated: false,
             type_kind: 'b',
+            base: None,
         };
         ShapeDefinition {
             relation: Relation {

@@ -5,10 +5,11 @@
 
 use std::fmt::Write as _;
 
+use super::interval::{DAY_MICROS, Interval};
+
 pub(super) const INFINITY: i64 = i64::MAX;
 pub(super) const NEGATIVE_INFINITY: i64 = i64::MIN;
 
-const DAY_MICROS: i64 = 86_400_000_000;
 const EPOCH_DAYS: i64 = -10_957;
 /// Days of 4714-11-24 BC, the first date.
 const DAYS_MIN: i64 = -2_451_545;
@@ -75,6 +76,38 @@ pub(super) fn date_to_timestamp(days: i64) -> i64 {
 /// Whether such a timestamp exists: what a cast checks and a comparison does not.
 pub(super) fn is_timestamp(micros: i64) -> bool {
     matches!(micros, INFINITY | NEGATIVE_INFINITY) || (MICROS_MIN..MICROS_END).contains(&micros)
+}
+
+/// Whether a date exists.
+pub(super) fn is_date(days: i64) -> bool {
+    matches!(days, INFINITY | NEGATIVE_INFINITY) || (DAYS_MIN..DAYS_END).contains(&days)
+}
+
+pub(super) fn is_infinite(value: i64) -> bool {
+    matches!(value, INFINITY | NEGATIVE_INFINITY)
+}
+
+/// `timestamp + interval`: months first, the day cut to the length of the month, then days, then the
+/// time. The same for a `timestamptz` in a session whose zone is UTC. None beyond the last timestamp.
+pub(super) fn add_interval(micros: i64, interval: Interval) -> Option<i64> {
+    if is_infinite(micros) {
+        return Some(micros);
+    }
+    let (mut days, time) = (micros.div_euclid(DAY_MICROS), micros.rem_euclid(DAY_MICROS));
+    let valid = |days: i64| {
+        let at = days.checked_mul(DAY_MICROS)?.checked_add(time)?;
+        (MICROS_MIN..MICROS_END).contains(&at).then_some(at)
+    };
+    if interval.months != 0 {
+        let (year, month, day) = civil(days);
+        let months = year * 12 + month - 1 + i64::from(interval.months);
+        let (year, month) = (months.div_euclid(12), months.rem_euclid(12) + 1);
+        days = days_from_civil(year, month, day.min(month_days(year, month)));
+        valid(days)?;
+    }
+    days += i64::from(interval.days);
+    let at = valid(days)?.checked_add(interval.micros)?;
+    (MICROS_MIN..MICROS_END).contains(&at).then_some(at)
 }
 
 pub(super) fn format_date(days: i64) -> String {

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
+use super::array::Array;
 use super::calendar;
 use super::datum::Datum;
 use super::decimal::Decimal;
 use super::decode::{clip_name, decode_natural, trim_blanks};
+use super::interval::Interval;
 use super::types::Type;
 
 /// Whether such a cast is offered.
@@ -13,12 +15,17 @@ pub(super) fn exists(from: &Type, to: &Type) -> bool {
     if from == to || from.casts_implicitly(to) {
         return true;
     }
+    if let (Type::Array(from), Type::Array(to)) = (from, to) {
+        return exists(from, to);
+    }
     let to_text = matches!(to, Type::Text | Type::Varchar);
     let from_text = from.is_text() && *from != Type::Bpchar;
     match (from, to) {
         (Type::Bool, Type::Int4) | (Type::Int4, Type::Bool) => true,
         // The text of a timestamptz depends on the time zone of the session.
-        (Type::Timestamptz | Type::Other { .. }, _) | (_, Type::Enum { .. } | Type::Other { .. }) => false,
+        (Type::Timestamptz | Type::Array(_) | Type::Jsonb | Type::Other { .. }, _)
+        | (_, Type::Enum { .. } | Type::Jsonb | Type::Other { .. }) => false,
+        (_, Type::Array(element)) => from_text && !matches!(**element, Type::Enum { .. }),
         _ if to_text => true,
         // Only by function call: contract 2.4.
         (_, Type::Numeric) => false,
@@ -31,7 +38,17 @@ pub(super) fn cast<'a>(datum: Datum<'a>, from: &Type, to: &Type) -> Option<Datum
     if from == to {
         return Some(datum);
     }
+    if let (Type::Array(from), Type::Array(to)) = (from, to) {
+        let Datum::Array(array) = datum else { return None };
+        let Array { dimensions, elements } = *array;
+        let elements = elements
+            .into_iter()
+            .map(|element| element.map_or(Some(None), |element| cast(element, from, to).map(Some)))
+            .collect::<Option<Vec<_>>>()?;
+        return Some(Datum::Array(Box::new(Array { dimensions, elements })));
+    }
     Some(match (datum, to) {
+        (Datum::Moment(micros), Type::Interval) => Datum::Interval(Interval { months: 0, days: 0, micros }),
         (Datum::Bool(value), Type::Int4) => Datum::Integer(i64::from(value)),
         (Datum::Integer(value), Type::Bool) => Datum::Bool(value != 0),
         (Datum::Integer(value), Type::Int4 | Type::Int8) => Datum::Integer(value),
@@ -64,8 +81,7 @@ fn trimmed(text: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
     }
 }
 
-/// The text form of a computed value. Numerics are missing: their scale is lost once decoded, so
-/// their casts work on the text that they came as.
+/// The text form of a computed value.
 fn to_text(datum: &Datum<'_>, ty: &Type) -> Option<String> {
     match (datum, ty) {
         (Datum::Bool(value), _) => Some(value.to_string()),
@@ -82,7 +98,9 @@ fn to_text(datum: &Datum<'_>, ty: &Type) -> Option<String> {
         (Datum::Moment(value), Type::Date) => Some(calendar::format_date(*value)),
         (Datum::Moment(value), Type::Time) => Some(calendar::format_time(*value)),
         (Datum::Moment(value), Type::Timestamp) => Some(calendar::format_timestamp(*value)),
-        (Datum::Moment(_) | Datum::Numeric(_) | Datum::Text(_), _) => None,
+        (Datum::Numeric(value), _) => Some(value.to_text()),
+        (Datum::Interval(value), _) => Some(value.to_text()),
+        (Datum::Moment(_) | Datum::Text(_) | Datum::Array(_) | Datum::Json(_), _) => None,
     }
 }
 
@@ -118,21 +136,6 @@ fn float_text(value: f64, scientific: String, plain_end: i32) -> String {
     }
 }
 
-/// The text form of a numeric literal, which keeps the scale that it was written with. None for an
-/// exponent.
-pub(super) fn numeric_literal_text(literal: &str) -> Option<String> {
-    let (sign, digits) = literal.strip_prefix('-').map_or(("", literal), |rest| ("-", rest));
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    if !whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let whole = whole.trim_start_matches('0');
-    let zero = whole.is_empty() && fraction.bytes().all(|byte| byte == b'0');
-    let sign = if zero { "" } else { sign };
-    let whole = if whole.is_empty() { "0" } else { whole };
-    Some(if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,15 +167,17 @@ mod tests {
     }
 
     #[test]
-    fn a_numeric_literal_keeps_its_scale() {
+    fn a_numeric_keeps_its_scale() {
         for (literal, expected) in [
-            ("1.50", Some("1.50")),
-            (".5", Some("0.5")),
-            ("5.", Some("5")),
-            ("-0.0", Some("0.0")),
-            ("1e3", None),
+            ("1.50", "1.50"),
+            (".5", "0.5"),
+            ("5.", "5"),
+            ("-0.0", "0.0"),
+            ("1e3", "1000"),
+            ("1.5e-2", "0.015"),
         ] {
-            assert_eq!(numeric_literal_text(literal).as_deref(), expected, "{literal}");
+            let decimal = Decimal::parse(literal.as_bytes()).expect("a decimal");
+            assert_eq!(decimal.to_text(), expected, "{literal}");
         }
     }
 

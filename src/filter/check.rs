@@ -4,26 +4,22 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use rupg_sql::nodes::{
-    A_Const, A_Expr, A_Expr_Kind, BoolExpr, BoolExprType, BoolTestType, BooleanTest, ColumnRef, FuncCall,
-    List, Node, NullTest, NullTestType, SubLink, SubLinkType, TypeCast, TypeName,
+    A_Const, A_Expr, A_Expr_Kind, BoolExpr, BoolExprType, BoolTestType, BooleanTest, ColumnRef, List, Node,
+    NullTest, NullTestType, SubLink, SubLinkType, TypeCast, TypeName,
 };
 
-use super::cast;
 use super::decode::decode_natural;
 use super::error::WhereError;
 use super::expr::{Comparison, Expr, Literal, Spelling, Truth};
-use super::resolve::{Item, Resolver, Untyped, identifier, is_literal};
+use super::resolve::{Item, Resolver, Untyped, identifier};
 use super::types::Type;
+use super::{calls, cast};
 use crate::domain::Relation;
-
-/// Operators of the contract, section 2.5, that this module does not evaluate yet.
-const OPERATORS_TO_COME: [&str; 14] =
-    ["+", "-", "*", "/", "^", "|/", "@", "&", "|", "#", "||", "@>", "<@", "&&"];
 
 /// Checks a clause against a relation.
 pub(super) struct Checker<'a> {
     relation: &'a Relation,
-    resolver: Resolver<'a>,
+    pub(super) resolver: Resolver<'a>,
     /// Names of the columns that occur, by slot.
     columns: Vec<String>,
     /// Reading our own canonical SQL, which uses a little more than clients may.
@@ -55,7 +51,7 @@ impl<'a> Checker<'a> {
         if *expr.ty() == Type::Bool { Ok((expr, self.columns)) } else { Err(WhereError::NotBoolean) }
     }
 
-    fn node(&mut self, node: &Node) -> Result<Item, WhereError> {
+    pub(super) fn node(&mut self, node: &Node) -> Result<Item, WhereError> {
         match node {
             Node::A_Const(constant) => self.constant(constant),
             Node::ColumnRef(column) => self.column(column),
@@ -68,18 +64,22 @@ impl<'a> Checker<'a> {
             Node::CollateClause(collate) if self.canonical && strings(&collate.collname) == ["C"] => {
                 self.optional(collate.arg.as_ref(), collate.location)
             }
-            Node::FuncCall(call) => Err(unknown_function(call)),
+            Node::FuncCall(call) => self.function(call),
+            Node::CoalesceExpr(coalesce) => self.coalesce(coalesce),
+            Node::MinMaxExpr(min_max) => self.min_max(min_max),
+            Node::A_ArrayExpr(array) => self.array(array, None),
+            Node::A_Indirection(indirection) => self.indirection(indirection),
             Node::SubLink(link) => Err(unsupported_sublink(link)),
             other => Err(unsupported(other)),
         }
     }
 
-    fn optional(&mut self, node: Option<&Node>, location: i32) -> Result<Item, WhereError> {
+    pub(super) fn optional(&mut self, node: Option<&Node>, location: i32) -> Result<Item, WhereError> {
         let node = node.ok_or_else(|| WhereError::at(location, "expression is incomplete"))?;
         self.node(node)
     }
 
-    fn list(&mut self, list: &List) -> Result<Vec<Item>, WhereError> {
+    pub(super) fn list(&mut self, list: &List) -> Result<Vec<Item>, WhereError> {
         list.iter().flatten().map(|node| self.node(node)).collect()
     }
 
@@ -101,6 +101,11 @@ impl<'a> Checker<'a> {
         Ok(Item::Typed { expr, location, parameter: None })
     }
 
+    pub(super) fn number_item(text: &str, location: i32) -> Result<Item, WhereError> {
+        let (spelling, ty) = number(text, location)?;
+        Ok(boolean(Expr::Literal(Literal { spelling, ty, location }), location))
+    }
+
     fn column(&mut self, column: &ColumnRef) -> Result<Item, WhereError> {
         let location = column.location;
         let parts = strings(&column.fields);
@@ -114,56 +119,53 @@ impl<'a> Checker<'a> {
             self.columns.push(name.to_owned());
             self.columns.len() - 1
         });
-        let expr = Expr::Column { slot, name: name.to_owned(), ty: Type::of_column(found) };
+        let ty = Type::of_column(found);
+        // A cast to an enum would need the schema of its type.
+        let labels = |ty: &Type| matches!(ty, Type::Enum { .. } | Type::Other { .. });
+        let domain = found.base.is_some() && !labels(&ty) && !ty.element().is_some_and(labels);
+        let expr = Expr::Column { slot, name: name.to_owned(), ty, domain };
         Ok(Item::Typed { expr, location, parameter: None })
     }
 
     fn cast(&mut self, cast: &TypeCast) -> Result<Item, WhereError> {
+        let to = self.type_name(cast.typeName.as_deref(), cast.location);
+        if let (Some(Node::A_ArrayExpr(array)), Ok(to @ Type::Array(_))) = (&cast.arg, &to) {
+            return self.array(array, Some(to));
+        }
         let item = self.optional(cast.arg.as_ref(), cast.location)?;
-        let to = self.type_name(cast.typeName.as_deref(), cast.location)?;
+        let to = to?;
         let location = item.location();
         let expr = match item {
-            Item::Untyped(untyped) => self.cast_untyped(untyped, &to)?,
+            Item::Untyped(untyped) => {
+                let offered = self.canonical || matches!(to, Type::Jsonb) || cast::exists(&Type::Text, &to);
+                if !offered {
+                    let message = format!("unknown cast from type text to type {to}");
+                    return Err(WhereError::at(untyped.location, message));
+                }
+                self.resolver.typed_literal(untyped, &to)?
+            }
             Item::Typed { expr, .. } => cast_typed(expr, to, location)?,
         };
         Ok(Item::Typed { expr, location, parameter: None })
     }
 
-    /// `'text'::type` is a literal of that type.
-    fn cast_untyped(&mut self, untyped: Untyped, to: &Type) -> Result<Expr, WhereError> {
-        let Untyped { text, parameter, location } = untyped;
-        let castable = self.canonical || cast::exists(&Type::Text, to);
-        if !castable {
-            return Err(WhereError::at(location, format!("unknown cast from type text to type {to}")));
-        }
-        let spelling = match text {
-            None => Spelling::TypedNull,
-            Some(text) if is_literal(&text, to) => Spelling::Typed(text),
-            Some(text) => {
-                let message = format!("could not cast value {text:?} from text to {to}");
-                return Err(WhereError::at(location, message));
-            }
-        };
-        if let Some(parameter) = parameter {
-            self.resolver.fix(parameter, to, location)?;
-        }
-        Ok(Expr::Literal(Literal { spelling, ty: to.clone(), location }))
-    }
-
     fn type_name(&self, name: Option<&TypeName>, location: i32) -> Result<Type, WhereError> {
         let Some(name) = name else { return Err(WhereError::at(location, "expression is incomplete")) };
         let parts = strings(&name.names);
-        let plain = name.typmods.is_empty() && name.arrayBounds.is_empty() && !name.setof && !name.pct_type;
+        let plain = name.typmods.is_empty() && !name.setof && !name.pct_type;
         // Contract 2.2 has no casts to these; canonical SQL types its literals with them.
         let hidden = |ty: &Type| matches!(ty, Type::Numeric | Type::Bpchar | Type::Name);
-        let found = match parts[..] {
+        let scalar = match parts[..] {
             [name] | ["pg_catalog", name] => Type::of_name(name),
             _ => None,
         };
-        match found.filter(|ty| plain && (self.canonical || !hidden(ty))) {
-            Some(ty) => Ok(ty),
-            None if matches!(parts[..], ["jsonb" | "bytea"]) && plain => Ok(Type::other(parts[0])),
-            None => {
+        let is_array = !name.arrayBounds.is_empty();
+        let found = scalar.filter(|ty| plain && (self.canonical || !hidden(ty)));
+        match found {
+            Some(ty) if !is_array => Ok(ty),
+            Some(ty) if ty.may_be_element() => Ok(Type::array_of(&ty)),
+            None if parts[..] == ["bytea"] && plain && !is_array => Ok(Type::other("bytea")),
+            _ => {
                 let brackets = "[]".repeat(name.arrayBounds.len().min(1));
                 let message = format!("unsupported type {}{brackets}", identifier(&parts));
                 Err(WhereError::at(name.location, message))
@@ -234,7 +236,11 @@ impl<'a> Checker<'a> {
         let checked = match expr.kind {
             A_Expr_Kind::AEXPR_OP | A_Expr_Kind::AEXPR_LIKE | A_Expr_Kind::AEXPR_ILIKE => {
                 let Some(left) = &expr.lexpr else {
-                    return Err(unknown_operator("unary", &names, operator, at));
+                    if !calls::is_prefix(operator) {
+                        return Err(unknown_operator("unary", &names, at));
+                    }
+                    let arg = self.optional(expr.rexpr.as_ref(), at)?;
+                    return Ok(boolean(self.resolver.prefix_call(operator, arg, at)?, at));
                 };
                 let left = self.node(left)?;
                 let right = self.optional(expr.rexpr.as_ref(), at)?;
@@ -255,10 +261,18 @@ impl<'a> Checker<'a> {
             A_Expr_Kind::AEXPR_NOT_BETWEEN => self.between(expr, (true, false)),
             A_Expr_Kind::AEXPR_BETWEEN_SYM => self.between(expr, (false, true)),
             A_Expr_Kind::AEXPR_NOT_BETWEEN_SYM => self.between(expr, (true, true)),
+            A_Expr_Kind::AEXPR_OP_ANY | A_Expr_Kind::AEXPR_OP_ALL => {
+                let left = self.optional(expr.lexpr.as_ref(), at)?;
+                let array = self.optional(expr.rexpr.as_ref(), at)?;
+                let all = expr.kind == A_Expr_Kind::AEXPR_OP_ALL;
+                let known = Comparison::of_operator(operator).is_some() || is_like(operator).is_some();
+                if !known && !calls::is_binary(operator) {
+                    return Err(unknown_operator("binary", &names, at));
+                }
+                self.resolver.quantified(all, operator, left, array, at)
+            }
             kind => {
                 let kind = match kind {
-                    A_Expr_Kind::AEXPR_OP_ANY => "AEXPR_OP_ANY",
-                    A_Expr_Kind::AEXPR_OP_ALL => "AEXPR_OP_ALL",
                     A_Expr_Kind::AEXPR_NULLIF => "AEXPR_NULLIF",
                     _ => "AEXPR_SIMILAR",
                 };
@@ -280,14 +294,13 @@ impl<'a> Checker<'a> {
         if let Some(op) = Comparison::of_operator(operator) {
             return self.resolver.compare(op, left, right, at);
         }
-        let like = match operator {
-            "~~" => (false, false),
-            "!~~" => (false, true),
-            "~~*" => (true, false),
-            "!~~*" => (true, true),
-            _ => return Err(unknown_operator("binary", names, operator, at)),
-        };
-        self.resolver.like(like, left, right, at)
+        if let Some(like) = is_like(operator) {
+            return self.resolver.like(like, left, right, at);
+        }
+        if !calls::is_binary(operator) {
+            return Err(unknown_operator("binary", names, at));
+        }
+        self.resolver.binary_call(operator, left, right, at)
     }
 
     fn between(&mut self, expr: &A_Expr, how: (bool, bool)) -> Result<Expr, WhereError> {
@@ -307,7 +320,18 @@ impl<'a> Checker<'a> {
     }
 }
 
-fn boolean(expr: Expr, location: i32) -> Item {
+/// LIKE and its kin by operator: whether case is folded, and whether the result is negated.
+pub(super) fn is_like(operator: &str) -> Option<(bool, bool)> {
+    Some(match operator {
+        "~~" => (false, false),
+        "!~~" => (false, true),
+        "~~*" => (true, false),
+        "!~~*" => (true, true),
+        _ => return None,
+    })
+}
+
+pub(super) fn boolean(expr: Expr, location: i32) -> Item {
     Item::Typed { expr, location, parameter: None }
 }
 
@@ -348,30 +372,9 @@ pub(super) fn strings(list: &List) -> Vec<&str> {
         .collect()
 }
 
-fn unknown_operator(arity: &str, names: &[&str], operator: &str, at: i32) -> WhereError {
+fn unknown_operator(arity: &str, names: &[&str], at: i32) -> WhereError {
     let name = identifier(names);
-    if OPERATORS_TO_COME.contains(&operator) {
-        return WhereError::at(at, format!("operator {name} is not supported in this context"));
-    }
     WhereError::at(at, format!("unknown {arity} operator {name}"))
-}
-
-fn unknown_function(call: &FuncCall) -> WhereError {
-    let aggregate = !call.agg_order.is_empty()
-        || call.agg_filter.is_some()
-        || call.over.is_some()
-        || call.agg_within_group
-        || call.agg_star
-        || call.agg_distinct;
-    if aggregate {
-        return WhereError::at(call.location, "aggregation is not supported in this context");
-    }
-    if call.func_variadic {
-        let message = "explicit VARIADIC function calls are not currently supported";
-        return WhereError::at(call.location, message);
-    }
-    let name = identifier(&strings(&call.funcname));
-    WhereError::at(call.location, format!("unknown or unsupported function {name}/{}", call.args.len()))
 }
 
 fn unsupported_sublink(link: &SubLink) -> WhereError {

@@ -1,12 +1,11 @@
 //! From the typed tree to the program: constants are decoded and constant parts evaluated, once.
 
-use super::cast::numeric_literal_text;
 use super::datum::Datum;
 use super::decode::{decode, decode_natural};
 use super::error::WhereError;
-use super::expr::{Expr, Literal};
+use super::expr::{self, Comparison, Expr, Literal, Test};
 use super::like;
-use super::program::{Condition, Operand, Range, Row};
+use super::program::{self, Condition, Operand, Range, Row, formed};
 use super::types::{Form, Type};
 use crate::domain::Tuple;
 
@@ -24,9 +23,12 @@ pub(super) fn compile(expr: &Expr) -> Result<Condition, WhereError> {
 
 fn build(expr: &Expr) -> Result<Condition, WhereError> {
     Ok(match expr {
-        Expr::Column { .. } | Expr::Literal(_) | Expr::Cast { .. } | Expr::Implicit { .. } => {
-            Condition::Value(operand(expr, None)?)
-        }
+        Expr::Column { .. }
+        | Expr::Literal(_)
+        | Expr::Cast { .. }
+        | Expr::Implicit { .. }
+        | Expr::Call(_) => Condition::Value(operand(expr, None)?),
+        Expr::Quantified(quantified) => quantify(quantified)?,
         Expr::Compare { op, form, left, right } => Condition::Compare {
             op: *op,
             left: operand(left, Some(*form))?,
@@ -78,6 +80,47 @@ fn build(expr: &Expr) -> Result<Condition, WhereError> {
     })
 }
 
+/// `= ANY` and `<> ALL` of a constant are IN and NOT IN.
+fn quantify(quantified: &expr::Quantified) -> Result<Condition, WhereError> {
+    let form = match quantified.test {
+        Test::Compare { form, .. } => Some(form),
+        Test::Like { .. } => None,
+    };
+    let element = quantified.array.ty().element().cloned().unwrap_or(Type::Text);
+    let (left, array) = (operand(&quantified.left, form)?, operand(&quantified.array, None)?);
+    let membership = match (quantified.test, quantified.all) {
+        (Test::Compare { op: Comparison::Equal, form }, false) => Some((form, false)),
+        (Test::Compare { op: Comparison::NotEqual, form }, true) => Some((form, true)),
+        _ => None,
+    };
+    if let (Some((form, negated)), Operand::Const(Some(Datum::Array(array)))) = (membership, &array) {
+        let form_all = |element: &Option<Datum<'static>>| match element {
+            None => Some(None),
+            Some(value) => formed(value.clone(), &expr_element(quantified), form).map(Some),
+        };
+        let elements = array.elements.iter().map(form_all).collect::<Option<Vec<_>>>();
+        let elements = elements.ok_or_else(|| failed(&quantified.array))?;
+        let membership = in_constants(left, elements);
+        return Ok(if negated { Condition::Not(Box::new(membership)) } else { membership });
+    }
+    let (all, test) = (quantified.all, quantified.test);
+    Ok(Condition::Quantified(Box::new(program::Quantified { all, test, left, array, element })))
+}
+
+fn expr_element(quantified: &expr::Quantified) -> Type {
+    quantified.array.ty().element().cloned().unwrap_or(Type::Text)
+}
+
+/// Constants of one form, so that any two of them compare.
+fn in_constants(arg: Operand, elements: Vec<Option<Datum<'static>>>) -> Condition {
+    let null = elements.iter().any(Option::is_none);
+    let mut constants: Vec<Datum<'static>> = elements.into_iter().flatten().collect();
+    let order = |a: &Datum<'_>, b: &Datum<'_>| a.compare(b).unwrap_or(std::cmp::Ordering::Equal);
+    constants.sort_by(order);
+    constants.dedup_by(|a, b| order(a, b).is_eq());
+    Condition::InConstants { arg, constants, null }
+}
+
 fn membership(arg: &Expr, elements: &[(Form, Expr)]) -> Result<Condition, WhereError> {
     let one_form =
         elements.first().map(|(form, _)| *form).filter(|form| elements.iter().all(|(f, _)| f == form));
@@ -89,27 +132,32 @@ fn membership(arg: &Expr, elements: &[(Form, Expr)]) -> Result<Condition, WhereE
     let Some(form) = one_form.filter(|_| all_constant) else {
         return Ok(Condition::In { arg: operand(arg, None)?, ty: arg.ty().clone(), elements: operands });
     };
-    let mut constants = Vec::with_capacity(operands.len());
-    let mut null = false;
-    for (_, operand) in operands {
-        match operand {
-            Operand::Const(Some(constant)) => constants.push(constant),
-            _ => null = true,
-        }
+    let elements = operands.into_iter().map(|(_, operand)| match operand {
+        Operand::Const(constant) => constant,
+        _ => None,
+    });
+    Ok(in_constants(operand(arg, Some(form))?, elements.collect()))
+}
+
+/// The value of a constant expression, NULL inside. None where it is not constant.
+pub(super) fn constant(expr: &Expr, form: Option<Form>) -> Option<Option<Datum<'static>>> {
+    match operand(expr, form).ok()? {
+        Operand::Const(value) => Some(value),
+        _ => None,
     }
-    // One form, so that any two of them compare.
-    let order = |a: &Datum<'_>, b: &Datum<'_>| a.compare(b).unwrap_or(std::cmp::Ordering::Equal);
-    constants.sort_by(order);
-    constants.dedup_by(|a, b| order(a, b).is_eq());
-    Ok(Condition::InConstants { arg: operand(arg, Some(form))?, constants, null })
 }
 
 /// An operand in `form`, or in the form of its own type.
-fn operand(expr: &Expr, form: Option<Form>) -> Result<Operand, WhereError> {
+pub(super) fn operand(expr: &Expr, form: Option<Form>) -> Result<Operand, WhereError> {
     let natural = match expr {
         Expr::Literal(literal) => return literal_operand(literal, form).ok_or_else(|| failed(expr)),
         Expr::Column { slot, ty, .. } => return Ok(Operand::Column { slot: *slot, ty: ty.clone(), form }),
         Expr::Cast { arg, to, .. } | Expr::Implicit { arg, to, .. } => cast_operand(arg, to)?,
+        Expr::Call(call) => Operand::Call {
+            function: Box::new(call.function.clone()),
+            args: call.args.iter().map(|arg| operand(arg, None)).collect::<Result<_, _>>()?,
+            ty: call.ty.clone(),
+        },
         condition => Operand::Condition(Box::new(compile(condition)?)),
     };
     let Some(form) = form.filter(|form| needs_forming(expr.ty(), *form)) else { return fold(natural, expr) };
@@ -136,10 +184,6 @@ fn cast_operand(arg: &Expr, to: &Type) -> Result<Operand, WhereError> {
     match arg {
         Expr::Column { slot, ty, .. } if to_text && *ty != Type::Bool => {
             Ok(Operand::ColumnText { slot: *slot, blanks: *ty == Type::Bpchar })
-        }
-        Expr::Literal(literal) if to_text && literal.ty == Type::Numeric && literal.text().is_some() => {
-            let text = literal.text().and_then(numeric_literal_text).ok_or_else(|| failed(arg))?;
-            Ok(Operand::Const(Some(Datum::Text(text.into_bytes().into()))))
         }
         arg => {
             let (from, to) = (arg.ty().clone(), to.clone());
@@ -187,6 +231,7 @@ fn location(expr: &Expr) -> i32 {
     match expr {
         Expr::Literal(literal) => literal.location,
         Expr::Cast { location, .. } | Expr::Implicit { location, .. } => *location,
+        Expr::Call(call) => call.location,
         _ => 0,
     }
 }

@@ -2,8 +2,12 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::sync::Arc;
 
+use super::array::Array;
 use super::decimal::Decimal;
+use super::interval::Interval;
+use super::json::Json;
 
 /// A value that is not NULL. Which type it is of, the program knows; values of one comparison are
 /// always in the same form.
@@ -17,6 +21,9 @@ pub(super) enum Datum<'a> {
     Uuid([u8; 16]),
     /// A date in days, a time or a timestamp in microseconds: see `calendar`.
     Moment(i64),
+    Interval(Interval),
+    Array(Box<Array<'a>>),
+    Json(Arc<Json>),
 }
 
 impl Datum<'_> {
@@ -29,6 +36,9 @@ impl Datum<'_> {
             Datum::Text(value) => Datum::Text(Cow::Borrowed(value)),
             Datum::Uuid(value) => Datum::Uuid(*value),
             Datum::Moment(value) => Datum::Moment(*value),
+            Datum::Interval(value) => Datum::Interval(*value),
+            Datum::Array(value) => Datum::Array(Box::new(value.borrowed())),
+            Datum::Json(value) => Datum::Json(Arc::clone(value)),
         }
     }
 
@@ -41,6 +51,9 @@ impl Datum<'_> {
             Datum::Text(value) => Datum::Text(Cow::Owned(value.into_owned())),
             Datum::Uuid(value) => Datum::Uuid(value),
             Datum::Moment(value) => Datum::Moment(value),
+            Datum::Interval(value) => Datum::Interval(value),
+            Datum::Array(value) => Datum::Array(Box::new(value.into_owned())),
+            Datum::Json(value) => Datum::Json(value),
         }
     }
 
@@ -54,6 +67,9 @@ impl Datum<'_> {
             (Datum::Numeric(a), Datum::Numeric(b)) => a.cmp(b),
             (Datum::Text(a), Datum::Text(b)) => a.cmp(b),
             (Datum::Uuid(a), Datum::Uuid(b)) => a.cmp(b),
+            (Datum::Interval(a), Datum::Interval(b)) => a.cmp(b),
+            (Datum::Array(a), Datum::Array(b)) => a.compare(b),
+            (Datum::Json(a), Datum::Json(b)) => a.compare(b),
             _ => return None,
         })
     }

@@ -17,12 +17,22 @@ pub(super) enum Decimal<'a> {
 }
 
 /// Invariant: no zeros at the front of `whole` or the end of `fraction`; zero is not negative.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Digits<'a> {
-    negative: bool,
-    whole: Cow<'a, [u8]>,
-    fraction: Cow<'a, [u8]>,
+    pub(super) negative: bool,
+    pub(super) whole: Cow<'a, [u8]>,
+    pub(super) fraction: Cow<'a, [u8]>,
+    /// Digits after the point that are shown. Arithmetic and text depend on it, comparing does not.
+    pub(super) scale: u32,
 }
+
+impl PartialEq for Digits<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.negative, &self.whole, &self.fraction) == (other.negative, &other.whole, &other.fraction)
+    }
+}
+
+impl Eq for Digits<'_> {}
 
 impl<'a> Decimal<'a> {
     /// Reads what `numeric_out` writes and what `numeric_in` takes, but for blanks around it.
@@ -50,6 +60,7 @@ impl<'a> Decimal<'a> {
             negative: number < 0,
             whole: Cow::Owned(whole),
             fraction: Cow::Owned(vec![]),
+            scale: 0,
         })
     }
 
@@ -62,6 +73,7 @@ impl<'a> Decimal<'a> {
                 negative: digits.negative,
                 whole: Cow::Borrowed(&digits.whole),
                 fraction: Cow::Borrowed(&digits.fraction),
+                scale: digits.scale,
             }),
         }
     }
@@ -75,6 +87,7 @@ impl<'a> Decimal<'a> {
                 negative: digits.negative,
                 whole: Cow::Owned(digits.whole.into_owned()),
                 fraction: Cow::Owned(digits.fraction.into_owned()),
+                scale: digits.scale,
             }),
         }
     }
@@ -94,6 +107,27 @@ impl<'a> Decimal<'a> {
                 out.extend_from_slice(&digits.fraction);
             }
         }
+    }
+
+    /// What `numeric_out` writes.
+    pub(super) fn to_text(&self) -> String {
+        let mut text = Vec::new();
+        match self {
+            Decimal::Finite(digits) => {
+                if digits.negative {
+                    text.push(b'-');
+                }
+                text.extend_from_slice(if digits.whole.is_empty() { b"0" } else { &digits.whole });
+                if digits.scale > 0 {
+                    text.push(b'.');
+                    text.extend_from_slice(&digits.fraction);
+                    let zeros = (digits.scale as usize).saturating_sub(digits.fraction.len());
+                    text.extend(std::iter::repeat_n(b'0', zeros));
+                }
+            }
+            special => special.write_canonical(&mut text),
+        }
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     /// The nearest double, as the cast to float8 gives it; None where the cast would fail.
@@ -149,14 +183,16 @@ impl<'a> Digits<'a> {
         if !digits_only || (whole.is_empty() && fraction.is_empty()) || exponent.abs() > EXPONENT_MAX {
             return None;
         }
-        let (whole, fraction) = if exponent == 0 {
-            (Cow::Borrowed(trim_front(whole)), Cow::Borrowed(trim_back(fraction)))
+        let (whole, fraction, scale) = if exponent == 0 {
+            let scale = fraction.len();
+            (Cow::Borrowed(trim_front(whole)), Cow::Borrowed(trim_back(fraction)), scale)
         } else {
             let (whole, fraction) = shift(whole, fraction, exponent);
-            (Cow::Owned(trim_front(&whole).to_vec()), Cow::Owned(trim_back(&fraction).to_vec()))
+            let scale = fraction.len();
+            (Cow::Owned(trim_front(&whole).to_vec()), Cow::Owned(trim_back(&fraction).to_vec()), scale)
         };
         let zero = whole.is_empty() && fraction.is_empty();
-        Some(Digits { negative: negative && !zero, whole, fraction })
+        Some(Digits { negative: negative && !zero, whole, fraction, scale: u32::try_from(scale).ok()? })
     }
 
     fn cmp_magnitude(&self, other: &Digits<'_>) -> Ordering {
@@ -191,14 +227,14 @@ fn shift(whole: &[u8], fraction: &[u8], exponent: i32) -> (Vec<u8>, Vec<u8>) {
     }
 }
 
-fn trim_front(mut digits: &[u8]) -> &[u8] {
+pub(super) fn trim_front(mut digits: &[u8]) -> &[u8] {
     while let [b'0', rest @ ..] = digits {
         digits = rest;
     }
     digits
 }
 
-fn trim_back(mut digits: &[u8]) -> &[u8] {
+pub(super) fn trim_back(mut digits: &[u8]) -> &[u8] {
     while let [rest @ .., b'0'] = digits {
         digits = rest;
     }

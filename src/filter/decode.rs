@@ -2,10 +2,14 @@
 //! literals.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
+use super::array;
 use super::calendar::{self, Zone};
 use super::datum::Datum;
 use super::decimal::Decimal;
+use super::interval::{self, Interval};
+use super::json::Json;
 use super::types::{Form, Type};
 
 /// Longest value of type `name`, in bytes.
@@ -32,6 +36,12 @@ pub(super) fn decode<'a>(text: &'a [u8], ty: &Type, form: Form) -> Option<Datum<
         (Form::Text, _) => Datum::Text(Cow::Borrowed(text)),
         (Form::Uuid, Type::Uuid) => Datum::Uuid(parse_uuid(text)?),
         (Form::Date, Type::Date) => Datum::Moment(calendar::parse_date(text.trim_ascii())?),
+        (Form::Interval, Type::Interval) => Datum::Interval(interval::parse(text)?),
+        (Form::Interval, Type::Time) => {
+            Datum::Interval(Interval { months: 0, days: 0, micros: calendar::parse_time(text.trim_ascii())? })
+        }
+        (Form::Array, Type::Array(element)) => Datum::Array(Box::new(array::parse(text, element)?)),
+        (Form::Json, Type::Jsonb) => Datum::Json(Arc::new(Json::parse(text)?)),
         (Form::Time, Type::Time) => Datum::Moment(calendar::parse_time(text.trim_ascii())?),
         (Form::Timestamp, Type::Date) => {
             Datum::Moment(calendar::date_to_timestamp(calendar::parse_date(text.trim_ascii())?))

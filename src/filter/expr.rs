@@ -1,6 +1,7 @@
 //! The typed tree of a clause: every operator resolved, every literal with its type, and still the
 //! spelling of the client where that is part of the identity of a shape.
 
+use super::function::Function;
 use super::types::{Form, Type};
 
 /// An expression whose type is known.
@@ -11,6 +12,9 @@ pub(super) enum Expr {
         slot: usize,
         name: String,
         ty: Type,
+        /// Of a domain over that type, or an array of such: Postgres has no array operators for it, so
+        /// it is printed with a cast.
+        domain: bool,
     },
     Literal(Literal),
     /// A cast that the clause spells out.
@@ -49,6 +53,10 @@ pub(super) enum Expr {
         text: Box<Expr>,
         pattern: Box<Expr>,
     },
+    /// `left op ANY (array)` and its kin.
+    Quantified(Box<Quantified>),
+    /// An operator or a function without a form of its own here.
+    Call(Box<Call>),
     And(Vec<Expr>),
     Or(Vec<Expr>),
     Not(Box<Expr>),
@@ -61,6 +69,46 @@ pub(super) enum Expr {
         negated: bool,
         arg: Box<Expr>,
     },
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Quantified {
+    /// ALL, not ANY.
+    pub(super) all: bool,
+    pub(super) test: Test,
+    pub(super) left: Expr,
+    pub(super) array: Expr,
+}
+
+/// What is asked about each element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Test {
+    Compare { op: Comparison, form: Form },
+    Like { case: Case, negated: bool },
+}
+
+/// Arguments have the types that the function takes.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    pub(super) function: Function,
+    pub(super) syntax: Syntax,
+    pub(super) args: Vec<Expr>,
+    pub(super) ty: Type,
+    pub(super) location: i32,
+}
+
+/// How a call is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Syntax {
+    Infix(&'static str),
+    Prefix(&'static str),
+    Named(&'static str),
+    /// `ARRAY[…]`.
+    Array,
+    /// `ARRAY[…]::type[]`, which gives the elements their type.
+    ArrayCast,
+    /// `a[…]`.
+    Subscripts,
 }
 
 #[derive(Clone, Debug)]
@@ -145,6 +193,17 @@ impl Comparison {
         }
     }
 
+    /// The comparison with its sides exchanged.
+    pub(super) fn mirrored(self) -> Comparison {
+        match self {
+            Comparison::Less => Comparison::Greater,
+            Comparison::LessOrEqual => Comparison::GreaterOrEqual,
+            Comparison::Greater => Comparison::Less,
+            Comparison::GreaterOrEqual => Comparison::LessOrEqual,
+            same => same,
+        }
+    }
+
     /// Whether it asks for an order, not only for equality.
     pub(super) fn is_ordering(self) -> bool {
         !matches!(self, Comparison::Equal | Comparison::NotEqual)
@@ -168,11 +227,13 @@ impl Expr {
         match self {
             Expr::Column { ty, .. } | Expr::Cast { to: ty, .. } | Expr::Implicit { to: ty, .. } => ty,
             Expr::Literal(literal) => &literal.ty,
+            Expr::Call(call) => &call.ty,
             Expr::Compare { .. }
             | Expr::Distinct { .. }
             | Expr::Between(_)
             | Expr::In { .. }
             | Expr::Like { .. }
+            | Expr::Quantified(_)
             | Expr::And(_)
             | Expr::Or(_)
             | Expr::Not(_)
@@ -181,13 +242,20 @@ impl Expr {
         }
     }
 
-    /// Whether its text stems from a value of type `name`, and so has the collation "C".
+    /// Whether its text, or that in its array, stems from a value of type `name`, and so has the
+    /// collation "C". Another collation than the default one prevails, wherever it comes from.
     pub(super) fn has_c_collation(&self) -> bool {
+        let collatable = |ty: &Type| ty.element().unwrap_or(ty).is_text();
         match self {
-            Expr::Cast { arg, .. } | Expr::Implicit { arg, .. } if arg.ty().is_text() => {
+            Expr::Cast { arg, .. } | Expr::Implicit { arg, .. } if collatable(arg.ty()) => {
                 arg.has_c_collation()
             }
-            expr => *expr.ty() == Type::Name,
+            Expr::Call(call) if collatable(&call.ty) => {
+                // What is ordered is printed with "C".
+                matches!(call.function, Function::Greatest | Function::Least)
+                    || call.args.iter().any(Expr::has_c_collation)
+            }
+            expr => *expr.ty().element().unwrap_or(expr.ty()) == Type::Name,
         }
     }
 
@@ -211,6 +279,8 @@ impl Expr {
             Expr::In { arg, elements } => {
                 arg.is_constant() && elements.iter().all(|(_, element)| element.is_constant())
             }
+            Expr::Quantified(quantified) => quantified.left.is_constant() && quantified.array.is_constant(),
+            Expr::Call(call) => call.args.iter().all(Expr::is_constant),
             Expr::And(args) | Expr::Or(args) => args.iter().all(Expr::is_constant),
         }
     }

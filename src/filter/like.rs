@@ -62,6 +62,37 @@ pub(super) fn is_malformed(pattern: &[u8]) -> bool {
     pattern.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
+/// What a pattern begins with before its first wildcard, escapes resolved, and the rest of it. None
+/// for a malformed one.
+pub(super) fn literal_prefix(pattern: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let (mut prefix, mut rest) = (Vec::new(), pattern);
+    loop {
+        match rest {
+            [] | [b'%' | b'_', ..] => return Some((prefix, rest)),
+            [b'\\', literal, after @ ..] => {
+                prefix.push(*literal);
+                rest = after;
+            }
+            [b'\\'] => return None,
+            [literal, after @ ..] => {
+                prefix.push(*literal);
+                rest = after;
+            }
+        }
+    }
+}
+
+/// The first text above all that begin with `prefix`. None where there is none.
+pub(super) fn successor(mut prefix: Vec<u8>) -> Option<Vec<u8>> {
+    while let Some(last) = prefix.pop() {
+        if let Some(next) = last.checked_add(1) {
+            prefix.push(next);
+            return Some(prefix);
+        }
+    }
+    None
+}
+
 /// Lower case, letter by letter: what Postgres does to both sides of an ILIKE in UTF-8.
 pub(super) fn fold(text: &[u8]) -> Cow<'_, [u8]> {
     if text.is_ascii() {
@@ -80,6 +111,21 @@ pub(super) fn fold(text: &[u8]) -> Cow<'_, [u8]> {
         folded.extend_from_slice(one.encode_utf8(&mut [0; 4]).as_bytes());
     }
     Cow::Owned(folded)
+}
+
+/// Upper case, letter by letter: one that would become several stays as it is.
+pub(super) fn raise(text: &[u8]) -> Vec<u8> {
+    if text.is_ascii() {
+        return text.to_ascii_uppercase();
+    }
+    let mut raised = Vec::with_capacity(text.len());
+    for c in String::from_utf8_lossy(text).chars() {
+        let mut upper = c.to_uppercase();
+        let first = upper.next().unwrap_or(c);
+        let one = if upper.next().is_some() { c } else { first };
+        raised.extend_from_slice(one.encode_utf8(&mut [0; 4]).as_bytes());
+    }
+    raised
 }
 
 /// Bytes of the first character; text in the stream is valid UTF-8.

@@ -20,25 +20,48 @@
 //!   Literals in them are refused. A text column cast to such a type may hold them: its row counts as
 //!   not decodable, hence not in the shape.
 //!
+//! - Case is folded by `lower` and `upper` in the way of `ILIKE`. GREATEST and LEAST of texts order by
+//!   bytes, and their result has the collation "C".
+//! - `AT TIME ZONE` knows the names of UTC only, `^` of `numeric` is missing, and so are infinite
+//!   intervals: a row with one counts as not decodable.
+//! - The difference of two timestamps that does not fit is an error, as from version 17 on.
+//!
 //! [`ShapeIndex`] holds the predicates of all shapes and finds those that a row change concerns.
 
+mod access;
+mod array;
 mod calendar;
+mod calls;
 mod cast;
 mod check;
 mod compile;
+mod composite;
+mod constructs;
 mod datum;
 mod decimal;
 mod decode;
 mod error;
 mod expr;
+mod function;
+mod functions;
 mod index;
+mod interval;
+mod json;
+mod keys;
 mod like;
+mod math;
+mod moment;
+mod numeric;
+mod operators;
 mod predicate;
 mod print;
 mod program;
+mod ranges;
 mod resolve;
+mod structure;
 mod subset;
 mod syntax;
+mod table;
 mod types;
 
 #[cfg(test)]

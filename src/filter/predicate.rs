@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::check::Checker;
 use super::compile::compile;
 use super::error::WhereError;
+use super::expr::Expr;
 use super::print::print;
 use super::program::{Condition, Row};
 use super::syntax::{CANONICAL_DEPTH_MAX, DEPTH_MAX, STATEMENT_BYTES_MAX, parse_expression};
@@ -15,7 +16,8 @@ use crate::domain::{Relation, Tuple, WireRelation};
 pub struct Predicate {
     sql: String,
     columns: Vec<String>,
-    pub(super) condition: Condition,
+    condition: Condition,
+    pub(super) expr: Expr,
 }
 
 impl Predicate {
@@ -33,7 +35,7 @@ impl Predicate {
         let condition = compile(&expr)?;
         let mut sql = String::new();
         print(&expr, &mut sql);
-        Ok(Predicate { sql, columns, condition })
+        Ok(Predicate { sql, columns, condition, expr })
     }
 
     /// Reads what [`Predicate::sql`] gave: `from_canonical(p.sql(), r)` has the same SQL again.
@@ -47,7 +49,7 @@ impl Predicate {
         let condition = compile(&expr)?;
         let mut sql = String::new();
         print(&expr, &mut sql);
-        Ok(Predicate { sql, columns, condition })
+        Ok(Predicate { sql, columns, condition, expr })
     }
 
     /// The canonical SQL: part of the identity of a shape, and the condition of its snapshot query.
@@ -66,13 +68,19 @@ impl Predicate {
     /// [`super::ShapeIndex`] binds the columns once instead.
     #[must_use]
     pub fn accepts(&self, relation: &WireRelation, tuple: &Tuple) -> Option<bool> {
+        self.decide(relation, tuple).map(|value| value == Some(true))
+    }
+
+    /// What the clause says about a row, unknown being the inner None; the outer one where a value
+    /// could not be decoded or an operation failed.
+    #[must_use]
+    pub fn decide(&self, relation: &WireRelation, tuple: &Tuple) -> Option<Option<bool>> {
         let positions = self.positions(relation);
-        let row = Row { tuple, before: None, positions: &positions };
-        self.condition.evaluate(&row).ok().map(|value| value == Some(true))
+        self.condition.evaluate(&Row { tuple, before: None, positions: &positions }).ok()
     }
 
     /// Where the columns are in the tuples of a relation.
-    pub(super) fn positions(&self, relation: &WireRelation) -> Vec<Option<usize>> {
+    fn positions(&self, relation: &WireRelation) -> Vec<Option<usize>> {
         self.columns.iter().map(|name| relation.position(name)).collect()
     }
 }

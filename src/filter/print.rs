@@ -1,13 +1,21 @@
 //! Canonical SQL: one text per tree, every operator in parentheses of its own, so that neither the
 //! settings of a session nor the precedence of another grammar can change its meaning.
 
-use super::expr::{Case, Comparison, Expr, Literal, Spelling, Truth};
+use super::expr::{Call, Case, Comparison, Expr, Literal, Quantified, Spelling, Syntax, Test, Truth};
+use super::function::Function;
 use super::types::Form;
 use crate::domain::quote_identifier;
 
 /// Prints `expr` to the end of `sql`.
 pub(super) fn print(expr: &Expr, sql: &mut String) {
     match expr {
+        Expr::Column { name, ty, domain: true, .. } => {
+            sql.push('(');
+            sql.push_str(&quote_identifier(name));
+            sql.push_str("::");
+            sql.push_str(&ty.to_string());
+            sql.push(')');
+        }
         Expr::Column { name, .. } => sql.push_str(&quote_identifier(name)),
         Expr::Literal(literal) => print_literal(literal, sql),
         Expr::Implicit { arg, .. } => print(arg, sql),
@@ -49,6 +57,8 @@ pub(super) fn print(expr: &Expr, sql: &mut String) {
             };
             print_list(&[text, pattern], operator, sql);
         }
+        Expr::Quantified(quantified) => print_quantified(quantified, sql),
+        Expr::Call(call) => print_call(call, sql),
         Expr::And(args) => print_list(&args.iter().collect::<Vec<_>>(), " AND ", sql),
         Expr::Or(args) => print_list(&args.iter().collect::<Vec<_>>(), " OR ", sql),
         Expr::Not(arg) => {
@@ -57,7 +67,16 @@ pub(super) fn print(expr: &Expr, sql: &mut String) {
             sql.push(')');
         }
         Expr::IsNull { negated, arg } => {
-            print_postfix(arg, if *negated { " IS NOT NULL" } else { " IS NULL" }, sql);
+            let test = if *negated { " IS NOT NULL" } else { " IS NULL" };
+            match &**arg {
+                Expr::Column { name, .. } => {
+                    sql.push('(');
+                    sql.push_str(&quote_identifier(name));
+                    sql.push_str(test);
+                    sql.push(')');
+                }
+                arg => print_postfix(arg, test, sql),
+            }
         }
         Expr::IsTruth { truth, negated, arg } => {
             let test = match (truth, negated) {
@@ -69,6 +88,108 @@ pub(super) fn print(expr: &Expr, sql: &mut String) {
                 (Truth::Unknown, true) => " IS NOT UNKNOWN",
             };
             print_postfix(arg, test, sql);
+        }
+    }
+}
+
+fn print_quantified(quantified: &Quantified, sql: &mut String) {
+    sql.push('(');
+    let operator = match quantified.test {
+        Test::Compare { op, form } => {
+            if op.is_ordering() {
+                print_ordered(&quantified.left, form, sql);
+            } else {
+                print(&quantified.left, sql);
+            }
+            op.operator()
+        }
+        Test::Like { case, negated } => {
+            print(&quantified.left, sql);
+            match (case != Case::Kept, negated) {
+                (false, false) => "LIKE",
+                (false, true) => "NOT LIKE",
+                (true, false) => "ILIKE",
+                (true, true) => "NOT ILIKE",
+            }
+        }
+    };
+    sql.push(' ');
+    sql.push_str(operator);
+    sql.push_str(if quantified.all { " ALL (" } else { " ANY (" });
+    print(&quantified.array, sql);
+    sql.push_str("))");
+}
+
+fn print_call(call: &Call, sql: &mut String) {
+    let args: Vec<&Expr> = call.args.iter().collect();
+    match call.syntax {
+        Syntax::Infix(operator) => print_list(&args, &format!(" {operator} "), sql),
+        Syntax::Prefix(operator) => {
+            sql.push('(');
+            sql.push_str(operator);
+            sql.push(' ');
+            args.iter().for_each(|arg| print(arg, sql));
+            sql.push(')');
+        }
+        Syntax::Named(name) => {
+            sql.push_str(name);
+            sql.push('(');
+            let ordered = matches!(call.function, Function::Greatest | Function::Least) && call.ty.is_text();
+            for (index, arg) in args.iter().enumerate() {
+                sql.push_str(if index == 0 { "" } else { ", " });
+                if ordered && index == 0 {
+                    print_postfix(arg, " COLLATE \"C\"", sql);
+                } else {
+                    print(arg, sql);
+                }
+            }
+            sql.push(')');
+        }
+        Syntax::Array | Syntax::ArrayCast => {
+            let cast = call.syntax == Syntax::ArrayCast;
+            sql.push_str(if cast { "(ARRAY[" } else { "ARRAY[" });
+            for (index, arg) in args.iter().enumerate() {
+                sql.push_str(if index == 0 { "" } else { ", " });
+                print(arg, sql);
+            }
+            sql.push(']');
+            if cast {
+                sql.push_str("::");
+                sql.push_str(&call.ty.to_string());
+                sql.push(')');
+            }
+        }
+        Syntax::Subscripts => print_subscripts(call, sql),
+    }
+}
+
+fn print_subscripts(call: &Call, sql: &mut String) {
+    let mut args = call.args.iter();
+    let mut next = |given: bool, sql: &mut String| {
+        if let Some(arg) = if given { args.next() } else { None } {
+            print(arg, sql);
+        }
+    };
+    sql.push('(');
+    next(true, sql);
+    sql.push(')');
+    match &call.function {
+        Function::Slice(bounds) => {
+            for (low, high) in bounds {
+                sql.push('[');
+                next(*low, sql);
+                // A colon and what follows must not be read as a cast or a parameter.
+                sql.push_str(" : ");
+                next(*high, sql);
+                sql.push(']');
+            }
+        }
+        _ => {
+            for _ in 1..call.args.len() {
+                sql.push('[');
+                next(true, sql);
+                sql.push(']');
+            }
         }
     }
 }

@@ -35,7 +35,7 @@ impl Item {
         }
     }
 
-    fn ty(&self) -> Option<&Type> {
+    pub(super) fn ty(&self) -> Option<&Type> {
         match self {
             Item::Typed { expr, .. } => Some(expr.ty()),
             Item::Untyped(_) => None,
@@ -101,6 +101,23 @@ impl<'a> Resolver<'a> {
         Ok(Expr::Literal(literal))
     }
 
+    /// `'text'::type` is a literal of that type.
+    pub(super) fn typed_literal(&mut self, untyped: Untyped, to: &Type) -> Result<Expr, WhereError> {
+        let Untyped { text, parameter, location } = untyped;
+        let spelling = match text {
+            None => Spelling::TypedNull,
+            Some(text) if is_literal(&text, to) => Spelling::Typed(text),
+            Some(text) => {
+                let message = format!("could not cast value {text:?} from text to {to}");
+                return Err(WhereError::at(location, message));
+            }
+        };
+        if let Some(parameter) = parameter {
+            self.fix(parameter, to, location)?;
+        }
+        Ok(Expr::Literal(Literal { spelling, ty: to.clone(), location }))
+    }
+
     /// Fixes the type of a parameter.
     pub(super) fn fix(&mut self, parameter: u32, ty: &Type, location: i32) -> Result<(), WhereError> {
         let fixed = self.resolved.entry(parameter).or_insert_with(|| ty.clone());
@@ -122,7 +139,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn coerce(&mut self, item: Item, ty: &Type) -> Result<Expr, WhereError> {
+    pub(super) fn coerce(&mut self, item: Item, ty: &Type) -> Result<Expr, WhereError> {
         match item {
             Item::Typed { expr, .. } => Ok(expr),
             Item::Untyped(untyped) => self.resolve(untyped, ty),
@@ -130,7 +147,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// The comparison between two operands, and the type that each untyped one gets.
-    fn comparison(
+    pub(super) fn comparison(
         &self,
         op: Comparison,
         left: &Item,
@@ -288,12 +305,13 @@ impl<'a> Resolver<'a> {
 /// Whether Postgres takes that text as a literal of the type, and we read it alike. It has no zero
 /// bytes in any text. The labels of an enum are not known here.
 pub(super) fn is_literal(text: &str, ty: &Type) -> bool {
-    let known = !matches!(ty, Type::Enum { .. }) && !text.contains('\0');
+    let labels = |ty: &Type| matches!(ty, Type::Enum { .. });
+    let known = !labels(ty) && !ty.element().is_some_and(labels) && !text.contains('\0');
     known && decode_natural(text.as_bytes(), ty).is_some()
 }
 
 /// There is no such operator, or a parameter has got the wrong type before.
-fn no_overload(left: &Item, right: &Item, at: i32) -> WhereError {
+pub(super) fn no_overload(left: &Item, right: &Item, at: i32) -> WhereError {
     for (item, other) in [(left, right), (right, left)] {
         if let (Item::Typed { expr, location, parameter: Some(parameter) }, Some(ty)) = (item, other.ty()) {
             let message = format!("type conflict for ${parameter}: {} and {ty}", expr.ty());

@@ -209,6 +209,7 @@ mod tests {
             pk_position: None,
             generated: false,
             type_kind: kind,
+            base: None,
         };
         Relation {
             oid: Oid(1),

@@ -23,6 +23,10 @@ pub(super) enum Type {
     Time,
     Timestamp,
     Timestamptz,
+    Interval,
+    Jsonb,
+    /// Of one of the types above; Postgres does not tell arrays by their dimensions.
+    Array(Box<Type>),
     Enum {
         oid: Oid,
         name: String,
@@ -35,11 +39,38 @@ pub(super) enum Type {
 }
 
 impl Type {
+    /// The type of a column; that of a domain is the one below it.
     pub(super) fn of_column(column: &Column) -> Type {
-        if column.type_kind == 'e' && column.element_oid == Oid(0) {
-            return Type::Enum { oid: column.type_oid, name: column.type_name.clone() };
+        let is_array = column.element_oid != Oid(0);
+        // A domain below an array is a domain over arrays, or the elements are of a domain.
+        let (oid, name, kind) = match &column.base {
+            Some(base) => (base.type_oid, &base.type_name, base.type_kind),
+            None if is_array => (column.element_oid, &column.type_name, column.type_kind),
+            None => (column.type_oid, &column.type_name, column.type_kind),
+        };
+        let base_array = column.base.as_ref().is_some_and(|base| base.is_array);
+        let scalar = Type::of_oid(oid, name, kind);
+        let shown = || {
+            let brackets = if is_array || base_array { "[]" } else { "" };
+            Type::Other {
+                name: format!("{}{brackets}", column.type_name),
+                composite: kind == 'c' && !is_array && !base_array,
+            }
+        };
+        match scalar {
+            Some(scalar) if !is_array && !base_array => scalar,
+            Some(element) if is_array != base_array && element.may_be_element() => {
+                Type::Array(Box::new(element))
+            }
+            _ => shown(),
         }
-        match column.type_oid.0 {
+    }
+
+    fn of_oid(oid: Oid, name: &str, kind: char) -> Option<Type> {
+        if kind == 'e' {
+            return Some(Type::Enum { oid, name: name.to_owned() });
+        }
+        Some(match oid.0 {
             16 => Type::Bool,
             19 => Type::Name,
             20 => Type::Int8,
@@ -54,10 +85,27 @@ impl Type {
             1083 => Type::Time,
             1114 => Type::Timestamp,
             1184 => Type::Timestamptz,
+            1186 => Type::Interval,
             1700 => Type::Numeric,
             2950 => Type::Uuid,
-            _ if column.element_oid != Oid(0) => Type::other(&format!("{}[]", column.type_name)),
-            _ => Type::Other { name: column.type_name.clone(), composite: column.type_kind == 'c' },
+            3802 => Type::Jsonb,
+            _ => return None,
+        })
+    }
+
+    /// Whether arrays of it are supported. Those of `char(n)` compare in a way of their own.
+    pub(super) fn may_be_element(&self) -> bool {
+        !matches!(self, Type::Bpchar | Type::Jsonb | Type::Array(_) | Type::Other { .. })
+    }
+
+    pub(super) fn array_of(element: &Type) -> Type {
+        Type::Array(Box::new(element.clone()))
+    }
+
+    pub(super) fn element(&self) -> Option<&Type> {
+        match self {
+            Type::Array(element) => Some(element),
+            _ => None,
         }
     }
 
@@ -84,8 +132,38 @@ impl Type {
             "time" => Type::Time,
             "timestamp" => Type::Timestamp,
             "timestamptz" => Type::Timestamptz,
+            "interval" => Type::Interval,
+            "jsonb" => Type::Jsonb,
             _ => return None,
         })
+    }
+
+    /// The name in `pg_type`, as far as operators are resolved by it.
+    pub(super) fn catalog_name(&self) -> &'static str {
+        match self {
+            Type::Bool => "bool",
+            Type::Int2 => "int2",
+            Type::Int4 => "int4",
+            Type::Int8 => "int8",
+            Type::Float4 => "float4",
+            Type::Float8 => "float8",
+            Type::Numeric => "numeric",
+            Type::Text => "text",
+            Type::Varchar => "varchar",
+            Type::Bpchar => "bpchar",
+            Type::Name => "name",
+            Type::Uuid => "uuid",
+            Type::Date => "date",
+            Type::Time => "time",
+            Type::Timestamp => "timestamp",
+            Type::Timestamptz => "timestamptz",
+            Type::Interval => "interval",
+            Type::Jsonb => "jsonb",
+            Type::Array(element) if **element == Type::Text => "_text",
+            Type::Array(_) => "array",
+            Type::Enum { .. } => "enum",
+            Type::Other { .. } => "other",
+        }
     }
 
     pub(super) fn is_integer(&self) -> bool {
@@ -140,6 +218,12 @@ impl Type {
             // name -> bpchar and name -> varchar happen on assignment only.
             return *self != Type::Name || *to == Type::Text;
         }
+        if let (Type::Array(from), Type::Array(to)) = (self, to) {
+            return from.casts_implicitly(to);
+        }
+        if *self == Type::Time && *to == Type::Interval {
+            return true;
+        }
         // Casts to timestamptz depend on the time zone of the session: contract 2.4 leaves them out.
         *self == Type::Date && *to == Type::Timestamp
     }
@@ -148,26 +232,12 @@ impl Type {
 /// The catalog name, as messages and canonical SQL have it.
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Type::Bool => "bool",
-            Type::Int2 => "int2",
-            Type::Int4 => "int4",
-            Type::Int8 => "int8",
-            Type::Float4 => "float4",
-            Type::Float8 => "float8",
-            Type::Numeric => "numeric",
-            Type::Text => "text",
-            Type::Varchar => "varchar",
-            Type::Bpchar => "bpchar",
-            Type::Name => "name",
-            Type::Uuid => "uuid",
-            Type::Date => "date",
-            Type::Time => "time",
-            Type::Timestamp => "timestamp",
-            Type::Timestamptz => "timestamptz",
-            Type::Enum { name, .. } => return write!(f, "enum {name}"),
-            Type::Other { name, .. } => name,
-        })
+        match self {
+            Type::Array(element) => write!(f, "{element}[]"),
+            Type::Enum { name, .. } => write!(f, "enum {name}"),
+            Type::Other { name, .. } => f.write_str(name),
+            scalar => f.write_str(scalar.catalog_name()),
+        }
     }
 }
 
@@ -187,6 +257,10 @@ pub(super) enum Form {
     Time,
     Timestamp,
     Timestamptz,
+    Interval,
+    /// Elements in the forms of their type.
+    Array,
+    Json,
 }
 
 impl Form {
@@ -205,6 +279,9 @@ impl Form {
             Type::Time => Form::Time,
             Type::Timestamp => Form::Timestamp,
             Type::Timestamptz => Form::Timestamptz,
+            Type::Interval => Form::Interval,
+            Type::Jsonb => Form::Json,
+            Type::Array(_) => Form::Array,
             Type::Other { .. } => return None,
         })
     }
@@ -231,13 +308,15 @@ impl Form {
         }
         match (left, right) {
             (Type::Date, Type::Timestamp) | (Type::Timestamp, Type::Date) => Some(Form::Timestamp),
+            (Type::Time, Type::Interval) | (Type::Interval, Type::Time) => Some(Form::Interval),
             _ => None,
         }
     }
 
-    /// Whether `<` and its kin exist: contract 2.5 gives bool none.
+    /// Whether `<` and its kin exist: contract 2.5 gives bool and arrays none, and texts inside a
+    /// jsonb are ordered by the collation of the database.
     pub(super) fn is_ordered(self) -> bool {
-        self != Form::Bool
+        !matches!(self, Form::Bool | Form::Array | Form::Json)
     }
 
     /// Whether the order depends on a collation.

@@ -1,6 +1,6 @@
 //! What the catalog says about a table.
 
-use crate::domain::{Column, Oid, Relation, RelationName};
+use crate::domain::{BaseType, Column, Oid, Relation, RelationName};
 use crate::postgres::{PgError, SqlClient};
 
 /// A slice of an array counts from 1, whatever the array counts from. One row per column; a table without columns yields one row without a name, so that it can be told
@@ -8,13 +8,26 @@ use crate::postgres::{PgError, SqlClient};
 const INSPECT: &str = "
 SELECT c.oid, c.relkind = 'p', a.attname, a.atttypid, e.typname, e.oid, a.atttypmod,
        a.attndims::int4, a.attnotnull, a.attgenerated <> '', e.typtype,
-       array_position((i.indkey::int2[])[0:i.indnkeyatts - 1], a.attnum) - 1
+       array_position((i.indkey::int2[])[0:i.indnkeyatts - 1], a.attnum) - 1,
+       d.oid, d.typname, d.typtype, d.is_array
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_catalog.pg_type x ON x.oid = t.typelem AND x.typarray = t.oid
 LEFT JOIN pg_catalog.pg_type e ON e.oid = coalesce(x.oid, t.oid)
+LEFT JOIN LATERAL (
+  WITH RECURSIVE below AS (
+    SELECT e.typbasetype AS oid WHERE e.typtype = 'd'
+    UNION ALL
+    SELECT b.typbasetype FROM below JOIN pg_catalog.pg_type b ON b.oid = below.oid WHERE b.typtype = 'd'
+  )
+  SELECT f.oid, f.typname, f.typtype, f.oid <> b.oid AS is_array
+  FROM below
+  JOIN pg_catalog.pg_type b ON b.oid = below.oid AND b.typtype <> 'd'
+  LEFT JOIN pg_catalog.pg_type y ON y.oid = b.typelem AND y.typarray = b.oid
+  JOIN pg_catalog.pg_type f ON f.oid = coalesce(y.oid, b.oid)
+) d ON true
 LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary
 WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')
 ORDER BY a.attnum";
@@ -58,7 +71,19 @@ pub async fn inspect(client: &SqlClient, name: &RelationName) -> Result<Option<R
             pk_position: pk_position.and_then(|position| u16::try_from(position).ok()),
             generated: row.try_get(9)?,
             type_kind: char::from(row.try_get::<_, i8>(10)?.unsigned_abs()),
+            base: base_type(row)?,
         });
     }
     Ok(Some(relation))
+}
+
+/// What a domain is a domain over.
+fn base_type(row: &tokio_postgres::Row) -> Result<Option<BaseType>, PgError> {
+    let Some(oid) = row.try_get::<_, Option<u32>>(12)? else { return Ok(None) };
+    Ok(Some(BaseType {
+        type_oid: Oid(oid),
+        type_name: row.try_get(13)?,
+        type_kind: char::from(row.try_get::<_, i8>(14)?.unsigned_abs()),
+        is_array: row.try_get(15)?,
+    }))
 }

@@ -141,6 +141,7 @@ mod tests {
             pk_position: None,
             generated: false,
             type_kind: 'b',
+            base: None,
         }
     }
 

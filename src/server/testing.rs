@@ -42,6 +42,7 @@ pub(super) fn column(name: &str, type_name: &str, pk_position: Option<u16>) -> C
         pk_position,
         generated: false,
         type_kind: 'b',
+        base: None,
     }
 }
 

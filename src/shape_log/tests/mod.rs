@@ -49,6 +49,7 @@ fn table(name: RelationName, columns: &[(&str, u32)], key: &[&str]) -> ShapeDefi
             pk_position,
             generated: false,
             type_kind: 'b',
+            base: None,
         }
     };
     let mut selected: Vec<String> = columns.iter().map(|(name, _)| (*name).to_owned()).collect();

@@ -1,271 +1,40 @@
-//! Random clauses, and the values that rows and literals take.
+//! Random clauses.
 
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-/// Columns of one type, and texts that its input function takes.
-pub struct Kind {
-    pub ty: &'static str,
-    pub columns: &'static [&'static str],
-    pub values: &'static [&'static str],
-    family: Family,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Family {
-    Number,
-    Text,
-    Bool,
-    Uuid,
-    Day,
-    Time,
-    Instant,
-    Enum,
-}
-
-const KINDS: [Kind; 16] = [
-    Kind {
-        ty: "int4",
-        columns: &["i4", "j4"],
-        values: &["0", "1", "-1", "2", "7", "2147483647", "-2147483648"],
-        family: Family::Number,
-    },
-    Kind {
-        ty: "int2",
-        columns: &["i2"],
-        values: &["0", "1", "-1", "2", "32767", "-32768"],
-        family: Family::Number,
-    },
-    Kind {
-        ty: "int8",
-        columns: &["i8"],
-        values: &[
-            "0",
-            "1",
-            "-1",
-            "2",
-            "2147483648",
-            "9007199254740993",
-            "9223372036854775807",
-            "-9223372036854775808",
-        ],
-        family: Family::Number,
-    },
-    Kind {
-        ty: "float4",
-        columns: &["f4"],
-        values: &[
-            "0",
-            "-0",
-            "1",
-            "0.1",
-            "-1.5",
-            "NaN",
-            "Infinity",
-            "-Infinity",
-            "3.4e38",
-            "1e-40",
-            "16777217",
-            "1e6",
-            "123456.7",
-        ],
-        family: Family::Number,
-    },
-    Kind {
-        ty: "float8",
-        columns: &["f8"],
-        values: &[
-            "0",
-            "-0",
-            "1",
-            "0.1",
-            "-1.5",
-            "NaN",
-            "Infinity",
-            "-Infinity",
-            "1e300",
-            "5e-324",
-            "9007199254740992",
-            "1e15",
-            "0.00001",
-            "0.0001",
-        ],
-        family: Family::Number,
-    },
-    Kind {
-        ty: "numeric",
-        columns: &["n", "n2"],
-        values: &[
-            "0",
-            "1",
-            "1.0",
-            "1.00",
-            "0.1",
-            "-1.5",
-            "NaN",
-            "Infinity",
-            "-Infinity",
-            "12345678901234567890.12345678900",
-            "0.00000000000000000001",
-            "9007199254740993",
-            "-0.50",
-            "1e30",
-        ],
-        family: Family::Number,
-    },
-    Kind {
-        ty: "text",
-        columns: &["t", "t2"],
-        values: &[
-            "",
-            "a",
-            "A",
-            "b",
-            "ab",
-            "aB",
-            "a ",
-            " a",
-            "é",
-            "É",
-            "éa",
-            "日本",
-            "a\nb",
-            "50%",
-            "a_b",
-            "a\\b",
-            "%",
-            "\\",
-            "İ",
-            "ß",
-            "ẞ",
-            "Σ",
-            "1",
-            "-5",
-            " 7 ",
-            "true",
-            "off",
-            "NaN",
-            "1e3",
-            "2024-01-31",
-            "10:00",
-            "it's",
-            "zzz",
-            "\u{10348}",
-            "\u{fffd}",
-        ],
-        family: Family::Text,
-    },
-    Kind {
-        ty: "varchar",
-        columns: &["v"],
-        values: &["", "a", "a ", "A", "ab", "é", "a_b", "1", "zzz"],
-        family: Family::Text,
-    },
-    Kind {
-        ty: "bpchar",
-        columns: &["c"],
-        values: &["", "a", "a  ", "A", "ab", "é", "abcde", " a", "a\t"],
-        family: Family::Text,
-    },
-    Kind {
-        ty: "name",
-        columns: &["nm"],
-        values: &["", "a", "A", "ab", "é", "zzz", "1"],
-        family: Family::Text,
-    },
-    Kind { ty: "bool", columns: &["b", "b2"], values: &["t", "f", "true", "false"], family: Family::Bool },
-    Kind {
-        ty: "uuid",
-        columns: &["u", "u2"],
-        values: &[
-            "00000000-0000-0000-0000-000000000000",
-            "ffffffff-ffff-ffff-ffff-ffffffffffff",
-            "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
-            "{A0EEBC99-9c0b4ef8bb6d6bb9bd380a12}",
-        ],
-        family: Family::Uuid,
-    },
-    Kind {
-        ty: "date",
-        columns: &["d"],
-        values: &[
-            "2000-01-01",
-            "2024-02-29",
-            "1999-12-31",
-            "0044-03-15 BC",
-            "infinity",
-            "-infinity",
-            "5874897-12-31",
-            "4714-11-24 BC",
-            "10000-01-01",
-            "epoch",
-        ],
-        family: Family::Day,
-    },
-    Kind {
-        ty: "time",
-        columns: &["tm"],
-        values: &["00:00:00", "24:00:00", "12:34:56.789", "12:34:56.7890001", "23:59:59.999999", "10:00"],
-        family: Family::Time,
-    },
-    Kind {
-        ty: "timestamp",
-        columns: &["ts"],
-        values: &[
-            "2000-01-01 00:00:00",
-            "2024-02-29T12:34:56.789",
-            "2024-02-29 00:00:00",
-            "0044-03-15 01:02:03 BC",
-            "infinity",
-            "-infinity",
-            "294276-12-31 23:59:59.999999",
-            "4714-11-24 00:00:00 BC",
-            "2024-02-29 12:34:56Z",
-            "epoch",
-            "2024-02-29",
-        ],
-        family: Family::Day,
-    },
-    Kind {
-        ty: "timestamptz",
-        columns: &["tz"],
-        values: &[
-            "2000-01-01 00:00:00+00",
-            "2024-02-29 12:34:56.789+02",
-            "2024-02-29 12:34:56-05:30",
-            "infinity",
-            "-infinity",
-            "0044-03-15 01:02:03+00 BC",
-            "294276-12-31 23:59:59.999999+00",
-            "2024-02-29 10:34:56.789Z",
-            "2024-02-29",
-        ],
-        family: Family::Instant,
-    },
-];
-
-const ENUM: Kind =
-    Kind { ty: "mood", columns: &["m", "m2"], values: &["sad", "ok", "Ünhappy"], family: Family::Enum };
+use super::kinds::{ENUM, Family, KINDS, Kind};
 
 pub struct Generator {
     pub random: StdRng,
     pub params: Vec<String>,
     /// Whether to write ILIKE.
     pub ilike: bool,
+    /// What the clause at hand is made of.
+    pub used: Vec<&'static str>,
+    /// Computed operands that may still nest.
+    pub fuel: u32,
 }
 
 impl Generator {
-    fn pick<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
+    pub fn pick<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
         choices.choose(&mut self.random).expect("there are choices")
     }
 
-    fn like_operators(&self) -> &'static [&'static str] {
-        let all = &["LIKE", "NOT LIKE", "ILIKE", "NOT ILIKE"];
+    pub fn like_operators(&self) -> &'static [&'static str] {
+        let all: &[&str; 4] = &["LIKE", "NOT LIKE", "ILIKE", "NOT ILIKE"];
         if self.ilike { all } else { &all[..2] }
     }
 
-    fn chance(&mut self, percent: u32) -> bool {
+    /// One of some operators, counted.
+    pub fn operator(&mut self, choices: &[&'static str]) -> &'static str {
+        let chosen = *choices.choose(&mut self.random).expect("there are choices");
+        self.used.push(chosen);
+        chosen
+    }
+
+    pub fn chance(&mut self, percent: u32) -> bool {
         self.random.random_ratio(percent, 100)
     }
 
@@ -273,7 +42,7 @@ impl Generator {
         KINDS.choose(&mut self.random).expect("there are kinds")
     }
 
-    fn quoted(&mut self, kind: &Kind) -> String {
+    pub fn quoted(&mut self, kind: &Kind) -> String {
         let value = self.pick(kind.values);
         // Only canonical SQL is compared for clauses with parameters, so they are not the rule.
         if self.chance(10) {
@@ -284,11 +53,15 @@ impl Generator {
     }
 
     /// An operand of a kind: a column more often than not.
-    fn operand(&mut self, kind: &Kind) -> String {
+    pub fn operand(&mut self, kind: &'static Kind) -> String {
+        if self.fuel > 0 && self.chance(25) {
+            self.fuel -= 1;
+            return self.computed(kind);
+        }
         match self.random.random_range(0..12) {
             0..=5 => self.pick(kind.columns).to_owned(),
             6 | 7 => self.quoted(kind),
-            8 if !matches!(kind.ty, "numeric" | "bpchar" | "name" | "mood") => {
+            8 if !matches!(kind.ty, "numeric" | "bpchar" | "name" | "mood" | "numeric[]") => {
                 let value = self.pick(kind.values);
                 format!("'{}'::{}", value.replace('\'', "''"), kind.ty)
             }
@@ -334,32 +107,37 @@ impl Generator {
     }
 
     fn leaf(&mut self) -> String {
+        if self.chance(30) {
+            return self.special_leaf();
+        }
         let kind = if self.chance(3) { &ENUM } else { self.kind() };
         let other = if kind.family == Family::Enum { kind } else { self.partner(kind) };
+        self.fuel = 3;
         let left = self.operand(kind);
         match self.random.random_range(0..11) {
             0..=3 => {
-                let op = self.pick(&["=", "<>", "!=", "<", "<=", ">", ">="]);
+                let op = self.operator(&["=", "<>", "!=", "<", "<=", ">", ">="]);
                 format!("{left} {op} {}", self.operand(other))
             }
             4 => {
-                let op = self.pick(&["IS DISTINCT FROM", "IS NOT DISTINCT FROM"]);
+                let op = self.operator(&["IS DISTINCT FROM", "IS NOT DISTINCT FROM"]);
                 format!("{left} {op} {}", self.operand(other))
             }
             5 | 6 => {
                 let list: Vec<String> =
                     (0..self.random.random_range(1..5)).map(|_| self.operand(other)).collect();
-                let op = self.pick(&["IN", "NOT IN"]);
+                let op = self.operator(&["IN", "NOT IN"]);
                 format!("{left} {op} ({})", list.join(", "))
             }
             7 => {
-                let op = self.pick(&["BETWEEN", "NOT BETWEEN", "BETWEEN SYMMETRIC", "NOT BETWEEN SYMMETRIC"]);
+                let op =
+                    self.operator(&["BETWEEN", "NOT BETWEEN", "BETWEEN SYMMETRIC", "NOT BETWEEN SYMMETRIC"]);
                 format!("{left} {op} {} AND {}", self.operand(other), self.operand(kind))
             }
             8 => {
                 let text = KINDS.iter().find(|kind| kind.ty == "text").expect("text is a kind");
                 let text = self.partner(text);
-                let (left, op) = (self.operand(text), self.pick(self.like_operators()));
+                let (left, op) = (self.operand(text), self.operator(self.like_operators()));
                 let pattern = match self.random.random_range(0..4) {
                     0 => self.operand(text),
                     _ => self
@@ -372,10 +150,10 @@ impl Generator {
                 };
                 format!("{left} {op} {pattern}")
             }
-            9 => format!("{left} {}", self.pick(&["IS NULL", "IS NOT NULL"])),
+            9 => format!("{left} {}", self.operator(&["IS NULL", "IS NOT NULL"])),
             _ => {
                 let bools = KINDS.iter().find(|kind| kind.ty == "bool").expect("bool is a kind");
-                let test = self.pick(&[
+                let test = self.operator(&[
                     "",
                     "IS TRUE",
                     "IS NOT TRUE",
@@ -400,12 +178,4 @@ impl Generator {
             _ => format!("({}) = ({})", self.clause(depth - 1), self.clause(depth - 1)),
         }
     }
-}
-
-pub fn columns() -> impl Iterator<Item = (&'static str, &'static Kind)> {
-    static ENUM_KIND: &Kind = &ENUM;
-    KINDS
-        .iter()
-        .chain(std::iter::once(ENUM_KIND))
-        .flat_map(|kind| kind.columns.iter().map(move |name| (*name, kind)))
 }

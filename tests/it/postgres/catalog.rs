@@ -7,8 +7,11 @@ use crate::postgres::{Harness, name};
 
 fn show(column: &Column) -> String {
     let position = column.pk_position.map_or(String::new(), |position| format!(" pk{position}"));
+    let base = column.base.as_ref().map_or(String::new(), |base| {
+        format!(" over {}{} kind={}", base.type_name, if base.is_array { "[]" } else { "" }, base.type_kind)
+    });
     format!(
-        "{} {} mod={} dims={} elem={} kind={}{}{}{position}",
+        "{} {} mod={} dims={} elem={} kind={}{}{}{position}{base}",
         column.name,
         column.type_name,
         column.type_modifier,
@@ -25,11 +28,12 @@ async fn describes_columns() {
     let harness = Harness::new("catalog").await;
     harness
         .run(
-            "CREATE SCHEMA \"My Schema\"; CREATE TYPE mood AS ENUM ('a'); CREATE DOMAIN positive AS int;
+            "CREATE SCHEMA \"My Schema\"; CREATE TYPE mood AS ENUM ('a'); CREATE DOMAIN positive AS int; CREATE DOMAIN list AS int[];
+              CREATE DOMAIN feeling AS mood; CREATE DOMAIN mine AS feeling;
               CREATE TABLE \"My Schema\".\"T.\" (
                   gone int, b varchar(5), a int NOT NULL, c numeric(10,2)[][], d mood[], e positive,
                   f int2vector, g point, h int GENERATED ALWAYS AS (a + 1) STORED, i timestamptz(3),
-                  \"Key\" text, PRIMARY KEY (\"Key\", a) INCLUDE (b));
+                  \"Key\" text, j list, k mine, PRIMARY KEY (\"Key\", a) INCLUDE (b));
               ALTER TABLE \"My Schema\".\"T.\" DROP gone; CREATE VIEW v AS SELECT 1 AS a;
               CREATE TABLE nothing ()",
         )
@@ -46,12 +50,14 @@ async fn describes_columns() {
             "a int4 mod=-1 dims=0 elem=0 kind=b not_null pk1",
             "c numeric mod=655366 dims=2 elem=1700 kind=b",
             &format!("d mood mod=-1 dims=1 elem={} kind=e", relation.columns[3].element_oid),
-            "e positive mod=-1 dims=0 elem=0 kind=d",
+            "e positive mod=-1 dims=0 elem=0 kind=d over int4 kind=b",
             "f int2vector mod=-1 dims=0 elem=0 kind=b",
             "g point mod=-1 dims=0 elem=0 kind=b",
             "h int4 mod=-1 dims=0 elem=0 kind=b generated",
             "i timestamptz mod=3 dims=0 elem=0 kind=b",
             "Key text mod=-1 dims=0 elem=0 kind=b not_null pk0",
+            "j list mod=-1 dims=0 elem=0 kind=d over int4[] kind=b",
+            "k mine mod=-1 dims=0 elem=0 kind=d over mood kind=e",
         ]
     );
     assert_ne!(relation.columns[3].element_oid.0, 0);

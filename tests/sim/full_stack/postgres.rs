@@ -122,6 +122,7 @@ fn relation(table: Oid) -> Relation {
         pk_position: (name == "id").then_some(0),
         generated: false,
         type_kind: 'b',
+        base: None,
     };
     Relation {
         oid: table,
