@@ -25,8 +25,6 @@ async fn parts_that_are_asked_for_one_by_one_make_the_whole() {
         NodeClient::stream("poll", params.clone()).with(part),
         NodeClient::stream("post", params.clone())
             .with(json!({ "log": "changes_only", "offset": "now", "subsetMethod": "POST" })),
-        NodeClient::stream("sse", params.clone())
-            .with(json!({ "log": "changes_only", "offset": "now", "liveSse": true })),
         NodeClient::stream("from the start", params).with(whole),
     ];
     let mut node = NodeFollower::start(&service, &clients);
