@@ -17,6 +17,8 @@ pub use effect::Effect;
 pub use input::{Boot, Commit, FlushReport, Input, PostgresReady, Refusal};
 pub use policy::Policy;
 
+use std::hash::{Hash, Hasher};
+
 use recent::RecentCommits;
 
 use crate::domain::{EventId, Lsn, Oid, PgSnapshot, Seq, Timestamp};
@@ -25,7 +27,7 @@ use crate::projections::Projections;
 use crate::state::State;
 
 /// The whole core: the state, its views, and the rules.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Engine {
     state: State,
     projections: Projections,
@@ -34,7 +36,7 @@ pub struct Engine {
 }
 
 /// What is known in this process only and need not survive it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Scratch {
     /// Transactions that no shape wanted and that no event covers yet: the newest, and how many.
     nothing: Option<(Lsn, u64)>,
@@ -112,6 +114,14 @@ impl Engine {
     pub fn received(&self) -> Lsn {
         let nothing = self.scratch.nothing.map_or(Lsn(0), |(upto, _)| upto);
         self.state.stream.received.max(nothing)
+    }
+
+    /// Feeds in what the next step depends on beside the state, for an exhaustive search that must
+    /// know a world again. Numbers of events are left out: they tell when, not what.
+    pub fn digest_scratch(&self, into: &mut impl Hasher) {
+        let Scratch { nothing, recent, acked_at, told, idle_at, forgotten, writer_started: _, ack_frozen } =
+            &self.scratch;
+        (nothing, recent, acked_at, told, idle_at, forgotten, ack_frozen).hash(into);
     }
 
     /// Takes one input.

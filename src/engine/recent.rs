@@ -14,10 +14,10 @@ const RECENT_FOR: Duration = Duration::from_secs(60);
 /// Above this rate older ones are let go earlier; a commit is then some tenths of a second old.
 const RECENT_MAX: usize = 65_536;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct RecentCommits(VecDeque<RecentCommit>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct RecentCommit {
     seen_at: Timestamp,
     lsn: Lsn,

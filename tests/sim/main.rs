@@ -15,6 +15,7 @@ mod meddling;
 mod performing;
 mod postgres;
 mod quiet;
+mod small_world;
 mod summary;
 mod tasks;
 mod world;
