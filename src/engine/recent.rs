@@ -35,6 +35,17 @@ impl RecentCommits {
         self.0.push_back(RecentCommit { seen_at: now, lsn, xid, tables: tables.into() });
     }
 
+    /// What touched one of the members touched the table above them: known now, and it was not when
+    /// the commits came.
+    pub(super) fn adopt(&mut self, table: Oid, members: &[Oid]) {
+        for commit in &mut self.0 {
+            let below = commit.tables.iter().any(|oid| members.binary_search(oid).is_ok());
+            if below && !commit.tables.contains(&table) {
+                commit.tables = commit.tables.iter().copied().chain([table]).collect();
+            }
+        }
+    }
+
     /// Whether the snapshot lacks a commit to this table at or before `upto`.
     pub(super) fn lacking(&self, snapshot: &PgSnapshot, table: Oid, upto: Lsn) -> bool {
         self.0
