@@ -7,10 +7,13 @@ mod http;
 mod http_limits;
 mod http_live;
 mod http_log;
+mod partitions;
 mod restart;
+mod schema_changes;
 mod snapshot_failures;
 mod snapshot_stitching;
 mod supervision;
+mod values;
 
 use std::path::Path;
 use std::process::Command;
