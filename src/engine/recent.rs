@@ -53,3 +53,21 @@ impl RecentCommits {
             .any(|commit| commit.lsn <= upto && commit.tables.contains(&table) && !snapshot.sees(commit.xid))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_to_a_partition_is_one_to_the_table_above() {
+        let mut recent = RecentCommits::default();
+        recent.push(Timestamp(1), Lsn(10), Xid(5), &[Oid(20)]);
+        let snapshot = PgSnapshot { xmin: 5, xmax: 5, xip: Vec::new() };
+        assert!(!recent.lacking(&snapshot, Oid(1), Lsn(10)));
+        recent.adopt(Oid(1), &[Oid(1), Oid(20)]);
+        recent.adopt(Oid(2), &[Oid(2), Oid(30)]);
+        assert!(recent.lacking(&snapshot, Oid(1), Lsn(10)));
+        assert!(!recent.lacking(&snapshot, Oid(1), Lsn(9)));
+        assert!(!recent.lacking(&snapshot, Oid(2), Lsn(10)));
+    }
+}

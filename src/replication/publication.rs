@@ -1,7 +1,7 @@
 //! The publication, the tables in it, and their replica identity (contract 4.1 to 4.3).
 
 use crate::domain::{Oid, Relation, RelationName, quote_identifier};
-use crate::postgres::{PgError, PgErrorKind, SqlClient};
+use crate::postgres::{PgError, PgErrorKind, SqlClient, sql_literal};
 use crate::replication::generated::GENERATED_COLUMNS_VERSION;
 use crate::replication::{Fence, ReplicationError, Standing, standings};
 
@@ -137,7 +137,7 @@ pub async fn ensure_table(
         let member = member.name.clone();
         return Err(ReplicationError::NotReplicated { table: relation.name.clone(), member });
     }
-    let standing = standing(client, publication, relation).await?;
+    let standing = standing(client, publication, relation, &tree).await?;
     // A partition is published by itself where that is up to us: it may be detached.
     let published = if manual { standing.is_streamed() } else { standing.itself };
     let missing: Vec<&TreeMember> = tree.iter().filter(|member| !member.identity_full).collect();
@@ -175,16 +175,20 @@ pub async fn ensure_table(
     Ok(EnsuredTable { added, identities_set: missing.iter().map(|member| member.oid).collect(), fence })
 }
 
-/// How a table stands in the publication, where the stream brings all of it.
+/// How a table stands in the publication, where the stream brings all of it and of what is below it.
 async fn standing(
     client: &SqlClient,
     publication: &str,
     relation: &Relation,
+    tree: &[TreeMember],
 ) -> Result<Standing, ReplicationError> {
     let (table, publication) = (relation.name.clone(), publication.to_owned());
-    let standing = standings(client, &publication, &[relation.oid]).await?.first().copied();
-    match standing {
-        Some(standing) if standing.narrowed => Err(ReplicationError::Narrowed { table, publication }),
+    let oids: Vec<Oid> = tree.iter().map(|member| member.oid).collect();
+    let standings = standings(client, &publication, &oids).await?;
+    if standings.iter().any(|standing| standing.narrowed) {
+        return Err(ReplicationError::Narrowed { table, publication });
+    }
+    match standings.into_iter().find(|standing| standing.oid == relation.oid) {
         Some(standing) if standing.as_root && standing.above.is_some() => {
             Err(ReplicationError::PublishedAsRoot { table, publication })
         }
@@ -250,22 +254,30 @@ pub async fn set_identity_full(client: &SqlClient, name: &RelationName) -> Resul
     })
 }
 
-/// Takes a table out of the publication; nothing happens where it is not in it or does not exist.
+/// Takes a table out of the publication; nothing happens where it is not in it or does not exist, or
+/// where its name is that of another table by now.
 ///
 /// # Errors
 /// `LockTimeout`, or see [`PgErrorKind`].
 pub async fn drop_table(
     client: &SqlClient,
     publication: &str,
+    table: Oid,
     name: &RelationName,
 ) -> Result<(), ReplicationError> {
+    const ANOTHER_TABLE: &str = "22012";
+    // One transaction. The statement resolves the name and locks what it finds, so that it cannot mean
+    // something else before the division, which undoes the statement where it is not that table.
     let sql = format!(
-        "{LOCK_TIMEOUT}; ALTER PUBLICATION {} DROP TABLE {}",
+        "{LOCK_TIMEOUT}; ALTER PUBLICATION {} DROP TABLE {}; SELECT 1 / (to_regclass({})::oid = {})::int",
         quote_identifier(publication),
-        name.to_sql()
+        name.to_sql(),
+        sql_literal(&name.to_sql()),
+        table.0,
     );
     match client.batch_execute(&sql).await.map_err(PgError::from) {
         Ok(()) => Ok(()),
+        Err(error) if error.sqlstate() == Some(ANOTHER_TABLE) => Ok(()),
         Err(error) if error.kind() == PgErrorKind::UndefinedObject => Ok(()),
         Err(error) if error.kind() == PgErrorKind::LockTimeout => Err(ReplicationError::LockTimeout),
         Err(error) => Err(error.into()),

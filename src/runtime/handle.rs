@@ -244,12 +244,6 @@ impl Service {
         relations.filter(|relation| relation.partitioned).map(|relation| relation.oid).collect()
     }
 
-    /// Whether a table has shapes.
-    pub(super) fn has_table(&self, oid: Oid) -> bool {
-        let shapes = self.shared.shapes.read().unwrap_or_else(PoisonError::into_inner);
-        shapes.by_handle.values().any(|shape| shape.definition.relation.oid == oid)
-    }
-
     pub(super) fn subsets(&self) -> &Subsets {
         &self.shared.subsets
     }

@@ -132,3 +132,94 @@ fn layout(relation: &WireRelation) -> u64 {
     }
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Column, Relation, RelationName, Tuple, Value, WireColumn};
+
+    const TABLE: Oid = Oid(1);
+    const LEAF: Oid = Oid(10);
+
+    fn wire(oid: Oid, columns: &[&str]) -> Arc<WireRelation> {
+        let column = |name: &&str| WireColumn {
+            name: (*name).to_owned(),
+            type_oid: Oid(23),
+            type_modifier: -1,
+            in_identity: true,
+        };
+        Arc::new(WireRelation {
+            oid,
+            name: RelationName { schema: "public".to_owned(), table: format!("t{}", oid.0) },
+            replica_identity: 'f',
+            columns: columns.iter().map(column).collect(),
+        })
+    }
+
+    fn predicate(sql: &str) -> Predicate {
+        let column = |name: &str, pk_position| Column {
+            name: name.to_owned(),
+            type_oid: Oid(23),
+            type_name: "int4".to_owned(),
+            element_oid: Oid(0),
+            type_modifier: -1,
+            dimensions: 0,
+            not_null: false,
+            pk_position,
+            generated: false,
+            type_kind: 'b',
+            base: None,
+        };
+        let relation = Relation {
+            oid: TABLE,
+            name: RelationName { schema: "public".to_owned(), table: "t1".to_owned() },
+            columns: vec![column("id", Some(0)), column("n", None)],
+            partitioned: true,
+        };
+        Predicate::parse(sql, &BTreeMap::new(), &relation).expect("a valid clause")
+    }
+
+    fn insert(relation: &Arc<WireRelation>, values: [&str; 2]) -> Change {
+        let new = Tuple::from_values(&values.map(|value| Value::Text(value.as_bytes())));
+        Change::Insert { op: 0, relation: Arc::clone(relation), new }
+    }
+
+    fn routed(partitions: &Partitions, change: &Change) -> Vec<u32> {
+        let mut moves = Vec::new();
+        partitions.route(change, &mut moves).expect("known relations");
+        moves.into_iter().map(|(sid, _)| sid.0).collect()
+    }
+
+    #[test]
+    fn columns_are_found_by_name_whatever_their_order() {
+        let (straight, swapped) = (wire(LEAF, &["id", "n"]), wire(Oid(11), &["n", "id"]));
+        let mut partitions = Partitions::default();
+        partitions.insert(Sid(1), TABLE, predicate("n = 7"));
+        // Announced before and after it is known to be a partition.
+        let announced = BTreeMap::from([(LEAF, Arc::clone(&straight))]);
+        partitions.set_members(TABLE, &[TABLE, LEAF, Oid(11)], &announced);
+        partitions.announce(&swapped);
+        partitions.insert(Sid(2), TABLE, predicate("n > 0"));
+        assert_eq!(routed(&partitions, &insert(&straight, ["1", "7"])), [1, 2]);
+        assert_eq!(routed(&partitions, &insert(&straight, ["7", "1"])), [2]);
+        assert_eq!(routed(&partitions, &insert(&swapped, ["7", "1"])), [1, 2]);
+        assert_eq!(routed(&partitions, &insert(&swapped, ["0", "7"])), Vec::<u32>::new());
+        partitions.remove(Sid(2));
+        assert_eq!(routed(&partitions, &insert(&swapped, ["7", "1"])), [1]);
+        assert_eq!(routed(&partitions, &insert(&wire(Oid(12), &["id", "n"]), ["1", "7"])), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn what_is_below_may_change() {
+        let mut partitions = Partitions::default();
+        let none = BTreeMap::new();
+        partitions.set_members(TABLE, &[TABLE, LEAF], &none);
+        partitions.set_members(Oid(2), &[Oid(2), LEAF, Oid(11)], &none);
+        assert_eq!(partitions.with_above(&[LEAF]), [TABLE, Oid(2), LEAF]);
+        assert_eq!(partitions.with_above(&[Oid(11), Oid(99)]), [Oid(2), Oid(11), Oid(99)]);
+        partitions.set_members(TABLE, &[TABLE], &none);
+        assert_eq!(partitions.with_above(&[LEAF]), [Oid(2), LEAF]);
+        assert_eq!(*partitions.members(Oid(2)), [Oid(2), LEAF, Oid(11)]);
+        assert_eq!(*partitions.members(Oid(50)), [Oid(50)]);
+    }
+}

@@ -45,8 +45,6 @@ struct Table {
     passed: u64,
     /// What is below it, where it is partitioned: the hash that the driver was told last.
     tree: Option<u64>,
-    /// It has no shapes, and could not be taken out of the publication.
-    release_due: Option<RelationName>,
 }
 
 /// What is below a partitioned table.
@@ -121,7 +119,6 @@ impl Publishing {
             self.tell_below(&mut turn, client, relation.oid, Newcomers::Empty).await?;
         }
         loan.give_back();
-        turn.release_due = None;
         // Who has changed something before this process began did not say when.
         if ensured.added || !ensured.identities_set.is_empty() || turn.changes == 0 {
             turn.changes += 1;
@@ -174,25 +171,33 @@ impl Publishing {
         }
         // Before the attempt: one that fails may have been carried out.
         turn.changes += 1;
-        turn.release_due = Some(name.clone());
         let loan = self.admin.get().await?;
-        replication::drop_table(loan.client(), &self.publication, name).await?;
+        replication::drop_table(loan.client(), &self.publication, oid, name).await?;
         loan.give_back();
-        turn.release_due = None;
         Ok(())
     }
 
-    /// Tries again to take out what could not be taken out when its last shape went.
+    /// Takes out of the publication what no shape uses: it may have been locked when its last shape went,
+    /// or the process may have ended before.
     ///
     /// # Errors
-    /// See [`Publishing::release`].
-    pub async fn release_due(&self, in_use: impl Fn(Oid) -> bool) -> Result<(), ReplicationError> {
-        let tables: Vec<Oid> =
-            self.tables.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
-        for oid in tables {
-            let due = self.turn(oid).await.release_due.clone();
-            if let Some(name) = due {
-                self.release(oid, &name, || in_use(oid)).await?;
+    /// Where Postgres cannot be asked.
+    pub async fn release_unused(&self, in_use: impl Fn(Oid) -> bool) -> Result<(), ReplicationError> {
+        if self.manual {
+            return Ok(());
+        }
+        let loan = self.admin.get().await?;
+        let published = replication::published_tables(loan.client(), &self.publication).await?;
+        loan.give_back();
+        for table in published.into_iter().filter(|table| !in_use(table.oid)) {
+            match self.release(table.oid, &table.name, || in_use(table.oid)).await {
+                Ok(()) => {
+                    tracing::info!(table = %table.name, "taken out of the publication: no shape uses it")
+                }
+                // Not ours, or in use by somebody: it costs decoding, nothing else.
+                Err(error) => {
+                    tracing::debug!(table = %table.name, %error, "an unused table stays in the publication")
+                }
             }
         }
         Ok(())

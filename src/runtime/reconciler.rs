@@ -2,7 +2,7 @@
 //! renamed, dropped, altered, or taken out of the publication (contract 4.2 and 4.6).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
@@ -39,6 +39,8 @@ pub struct Reconciler {
     pub service: Service,
     pub publishing: Arc<Publishing>,
     pub driver: mpsc::Sender<Message>,
+    /// The tables that have shapes.
+    pub tables: Arc<Mutex<BTreeSet<Oid>>>,
     pub period: Duration,
     /// Something is known to have changed: look at once.
     pub wake: Arc<Notify>,
@@ -90,7 +92,7 @@ impl Reconciler {
             }
             self.publishing.restore_identities(oids).await?;
         }
-        let in_use = |oid: Oid| self.service.has_table(oid);
-        self.publishing.release_due(in_use).await
+        let in_use = |oid: Oid| self.tables.lock().unwrap_or_else(PoisonError::into_inner).contains(&oid);
+        self.publishing.release_unused(in_use).await
     }
 }

@@ -339,3 +339,30 @@ fn keeps_text(type_oid: Oid, from: i32, to: i32) -> bool {
         other => WIDENED.contains(&other) && to > from,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_modifier_that_leaves_the_texts_alone() {
+        let numeric = |precision: i32, scale: i32| (precision << 16 | (scale & 0x7FF)) + 4;
+        for (type_oid, from, to, keeps) in [
+            (1043, 14, 14, true),
+            (1043, 14, 24, true),
+            (1043, 24, 14, false),
+            (1043, 14, -1, true),
+            (1043, -1, 14, false),
+            (1042, 7, 9, false),
+            (1700, numeric(10, 2), numeric(12, 2), true),
+            (1700, numeric(10, 2), numeric(10, 4), false),
+            (1700, numeric(12, 2), numeric(10, 2), false),
+            (1700, numeric(10, 2), -1, true),
+            (1114, 3, 6, true),
+            (1114, 6, 3, false),
+            (1186, 5, 9, false),
+        ] {
+            assert_eq!(keeps_text(Oid(type_oid), from, to), keeps, "{type_oid} {from} {to}");
+        }
+    }
+}

@@ -193,12 +193,14 @@ impl Parts {
             messages.clone(),
             trees,
         ));
+        let tables = Arc::new(Mutex::new(BTreeSet::new()));
         let reconcile = inspector.changed();
         let reconciler = Reconciler {
             admin,
             service: service.clone(),
             publishing: Arc::clone(&publishing),
             driver: messages.clone(),
+            tables: Arc::clone(&tables),
             period: settings.reconcile_interval,
             wake: Arc::clone(&reconcile),
         };
@@ -244,7 +246,7 @@ impl Parts {
             shapes: BTreeMap::new(),
             bodies: Bodies::default(),
             waiting: BTreeMap::new(),
-            tables: Arc::new(Mutex::new(BTreeSet::new())),
+            tables,
             table_names: BTreeMap::new(),
         };
         let queues = Queues {

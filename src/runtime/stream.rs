@@ -22,6 +22,9 @@ use crate::runtime::publishing::{Newcomers, Publishing};
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
+/// Longest wait for the catalog while a batch of the stream waits for it.
+const LOOK_WAIT_MAX: Duration = Duration::from_secs(30);
+
 /// An error that repeats is logged again this many attempts later.
 const LOG_EVERY: u32 = 30;
 
@@ -175,7 +178,11 @@ impl StreamTask {
         if followed.is_empty() {
             return Ok(());
         }
-        self.publishing.look_above(&announced, &followed).await
+        let looked = self.publishing.look_above(&announced, &followed);
+        match tokio::time::timeout(LOOK_WAIT_MAX, looked).await {
+            Ok(result) => result,
+            Err(_elapsed) => Err(ReplicationError::Silent(LOOK_WAIT_MAX.as_secs())),
+        }
     }
 
     fn failed(&self, error: &ReplicationError) -> StopCause {
