@@ -62,6 +62,12 @@ pub struct Arguments {
     /// Never change the publication or a table's replica identity.
     #[arg(long, env = "ELECTRIC_MANUAL_TABLE_PUBLISHING", value_parser = values::boolean, default_value = "false")]
     manual_table_publishing: bool,
+    /// Between two looks at the catalog for tables that were changed without a write to them.
+    #[arg(long, env = "ELECTRIC_TWEAKS_SCHEMA_RECONCILER_PERIOD", value_parser = values::duration, default_value = "60s")]
+    schema_reconciler_period: Duration,
+    /// Between two looks at the publication; one task does both, in the shorter period.
+    #[arg(long, env = "ELECTRIC_TWEAKS_PUBLICATION_REFRESH_PERIOD", value_parser = values::duration, default_value = "60s")]
+    publication_refresh_period: Duration,
 
     /// Clients must send this as the query parameter `secret`.
     #[arg(long, env = "ELECTRIC_SECRET", hide_env_values = true)]
@@ -264,6 +270,7 @@ fn settings(arguments: Arguments) -> Result<Parts, String> {
         stream_id,
         temporary_slot: arguments.cleanup_replication_slots_on_shutdown,
         manual_publishing: arguments.manual_table_publishing,
+        reconcile_interval: arguments.schema_reconciler_period.min(arguments.publication_refresh_period),
         pool_size: arguments.db_pool_size,
         chunk_bytes: arguments.shape_chunk_bytes_threshold,
         flush_interval: Duration::from_millis(50),

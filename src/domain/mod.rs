@@ -10,6 +10,7 @@ mod identifier;
 mod ids;
 mod lsn;
 mod offset;
+mod partitions;
 mod relation;
 mod shape;
 mod sid_set;
@@ -21,6 +22,7 @@ pub use identifier::{IdentifierError, parse_column_list, parse_identifier, parse
 pub use ids::{Epoch, EventId, Generation, Incarnation, Oid, Seq, Sid, Xid};
 pub use lsn::{Lsn, ParseLsnError};
 pub use offset::{Offset, OffsetError, Op};
+pub use partitions::{Partition, PartitionTree};
 pub use relation::quote_identifier;
 pub use relation::{BaseType, Column, Relation, RelationName, WireColumn, WireRelation};
 pub use shape::{DefinitionHash, Handle, HandleError, LogMode, Replica, ShapeDefinition};

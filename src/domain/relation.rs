@@ -86,7 +86,8 @@ pub struct Column {
     pub not_null: bool,
     /// Position in the primary key, from 0, in index order.
     pub pk_position: Option<u16>,
-    /// `attgenerated <> ''`.
+    /// Generated, and never in the stream: all of them before Postgres 18, from there on those that are
+    /// virtual. One that is stored is then like any other column.
     pub generated: bool,
     /// `pg_type.typtype` of the (element) type: `b` base, `c` composite, `d` domain, `e` enum, …
     pub type_kind: char,

@@ -43,6 +43,17 @@ pub enum Input {
         schema: u64,
         affected: SidSet,
     },
+    /// The relations below a partitioned table, as the catalog has them now.
+    PartitionsSeen {
+        oid: Oid,
+        /// Ascending, with the table itself.
+        members: Vec<Oid>,
+        /// Hash of what they are and since when.
+        tree: u64,
+        /// Compared with what was seen before there are only more, and what those had when they came
+        /// has been in the stream, or was nothing.
+        grown: bool,
+    },
     CreateShape {
         handle: Handle,
         definition: DefinitionHash,

@@ -98,6 +98,12 @@ pub enum InvalidationCause {
     /// An update came without the old row: the table lost REPLICA IDENTITY FULL.
     #[serde(rename = "o")]
     OldRowMissing,
+    /// A partition with rows came or went: they are in no change of the stream.
+    #[serde(rename = "p")]
+    PartitionsChanged,
+    /// Somebody took its table out of the publication.
+    #[serde(rename = "u")]
+    Unpublished,
     /// The journal lost its end: what was told to clients since is not known.
     #[serde(rename = "j")]
     JournalLost,

@@ -111,7 +111,20 @@ impl ShapeIndex {
     /// The old row is needed and missing, or the relation is unknown; then nothing is appended.
     pub fn route(&self, change: &Change, moves: &mut Vec<(Sid, RowMove)>) -> Result<(), RouteError> {
         let Some(relation) = change.relation() else { return Ok(()) };
-        let oid = relation.oid;
+        self.route_as(relation.oid, change, moves)
+    }
+
+    /// As [`Self::route`], with the shapes of the relation `oid`, announced with columns in the same
+    /// places: a change of a partition is one of the tables above it.
+    ///
+    /// # Errors
+    /// See [`Self::route`].
+    pub fn route_as(
+        &self,
+        oid: Oid,
+        change: &Change,
+        moves: &mut Vec<(Sid, RowMove)>,
+    ) -> Result<(), RouteError> {
         let Some(table) = self.tables.get(&oid).filter(|table| !table.is_empty()) else { return Ok(()) };
         let Some(full_identity) = self.announced.get(&oid) else {
             return Err(RouteError::NotAnnounced { oid });

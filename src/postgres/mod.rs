@@ -9,7 +9,7 @@ mod tls;
 mod transport;
 mod url;
 
-pub use catalog::inspect;
+pub use catalog::{inspect, inspect_oids};
 pub use client::{ConnectOptions, SqlClient, connect};
 pub(crate) use client::{SESSION_SETTINGS, sql_literal};
 pub use error::{PgError, PgErrorKind};

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::domain::Oid;
 use crate::postgres::{ConnectOptions, DatabaseUrl, PgError, PgErrorKind, SqlClient, connect};
-use crate::replication::publication::{PublicationInfo, ensure_publication, published_relations};
+use crate::replication::publication::{PublicationInfo, ensure_publication};
 use crate::replication::slot::{self, SlotInfo};
-use crate::replication::{ReplicationClient, ReplicationError};
+use crate::replication::{ReplicationClient, ReplicationError, published_relations};
 
 /// How long the lock may take before somebody is told that we wait for it.
 const LOCK_NOTICE_AFTER: Duration = Duration::from_millis(250);

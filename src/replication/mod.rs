@@ -4,10 +4,14 @@
 mod assembler;
 mod client;
 mod connection;
+mod fence;
+mod generated;
+mod partitions;
 mod pgoutput;
 mod publication;
 mod slot;
 mod spill;
+mod standing;
 mod status;
 mod stream;
 
@@ -16,13 +20,17 @@ use std::io;
 pub use assembler::{Assembler, SPILL_BYTES_DEFAULT, StreamItem};
 pub use client::{ReplicationClient, SystemIdentity, TextRow};
 pub use connection::{HistoryBroken, Ready, ReplicationSettings, StartupNotice, connect_and_identify};
+pub use fence::Fence;
+pub use generated::check_generated;
+pub use partitions::{came_without_rows, partition_tree, tables_above};
 pub use pgoutput::{Head, Malformed};
 pub use publication::{
-    EnsuredTable, Fence, PublicationInfo, PublishedTable, drop_table, ensure_publication, ensure_table,
-    published_relations, published_tables, set_identity_full,
+    EnsuredTable, PublicationInfo, PublishedTable, drop_table, ensure_publication, ensure_table,
+    published_tables, set_identity_full,
 };
 pub use slot::{SlotInfo, publication_name, slot_name};
 pub use spill::Transaction;
+pub use standing::{Standing, lacking_identity, published_relations, standings};
 pub use status::StatusSender;
 pub use stream::{Frame, ReplicationStream, StreamOptions, TransactionStream};
 
@@ -62,6 +70,30 @@ pub enum ReplicationError {
     IdentityNotFull(RelationName),
     #[error("Database table \"{0}\" has been dropped or renamed")]
     TableGone(RelationName),
+    /// An unlogged or foreign table, or a partition that is one.
+    #[error(
+        "Database table \"{table}\" cannot be followed: Postgres does not log the changes of \"{member}\", which is an unlogged or a foreign table"
+    )]
+    NotReplicated { table: RelationName, member: RelationName },
+    /// A partition in a publication with `publish_via_partition_root`.
+    #[error(
+        "Database table \"{table}\" cannot be followed: the publication \"{publication}\" has publish_via_partition_root set, so its changes come under the name of its partitioned table"
+    )]
+    PublishedAsRoot { table: RelationName, publication: String },
+    #[error(
+        "Database table \"{table}\" cannot be followed: the publication \"{publication}\" has a row filter or a list of columns for it"
+    )]
+    Narrowed { table: RelationName, publication: String },
+    /// Contract 4.4, Postgres 18 and later.
+    #[error(
+        "Publication \"{0}\" does not publish generated columns. This is a feature introduced in PostgreSQL 18 and requires setting the publication parameter 'publish_generated_columns' to 'stored'. Alternatively, you can exclude them from the shape by explicitly listing which columns to fetch in the 'columns' query param."
+    )]
+    GeneratedNotPublished(String),
+    /// Since Postgres 18: "Replica identity must not contain unpublished generated columns".
+    #[error(
+        "Database table \"{0}\" has generated columns that are not published: with its replica identity set to FULL, Postgres would refuse to update or delete its rows"
+    )]
+    GeneratedBlocksWrites(RelationName),
     #[error("Snapshot timed out while waiting for a table lock")]
     LockTimeout,
     /// Transactions that wrote to the table before it was published are still open.
@@ -82,6 +114,11 @@ impl ReplicationError {
             | ReplicationError::Spill(_)
             | ReplicationError::NotPublished { .. }
             | ReplicationError::IdentityNotFull(_)
+            | ReplicationError::NotReplicated { .. }
+            | ReplicationError::PublishedAsRoot { .. }
+            | ReplicationError::Narrowed { .. }
+            | ReplicationError::GeneratedNotPublished(_)
+            | ReplicationError::GeneratedBlocksWrites(_)
             | ReplicationError::TableGone(_)
             | ReplicationError::LockTimeout
             | ReplicationError::FenceTimeout(_) => false,

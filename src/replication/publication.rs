@@ -1,26 +1,13 @@
-//! The publication, the tables in it, their replica identity, and the fence (contract 4.1 to 4.3).
-
-use std::time::Duration;
-
-use tokio::time::Instant;
+//! The publication, the tables in it, and their replica identity (contract 4.1 to 4.3).
 
 use crate::domain::{Oid, Relation, RelationName, quote_identifier};
-use crate::postgres::{PgError, PgErrorKind, SqlClient};
-use crate::replication::ReplicationError;
+use crate::postgres::{PgError, PgErrorKind, SqlClient, sql_literal};
+use crate::replication::generated::GENERATED_COLUMNS_VERSION;
+use crate::replication::{Fence, ReplicationError, Standing, standings};
 
 /// Statements that need a lock on a table wait at most this long; meanwhile they hold up writers that
 /// come after them.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
-
-/// How often a fence is looked at: at first, and at most.
-const FENCE_POLL_MIN: Duration = Duration::from_millis(20);
-const FENCE_POLL_MAX: Duration = Duration::from_millis(500);
-
-/// First version in which a publication can publish stored generated columns.
-const GENERATED_COLUMNS_VERSION: u32 = 180_000;
-
-/// First version in which a publication can publish whole schemas.
-const SCHEMA_PUBLICATION_VERSION: u32 = 150_000;
 
 /// The publication as it was found or made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,28 +120,6 @@ ORDER BY c.oid";
     Ok(tables)
 }
 
-/// Everything whose changes the publication sends, by whatever way it got there: tables added one by
-/// one, their partitions, whole schemas, `FOR ALL TABLES`. Ascending.
-///
-/// # Errors
-/// See [`PgErrorKind`].
-pub async fn published_relations(client: &SqlClient, publication: &str) -> Result<Vec<Oid>, PgError> {
-    const SQL: &str = "
-SELECT r.prrelid FROM pg_catalog.pg_publication_rel r
-JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid AND p.pubname = $1
-UNION
-SELECT c.oid FROM pg_catalog.pg_publication_tables t
-JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
-JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
-WHERE t.pubname = $1
-ORDER BY 1";
-    let mut oids = Vec::new();
-    for row in client.query(SQL, &[&publication]).await? {
-        oids.push(Oid(row.try_get(0)?));
-    }
-    Ok(oids)
-}
-
 /// Sees to it that a table is published and that it and its partitions are REPLICA IDENTITY FULL, in
 /// one transaction; `manual` forbids to change anything. Writers are held up only while an identity is
 /// changed, and for 5 s at most.
@@ -168,7 +133,13 @@ pub async fn ensure_table(
     manual: bool,
 ) -> Result<EnsuredTable, ReplicationError> {
     let tree = table_tree(client, relation).await?;
-    let published = is_published(client, publication, relation).await?;
+    if let Some(member) = tree.iter().find(|member| !member.logged) {
+        let member = member.name.clone();
+        return Err(ReplicationError::NotReplicated { table: relation.name.clone(), member });
+    }
+    let standing = standing(client, publication, relation, &tree).await?;
+    // A partition is published by itself where that is up to us: it may be detached.
+    let published = if manual { standing.is_streamed() } else { standing.itself };
     let missing: Vec<&TreeMember> = tree.iter().filter(|member| !member.identity_full).collect();
     if manual && !published {
         return Err(not_published(publication, relation, true));
@@ -188,6 +159,9 @@ pub async fn ensure_table(
             // Added by somebody else in between (or at the same time, where the unique index tells); the
             // identities are still to be set.
             Err(error) if matches!(error.sqlstate(), Some("42710" | "23505")) => added = false,
+            Err(error) if error.kind() == PgErrorKind::MissingPrivilege && standing.is_streamed() => {
+                added = false;
+            }
             Err(error) => return Err(add_table_error(error, publication, relation, client, &missing).await),
         }
     }
@@ -199,6 +173,68 @@ pub async fn ensure_table(
     let oids: Vec<u32> = tree.iter().map(|member| member.oid.0).collect();
     let fence = Fence::raise(client, relation.oid, &oids).await?;
     Ok(EnsuredTable { added, identities_set: missing.iter().map(|member| member.oid).collect(), fence })
+}
+
+/// How a table stands in the publication, where the stream brings all of it and of what is below it.
+async fn standing(
+    client: &SqlClient,
+    publication: &str,
+    relation: &Relation,
+    tree: &[TreeMember],
+) -> Result<Standing, ReplicationError> {
+    let (table, publication) = (relation.name.clone(), publication.to_owned());
+    let oids: Vec<Oid> = tree.iter().map(|member| member.oid).collect();
+    let standings = standings(client, &publication, &oids).await?;
+    if standings.iter().any(|standing| standing.narrowed) {
+        return Err(ReplicationError::Narrowed { table, publication });
+    }
+    match standings.into_iter().find(|standing| standing.oid == relation.oid) {
+        Some(standing) if standing.as_root && standing.above.is_some() => {
+            Err(ReplicationError::PublishedAsRoot { table, publication })
+        }
+        Some(standing) => Ok(standing),
+        None => Err(ReplicationError::Postgres(PgError::from_sqlstate(
+            "42704",
+            &format!("publication \"{publication}\" does not exist"),
+        ))),
+    }
+}
+
+/// A table, or one of its partitions.
+#[derive(Debug)]
+struct TreeMember {
+    oid: Oid,
+    name: RelationName,
+    identity_full: bool,
+    /// Its changes are written to the log.
+    logged: bool,
+}
+
+/// The table first, then its partitions on all levels.
+async fn table_tree(client: &SqlClient, relation: &Relation) -> Result<Vec<TreeMember>, ReplicationError> {
+    const SQL: &str = "
+SELECT c.oid, n.nspname, c.relname, c.relreplident = 'f', c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
+FROM (SELECT $1::oid AS oid, 0 AS level
+      UNION ALL SELECT relid, level FROM pg_catalog.pg_partition_tree($1::oid) WHERE level > 0) m
+JOIN pg_catalog.pg_class c ON c.oid = m.oid AND c.relkind IN ('r', 'p', 'f')
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ORDER BY m.level, c.oid";
+    let mut tree = Vec::new();
+    for row in client.query(SQL, &[&relation.oid.0]).await.map_err(PgError::from)? {
+        let member = || {
+            Ok::<_, tokio_postgres::Error>(TreeMember {
+                oid: Oid(row.try_get(0)?),
+                name: RelationName { schema: row.try_get(1)?, table: row.try_get(2)? },
+                identity_full: row.try_get(3)?,
+                logged: row.try_get(4)?,
+            })
+        };
+        tree.push(member().map_err(PgError::from)?);
+    }
+    match tree.first() {
+        Some(first) if first.oid == relation.oid && first.name == relation.name => Ok(tree),
+        _ => Err(ReplicationError::TableGone(relation.name.clone())),
+    }
 }
 
 /// Sets REPLICA IDENTITY FULL on a table, as needed for a partition that has just been made.
@@ -218,88 +254,33 @@ pub async fn set_identity_full(client: &SqlClient, name: &RelationName) -> Resul
     })
 }
 
-/// Takes a table out of the publication; nothing happens where it is not in it or does not exist.
+/// Takes a table out of the publication; nothing happens where it is not in it or does not exist, or
+/// where its name is that of another table by now.
 ///
 /// # Errors
 /// `LockTimeout`, or see [`PgErrorKind`].
 pub async fn drop_table(
     client: &SqlClient,
     publication: &str,
+    table: Oid,
     name: &RelationName,
 ) -> Result<(), ReplicationError> {
+    const ANOTHER_TABLE: &str = "22012";
+    // One transaction. The statement resolves the name and locks what it finds, so that it cannot mean
+    // something else before the division, which undoes the statement where it is not that table.
     let sql = format!(
-        "{LOCK_TIMEOUT}; ALTER PUBLICATION {} DROP TABLE {}",
+        "{LOCK_TIMEOUT}; ALTER PUBLICATION {} DROP TABLE {}; SELECT 1 / (to_regclass({})::oid = {})::int",
         quote_identifier(publication),
-        name.to_sql()
+        name.to_sql(),
+        sql_literal(&name.to_sql()),
+        table.0,
     );
     match client.batch_execute(&sql).await.map_err(PgError::from) {
         Ok(()) => Ok(()),
+        Err(error) if error.sqlstate() == Some(ANOTHER_TABLE) => Ok(()),
         Err(error) if error.kind() == PgErrorKind::UndefinedObject => Ok(()),
         Err(error) if error.kind() == PgErrorKind::LockTimeout => Err(ReplicationError::LockTimeout),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// A table, or one of its partitions.
-#[derive(Debug)]
-struct TreeMember {
-    oid: Oid,
-    name: RelationName,
-    identity_full: bool,
-}
-
-/// The table first, then its partitions on all levels.
-async fn table_tree(client: &SqlClient, relation: &Relation) -> Result<Vec<TreeMember>, ReplicationError> {
-    const SQL: &str = "
-SELECT c.oid, n.nspname, c.relname, c.relreplident = 'f'
-FROM (SELECT $1::oid AS oid, 0 AS level
-      UNION ALL SELECT relid, level FROM pg_catalog.pg_partition_tree($1::oid) WHERE level > 0) m
-JOIN pg_catalog.pg_class c ON c.oid = m.oid AND c.relkind IN ('r', 'p')
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-ORDER BY m.level, c.oid";
-    let mut tree = Vec::new();
-    for row in client.query(SQL, &[&relation.oid.0]).await.map_err(PgError::from)? {
-        let member = || {
-            Ok::<_, tokio_postgres::Error>(TreeMember {
-                oid: Oid(row.try_get(0)?),
-                name: RelationName { schema: row.try_get(1)?, table: row.try_get(2)? },
-                identity_full: row.try_get(3)?,
-            })
-        };
-        tree.push(member().map_err(PgError::from)?);
-    }
-    match tree.first() {
-        Some(first) if first.oid == relation.oid && first.name == relation.name => Ok(tree),
-        _ => Err(ReplicationError::TableGone(relation.name.clone())),
-    }
-}
-
-/// Whether the table is published: itself, by a parent, by its schema, or with all tables.
-async fn is_published(
-    client: &SqlClient,
-    publication: &str,
-    relation: &Relation,
-) -> Result<bool, ReplicationError> {
-    let by_schema = if client.server_version() >= SCHEMA_PUBLICATION_VERSION {
-        "OR EXISTS (SELECT FROM pg_catalog.pg_publication_namespace s
-                    WHERE s.pnpubid = p.oid AND s.pnnspid = (SELECT relnamespace FROM pg_catalog.pg_class WHERE oid = $2))"
-    } else {
-        ""
-    };
-    let sql = format!(
-        "SELECT p.puballtables
-             OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid
-                        AND (r.prrelid = $2 OR r.prrelid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors($2))))
-             {by_schema}
-         FROM pg_catalog.pg_publication p WHERE p.pubname = $1"
-    );
-    let row = client.query_opt(&sql, &[&publication, &relation.oid.0]).await.map_err(PgError::from)?;
-    match row {
-        Some(row) => Ok(row.try_get(0).map_err(PgError::from)?),
-        None => Err(ReplicationError::Postgres(PgError::from_sqlstate(
-            "42704",
-            &format!("publication \"{publication}\" does not exist"),
-        ))),
     }
 }
 
@@ -359,83 +340,5 @@ fn identity_error(error: PgError, missing: &[&TreeMember], relation: &Relation) 
             ReplicationError::IdentityNotFull(name.clone())
         }
         _ => error.into(),
-    }
-}
-
-/// The transactions that could have written to a table before it was published.
-///
-/// `ALTER PUBLICATION … ADD TABLE` does not wait for them: what such a transaction wrote before is not
-/// in the stream, and a snapshot that is taken before it commits does not see it either. So a snapshot
-/// must wait until they have ended. Nobody is held up meanwhile.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fence {
-    pub table: Oid,
-    /// As `pg_locks.virtualtransaction`: one for each transaction, but a new one once it is prepared.
-    virtual_xids: Vec<String>,
-    /// Their transaction ids, which stay the same when they are prepared. One that has none yet has
-    /// not written yet.
-    xids: Vec<String>,
-}
-
-impl Fence {
-    /// The self-join must see one state of the lock table, hence the materialised expression.
-    async fn raise(client: &SqlClient, table: Oid, oids: &[u32]) -> Result<Fence, PgError> {
-        const SQL: &str = "
-WITH locks AS MATERIALIZED (SELECT * FROM pg_catalog.pg_locks WHERE granted)
-SELECT DISTINCT w.virtualtransaction, x.transactionid::text
-FROM locks w
-LEFT JOIN locks x ON x.virtualtransaction = w.virtualtransaction
-      AND x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock'
-WHERE w.locktype = 'relation' AND w.relation = ANY($1)
-  AND w.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-  AND w.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-  AND w.pid IS DISTINCT FROM pg_backend_pid()";
-        let mut fence = Fence { table, virtual_xids: Vec::new(), xids: Vec::new() };
-        for row in client.query(SQL, &[&oids]).await? {
-            fence.virtual_xids.push(row.try_get(0)?);
-            fence.xids.extend(row.try_get::<_, Option<String>>(1)?);
-        }
-        fence.virtual_xids.sort_unstable();
-        fence.virtual_xids.dedup();
-        Ok(fence)
-    }
-
-    /// Number of transactions that were open when it was raised.
-    #[must_use]
-    pub fn writers(&self) -> usize {
-        self.virtual_xids.len()
-    }
-
-    /// Whether all of them have ended.
-    ///
-    /// # Errors
-    /// See [`PgErrorKind`].
-    pub async fn passed(&self, client: &SqlClient) -> Result<bool, PgError> {
-        if self.virtual_xids.is_empty() {
-            return Ok(true);
-        }
-        const SQL: &str = "
-SELECT NOT EXISTS (
-    SELECT FROM pg_catalog.pg_locks
-    WHERE virtualtransaction = ANY($1)
-       OR (locktype = 'transactionid' AND mode = 'ExclusiveLock' AND transactionid::text = ANY($2)))";
-        Ok(client.query_one(SQL, &[&self.virtual_xids, &self.xids]).await?.try_get(0)?)
-    }
-
-    /// Waits until all of them have ended.
-    ///
-    /// # Errors
-    /// `FenceTimeout` after `wait_max`.
-    pub async fn wait(&self, client: &SqlClient, wait_max: Duration) -> Result<(), ReplicationError> {
-        let give_up = Instant::now() + wait_max;
-        let mut pause = FENCE_POLL_MIN;
-        while !self.passed(client).await? {
-            if Instant::now() >= give_up {
-                return Err(ReplicationError::FenceTimeout(wait_max.as_secs()));
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(FENCE_POLL_MAX);
-        }
-        Ok(())
     }
 }

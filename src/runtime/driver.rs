@@ -1,6 +1,7 @@
 //! The driver thread: one loop around the core. It waits for nobody but its inputs.
 
 mod requests;
+mod tables;
 mod upkeep;
 
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use crate::runtime::core::{Core, Persist};
 use crate::runtime::executor::{Executor, Outcome};
 use crate::runtime::handle::{Request, Status};
 use crate::runtime::keeper::Keeper;
+use crate::runtime::publishing::Below;
+use crate::runtime::reconciler::CatalogLook;
 use crate::runtime::settings::{HELD_BYTES_MAX, QUEUED_DELIVERIES_MAX};
 use crate::runtime::story;
 use crate::runtime::stream::Batch;
@@ -38,6 +41,10 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 pub enum Message {
     Input(Input),
     Drain(DrainCause),
+    /// What is below a partitioned table.
+    Below(Below),
+    /// What the catalog says about the tables of shapes.
+    Catalog(Box<CatalogLook>),
 }
 
 /// Why the process must stop. What was not acknowledged comes again from Postgres.
@@ -313,6 +320,8 @@ impl Driver {
                     self.catch_up(sid);
                 }
             }
+            Message::Below(below) => self.below(below),
+            Message::Catalog(look) => self.catalog(&look),
             Message::Drain(cause) => {
                 self.executor.service.set_status(Status::Draining);
                 self.state.drain_until = Some(Instant::now() + DRAIN_MAX);
@@ -355,8 +364,8 @@ impl Driver {
             changes: txn.changes,
             bytes: txn.bytes,
             set: routing.set,
-            tables: txn.relations.clone(),
-            truncated: txn.truncated.clone(),
+            tables: self.executor.router.partitions().with_above(&txn.relations),
+            truncated: self.executor.router.partitions().with_above(&txn.truncated),
             old_row_missing: routing.old_row_missing,
         };
         match self.core.input(clock::now(), Input::Commit(commit)) {
@@ -384,7 +393,7 @@ impl Driver {
     fn relation(&mut self, relation: &Arc<WireRelation>) {
         let affected = self.executor.router.announce(relation);
         self.executor.inspector.forget(&relation.name);
-        let (oid, schema) = (relation.oid, relation.schema_hash());
+        let (oid, schema) = (relation.oid, self.schema_of(relation));
         self.input(Input::RelationAnnounced { oid, schema, affected });
     }
 

@@ -301,6 +301,8 @@ impl Executor {
         if let Some(shape) = self.shapes.remove(&sid) {
             tracing::info!(%sid, handle = %shape.handle, ?cause, "a shape has ended");
             self.service.remove(shape.handle);
+            // Its table may be another one by now: who comes for the next shape asks Postgres.
+            self.inspector.forget(&shape.definition.relation.name);
             shape.set_phase(Phase::Ended);
             for waiting in self.waiting.remove(&sid).unwrap_or_default() {
                 let _gone = waiting.send(Ok(Arc::clone(&shape)));

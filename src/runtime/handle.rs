@@ -1,6 +1,6 @@
 //! What the HTTP server sees of the running service.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -229,6 +229,19 @@ impl Service {
     /// [`InspectError::Unreachable`] where Postgres cannot be asked.
     pub async fn inspect(&self, name: RelationName) -> Result<Option<Arc<Relation>>, InspectError> {
         self.shared.inspector.inspect(name).await
+    }
+
+    /// The shapes whose rows can be read, and that have not ended.
+    pub(super) fn readable(&self) -> Vec<Arc<LiveShape>> {
+        let shapes = self.shared.shapes.read().unwrap_or_else(PoisonError::into_inner);
+        shapes.by_handle.values().filter(|shape| shape.phase() == Phase::Readable).cloned().collect()
+    }
+
+    /// The partitioned tables that have shapes.
+    pub(super) fn partitioned_tables(&self) -> BTreeSet<Oid> {
+        let shapes = self.shared.shapes.read().unwrap_or_else(PoisonError::into_inner);
+        let relations = shapes.by_handle.values().map(|shape| &shape.definition.relation);
+        relations.filter(|relation| relation.partitioned).map(|relation| relation.oid).collect()
     }
 
     pub(super) fn subsets(&self) -> &Subsets {

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::domain::{Relation, RelationName};
 use crate::postgres::{PgError, inspect};
 use crate::runtime::connections::Connections;
@@ -21,6 +23,8 @@ const TABLES_MAX: usize = 65_536;
 pub struct Inspector {
     connections: Connections,
     tables: Arc<Mutex<HashMap<RelationName, Known>>>,
+    /// A name means another table than before, or none.
+    changed: Arc<Notify>,
 }
 
 #[derive(Clone, Debug)]
@@ -33,7 +37,13 @@ struct Known {
 impl Inspector {
     #[must_use]
     pub fn new(connections: Connections) -> Inspector {
-        Inspector { connections, tables: Arc::default() }
+        Inspector { connections, tables: Arc::default(), changed: Arc::default() }
+    }
+
+    /// Woken where a look finds that a table is not what it was.
+    #[must_use]
+    pub fn changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.changed)
     }
 
     /// The table as it is, or, while Postgres cannot be asked, as it was last seen: existing shapes are
@@ -80,7 +90,10 @@ impl Inspector {
         if tables.len() >= TABLES_MAX {
             tables.clear();
         }
-        tables.insert(name.clone(), known);
+        let before = tables.insert(name.clone(), known).and_then(|known| known.relation);
+        if before.is_some_and(|before| relation.as_ref() != Some(&before)) {
+            self.changed.notify_one();
+        }
         Ok(relation)
     }
 

@@ -6,9 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::domain::{Change, Oid, ShapeDefinition, Sid, SidSet, WireRelation};
+use crate::domain::{Change, Oid, Relation, ShapeDefinition, Sid, SidSet, WireColumn, WireRelation};
+use crate::events::InvalidationCause;
 use crate::filter::{Predicate, RowMove, ShapeIndex};
 use crate::replication::{ReplicationError, Transaction};
+use crate::runtime::partitions::Partitions;
+use crate::runtime::reconciler::CatalogLook;
 use crate::shape_log::Op;
 
 /// The filters of the routed shapes.
@@ -21,6 +24,7 @@ pub struct Router {
     whole: BTreeMap<Oid, BTreeSet<Sid>>,
     shapes: BTreeMap<Sid, Routed>,
     relations: BTreeMap<Oid, Arc<WireRelation>>,
+    partitions: Partitions,
 }
 
 #[derive(Debug)]
@@ -40,8 +44,8 @@ pub struct RoutedTransaction {
 /// What one shape wants of a transaction.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Wants {
-    /// Every row change of the table.
-    Table(Oid),
+    /// Every row change of these relations, ascending: a table, or one and its partitions.
+    Tables(Arc<[Oid]>),
     /// These changes, by their position in the transaction, ascending.
     Changes(Vec<(u32, Op)>),
 }
@@ -80,7 +84,7 @@ impl RoutedTransaction {
                 let index = position;
                 position = position.saturating_add(1);
                 let op = match wants {
-                    Wants::Table(oid) => whole_table_op(change, *oid),
+                    Wants::Tables(oids) => whole_table_op(change, oids),
                     Wants::Changes(wanted) => match wanted.get(cursor) {
                         Some((at, op)) if *at == index => {
                             cursor += 1;
@@ -101,8 +105,8 @@ impl RoutedTransaction {
     }
 }
 
-fn whole_table_op(change: &Change, oid: Oid) -> Option<Op> {
-    if change.relation()?.oid != oid {
+fn whole_table_op(change: &Change, oids: &[Oid]) -> Option<Op> {
+    if oids.binary_search(&change.relation()?.oid).is_err() {
         return None;
     }
     match change {
@@ -125,6 +129,9 @@ impl Router {
                 if let Some(relation) = self.relations.get(&oid) {
                     self.predicates.announce(relation);
                 }
+                if definition.relation.partitioned {
+                    self.partitions.insert(sid, oid, predicate.clone());
+                }
                 self.predicates.insert(sid, oid, Some(predicate));
                 self.filtered.entry(oid).or_default().insert(sid);
             }
@@ -139,6 +146,7 @@ impl Router {
         let Some(shape) = self.shapes.remove(&sid) else { return };
         let oid = shape.definition.relation.oid;
         self.predicates.remove(sid);
+        self.partitions.remove(sid);
         for tables in [&mut self.whole, &mut self.filtered] {
             if let Some(sids) = tables.get_mut(&oid) {
                 sids.remove(&sid);
@@ -152,14 +160,44 @@ impl Router {
     /// Takes note of how rows of a table look from here on. The shapes that cannot live with it.
     pub fn announce(&mut self, relation: &Arc<WireRelation>) -> SidSet {
         self.predicates.announce(relation);
+        self.partitions.announce(relation);
         self.relations.insert(relation.oid, Arc::clone(relation));
-        let on_table =
-            [&self.whole, &self.filtered].into_iter().filter_map(|tables| tables.get(&relation.oid));
-        on_table
-            .flatten()
+        let tables = self.partitions.with_above(&[relation.oid]);
+        let concerned = tables
+            .iter()
+            .flat_map(|oid| [&self.whole, &self.filtered].into_iter().filter_map(|of| of.get(oid)))
+            .flatten();
+        concerned
             .copied()
             .filter(|sid| self.shapes.get(sid).is_some_and(|shape| !still_fits(shape, relation)))
             .collect()
+    }
+
+    /// Takes note of what is below a partitioned table, for the transactions from here on.
+    pub fn set_members(&mut self, table: Oid, members: &[Oid]) {
+        self.partitions.set_members(table, members, &self.relations);
+    }
+
+    /// Why a shape cannot go on with its table as the catalog has it; `None` where it can, or is gone.
+    #[must_use]
+    pub fn judge(&self, sid: Sid, look: &CatalogLook) -> Option<InvalidationCause> {
+        let shape = self.shapes.get(&sid)?;
+        let known = &shape.definition.relation;
+        let Some(now) = look.relations.get(&known.oid) else { return Some(InvalidationCause::SchemaChanged) };
+        let same_key =
+            shape.definition.key_columns().into_iter().eq(now.key_columns().into_iter().map(|c| &c.name));
+        if now.name != known.name || !same_key || !still_fits(shape, &streamed(now)) {
+            Some(InvalidationCause::SchemaChanged)
+        } else if !look.streamed.contains(&known.oid) {
+            Some(InvalidationCause::Unpublished)
+        } else {
+            None
+        }
+    }
+
+    #[must_use]
+    pub fn partitions(&self) -> &Partitions {
+        &self.partitions
     }
 
     /// Finds the shapes that want something of a transaction.
@@ -171,19 +209,23 @@ impl Router {
         let mut old_row_missing = BTreeSet::new();
         let mut look = false;
         for oid in &txn.relations {
-            if let Some(sids) = self.whole.get(oid) {
-                wants.extend(sids.iter().map(|sid| (*sid, Wants::Table(*oid))));
-            }
             let full = self.relations.get(oid).is_some_and(|relation| relation.replica_identity == 'f');
-            let has_shapes = self.whole.contains_key(oid) || self.filtered.contains_key(oid);
-            look |= self.filtered.contains_key(oid) || (has_shapes && !full);
+            for table in self.partitions.above(*oid).chain([*oid]) {
+                if let Some(sids) = self.whole.get(&table) {
+                    let members = self.partitions.members(table);
+                    wants.extend(sids.iter().map(|sid| (*sid, Wants::Tables(Arc::clone(&members)))));
+                }
+                let has_shapes = self.whole.contains_key(&table) || self.filtered.contains_key(&table);
+                look |= self.filtered.contains_key(&table) || (has_shapes && !full);
+            }
         }
         if look {
             self.match_changes(&txn, &mut wants, &mut old_row_missing)?;
         }
         let set = wants.keys().copied().collect();
         let routed = RoutedTransaction { txn, wants };
-        Ok(Routing { routed, set, old_row_missing: old_row_missing.into_iter().collect() })
+        let old_row_missing: Vec<Oid> = old_row_missing.into_iter().collect();
+        Ok(Routing { routed, set, old_row_missing: self.partitions.with_above(&old_row_missing) })
     }
 
     fn match_changes(
@@ -199,7 +241,10 @@ impl Router {
                 let index = position;
                 position = position.saturating_add(1);
                 moves.clear();
-                if lacks_old_row(change) || self.predicates.route(change, &mut moves).is_err() {
+                if lacks_old_row(change)
+                    || self.predicates.route(change, &mut moves).is_err()
+                    || self.partitions.route(change, &mut moves).is_err()
+                {
                     old_row_missing.extend(change.relation().map(|relation| relation.oid));
                     continue;
                 }
@@ -211,7 +256,7 @@ impl Router {
                     };
                     match wants.entry(*sid).or_insert_with(|| Wants::Changes(Vec::new())) {
                         Wants::Changes(list) => list.push((index, op)),
-                        Wants::Table(_) => {}
+                        Wants::Tables(_) => {}
                     }
                 }
             }
@@ -232,14 +277,19 @@ fn lacks_old_row(change: &Change) -> bool {
 /// Whether a shape can live with the relation as it is now: contract 4.6.
 fn still_fits(shape: &Routed, relation: &WireRelation) -> bool {
     let definition = &shape.definition;
-    if definition.relation.name != relation.name {
+    // What is below a partitioned table has names of its own.
+    let itself = definition.relation.oid == relation.oid;
+    if itself && definition.relation.name != relation.name {
         return false;
     }
     let same = |name: &str| {
         let known = definition.relation.column(name);
         let now = relation.columns.iter().find(|column| column.name == name);
         match (known, now) {
-            (Some(known), Some(now)) => known.type_oid == now.type_oid,
+            (Some(known), Some(now)) => {
+                known.type_oid == now.type_oid
+                    && keeps_text(known.type_oid, known.type_modifier, now.type_modifier)
+            }
             // Not in the stream before Postgres 18.
             (Some(known), None) => known.generated,
             (None, _) => false,
@@ -252,4 +302,67 @@ fn still_fits(shape: &Routed, relation: &WireRelation) -> bool {
     let known = &definition.relation.columns;
     let plain = known.iter().filter(|column| !column.generated).count();
     (streamed(known.len()) || streamed(plain)) && known.iter().all(|column| same(&column.name))
+}
+
+/// A table as the stream would announce it.
+fn streamed(relation: &Relation) -> WireRelation {
+    let columns = relation.columns.iter().filter(|column| !column.generated).map(|column| WireColumn {
+        name: column.name.clone(),
+        type_oid: column.type_oid,
+        type_modifier: column.type_modifier,
+        in_identity: true,
+    });
+    WireRelation {
+        oid: relation.oid,
+        name: relation.name.clone(),
+        replica_identity: 'f',
+        columns: columns.collect(),
+    }
+}
+
+/// Whether the values of a column keep their text when its type gets another modifier. Where they do
+/// not, Postgres writes the table anew, and no row of that is in the stream.
+fn keeps_text(type_oid: Oid, from: i32, to: i32) -> bool {
+    const BPCHAR: u32 = 1042;
+    const NUMERIC: u32 = 1700;
+    // varchar, varbit, date and times: more room changes nothing that is there.
+    const WIDENED: [u32; 6] = [1043, 1562, 1083, 1266, 1114, 1184];
+    let scale = |modifier: i32| (modifier - 4) & 0x7FF;
+    if from == to {
+        return true;
+    }
+    match type_oid.0 {
+        BPCHAR => false,
+        _ if to == -1 => true,
+        _ if from == -1 => false,
+        NUMERIC => to > from && scale(from) == scale(to),
+        other => WIDENED.contains(&other) && to > from,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_modifier_that_leaves_the_texts_alone() {
+        let numeric = |precision: i32, scale: i32| (precision << 16 | (scale & 0x7FF)) + 4;
+        for (type_oid, from, to, keeps) in [
+            (1043, 14, 14, true),
+            (1043, 14, 24, true),
+            (1043, 24, 14, false),
+            (1043, 14, -1, true),
+            (1043, -1, 14, false),
+            (1042, 7, 9, false),
+            (1700, numeric(10, 2), numeric(12, 2), true),
+            (1700, numeric(10, 2), numeric(10, 4), false),
+            (1700, numeric(12, 2), numeric(10, 2), false),
+            (1700, numeric(10, 2), -1, true),
+            (1114, 3, 6, true),
+            (1114, 6, 3, false),
+            (1186, 5, 9, false),
+        ] {
+            assert_eq!(keeps_text(Oid(type_oid), from, to), keeps, "{type_oid} {from} {to}");
+        }
+    }
 }

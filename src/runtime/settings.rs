@@ -22,6 +22,9 @@ pub struct Settings {
     pub temporary_slot: bool,
     /// `ELECTRIC_MANUAL_TABLE_PUBLISHING`.
     pub manual_publishing: bool,
+    /// The shorter of `ELECTRIC_TWEAKS_SCHEMA_RECONCILER_PERIOD` and
+    /// `ELECTRIC_TWEAKS_PUBLICATION_REFRESH_PERIOD`: between two looks at the catalog.
+    pub reconcile_interval: Duration,
     /// `ELECTRIC_DB_POOL_SIZE`: connections in all but the stream's.
     pub pool_size: usize,
     /// `ELECTRIC_SHAPE_CHUNK_BYTES_THRESHOLD`.

@@ -16,7 +16,7 @@ use crate::runtime::connections::Connections;
 use crate::runtime::driver::Message;
 use crate::runtime::faults;
 use crate::runtime::handle::{LiveShape, Phase, SnapshotProblem};
-use crate::runtime::publishing::Publishing;
+use crate::runtime::publishing::{Newcomers, Publishing};
 use crate::shape_log::{Disk, ShapeFiles, ShapeLogError, SnapshotWriter};
 use crate::snapshot::{self, OpenSnapshot, RowBatch, SnapshotError};
 
@@ -29,7 +29,7 @@ pub struct SnapshotContext {
     pub disk: Arc<dyn Disk>,
     pub chunk_bytes: u64,
     pub driver: mpsc::Sender<Message>,
-    pub publishing: Publishing,
+    pub publishing: Arc<Publishing>,
 }
 
 /// The running snapshot tasks.
@@ -207,7 +207,7 @@ impl Task {
     async fn publish(&self) -> Result<(), Problem> {
         let relation = &self.shape.definition.relation;
         let started = Instant::now();
-        self.context.publishing.publish(relation).await?;
+        self.context.publishing.publish(&self.shape.definition).await?;
         let waited_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.tell(Input::PublicationReady { sid: self.shape.sid, oid: relation.oid, waited_ms }).await
     }
@@ -233,6 +233,11 @@ impl Task {
                 }
                 client = Some(rows.finish().await?);
             }
+        }
+        // Rows of a partition that came or went meanwhile may be among those that were read, or not.
+        let relation = &self.shape.definition.relation;
+        if relation.partitioned {
+            self.context.publishing.look_below(relation.oid, Newcomers::MadeAsPartition).await?;
         }
         let done = blocking(move || writer.finish(&visible)).await??;
         Ok(((done.rows, done.bytes), client))
@@ -276,6 +281,11 @@ fn explain_publication(error: &ReplicationError) -> (SnapshotFailure, SnapshotPr
         }
         ReplicationError::NotPublished { .. }
         | ReplicationError::IdentityNotFull(_)
+        | ReplicationError::NotReplicated { .. }
+        | ReplicationError::PublishedAsRoot { .. }
+        | ReplicationError::Narrowed { .. }
+        | ReplicationError::GeneratedNotPublished(_)
+        | ReplicationError::GeneratedBlocksWrites(_)
         | ReplicationError::PublicationNotFound(_)
         | ReplicationError::PublicationIncomplete(_)
         | ReplicationError::Malformed(_)

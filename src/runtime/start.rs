@@ -19,6 +19,7 @@ use crate::runtime::handle::{REQUESTS_MAX, Request, Service, Status};
 use crate::runtime::inspector::Inspector;
 use crate::runtime::keeper::Keeper;
 use crate::runtime::publishing::Publishing;
+use crate::runtime::reconciler::Reconciler;
 use crate::runtime::router::Router;
 use crate::runtime::settings::{INPUTS_MAX, STREAM_BATCHES_MAX, Settings};
 use crate::runtime::snapshots::{SnapshotContext, Snapshots};
@@ -153,6 +154,7 @@ impl Parts {
         let Parts { settings, service, messages, message_queue, request_queue, admin, query, inspector } =
             self;
         let Opened { lock, journal, core, boot, checkpoint } = opened;
+        let trees = core.engine().state().relations.clone();
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&settings.data_dir).map_err(BootError::Directory)?);
         let spill_dir = settings.data_dir.join("spill");
         std::fs::create_dir_all(&spill_dir).map_err(BootError::Directory)?;
@@ -184,6 +186,25 @@ impl Parts {
         let acknowledgements = Acknowledgements::default();
         let (commands, command_queue) = mpsc::channel(STREAM_COMMANDS_MAX);
         let (batches, batch_queue) = mpsc::channel(STREAM_BATCHES_MAX);
+        let publishing = Arc::new(Publishing::new(
+            admin.clone(),
+            publication.clone(),
+            settings.manual_publishing,
+            messages.clone(),
+            trees,
+        ));
+        let tables = Arc::new(Mutex::new(BTreeSet::new()));
+        let reconcile = inspector.changed();
+        let reconciler = Reconciler {
+            admin,
+            service: service.clone(),
+            publishing: Arc::clone(&publishing),
+            driver: messages.clone(),
+            tables: Arc::clone(&tables),
+            period: settings.reconcile_interval,
+            wake: Arc::clone(&reconcile),
+        };
+        tokio::spawn(reconciler.run());
         let stream = StreamTask {
             settings: ReplicationSettings {
                 url: settings.database_url.clone(),
@@ -198,6 +219,8 @@ impl Parts {
             batches,
             acknowledgements: acknowledgements.clone(),
             service: service.clone(),
+            publishing: Arc::clone(&publishing),
+            reconcile,
         };
         let context = Arc::new(SnapshotContext {
             query,
@@ -205,7 +228,7 @@ impl Parts {
             disk: Arc::clone(&disk),
             chunk_bytes: settings.chunk_bytes,
             driver: messages,
-            publishing: Publishing::new(admin, publication, settings.manual_publishing),
+            publishing,
         });
         let runtime = tokio::runtime::Handle::current();
         let executor = Executor {
@@ -223,7 +246,7 @@ impl Parts {
             shapes: BTreeMap::new(),
             bodies: Bodies::default(),
             waiting: BTreeMap::new(),
-            tables: Arc::new(Mutex::new(BTreeSet::new())),
+            tables,
             table_names: BTreeMap::new(),
         };
         let queues = Queues {

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
-use crate::domain::{Generation, Lsn};
+use crate::domain::{Generation, Lsn, Oid};
 use crate::engine::{Input, PostgresReady};
 use crate::events::StopCause;
 use crate::postgres::PgError;
@@ -16,10 +16,14 @@ use crate::replication::{
 };
 use crate::runtime::driver::Message;
 use crate::runtime::handle::{Service, Status};
+use crate::runtime::publishing::{Newcomers, Publishing};
 
 /// Between two attempts to connect: contract 6.9.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// Longest wait for the catalog while a batch of the stream waits for it.
+const LOOK_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// An error that repeats is logged again this many attempts later.
 const LOG_EVERY: u32 = 30;
@@ -76,6 +80,9 @@ pub struct StreamTask {
     pub batches: mpsc::Sender<Batch>,
     pub acknowledgements: Acknowledgements,
     pub service: Service,
+    pub publishing: Arc<Publishing>,
+    /// Woken where a table was announced: its key may have changed, too.
+    pub reconcile: Arc<Notify>,
 }
 
 impl StreamTask {
@@ -94,7 +101,7 @@ impl StreamTask {
     /// From connecting to the end of the stream; the command that came meanwhile, or the next.
     async fn serve_connection(&mut self) -> Option<Command> {
         let ready = tokio::select! {
-            ready = connect(&self.settings, &self.service) => ready,
+            ready = connect(&self.settings, &self.service, &self.publishing) => ready,
             command = self.commands.recv() => return command,
         };
         if self.driver.send(Message::Input(Input::PostgresReady(describe(&ready)))).await.is_err() {
@@ -132,6 +139,9 @@ impl StreamTask {
         loop {
             tokio::select! {
                 result = stream.next_batch(&mut items) => {
+                    if let Err(error) = self.prepare(&items).await {
+                        return Ended::Failed(self.failed(&error));
+                    }
                     if !items.is_empty() {
                         let batch = Batch::Items { generation, items: std::mem::take(&mut items) };
                         if self.batches.send(batch).await.is_err() {
@@ -150,6 +160,31 @@ impl StreamTask {
         }
     }
 
+    /// Where relations were announced, sees to it that the driver knows of which tables they are
+    /// partitions before it is handed their rows.
+    async fn prepare(&self, items: &[StreamItem]) -> Result<(), ReplicationError> {
+        let announced: Vec<Oid> = items
+            .iter()
+            .filter_map(|item| match item {
+                StreamItem::Relation(relation) => Some(relation.oid),
+                StreamItem::Transaction(_) | StreamItem::Keepalive { .. } => None,
+            })
+            .collect();
+        if announced.is_empty() {
+            return Ok(());
+        }
+        self.reconcile.notify_one();
+        let followed = self.service.partitioned_tables();
+        if followed.is_empty() {
+            return Ok(());
+        }
+        let looked = self.publishing.look_above(&announced, &followed);
+        match tokio::time::timeout(LOOK_WAIT_MAX, looked).await {
+            Ok(result) => result,
+            Err(_elapsed) => Err(ReplicationError::Silent(LOOK_WAIT_MAX.as_secs())),
+        }
+    }
+
     fn failed(&self, error: &ReplicationError) -> StopCause {
         tracing::warn!(%error, "the replication stream ended");
         match error {
@@ -163,6 +198,11 @@ impl StreamTask {
             | ReplicationError::PublicationIncomplete(_)
             | ReplicationError::NotPublished { .. }
             | ReplicationError::IdentityNotFull(_)
+            | ReplicationError::NotReplicated { .. }
+            | ReplicationError::PublishedAsRoot { .. }
+            | ReplicationError::Narrowed { .. }
+            | ReplicationError::GeneratedNotPublished(_)
+            | ReplicationError::GeneratedBlocksWrites(_)
             | ReplicationError::TableGone(_)
             | ReplicationError::LockTimeout
             | ReplicationError::FenceTimeout(_) => StopCause::Server,
@@ -177,13 +217,17 @@ enum Ended {
 
 /// Connects, for as long as it takes. The same error is told once, and again now and then: a database
 /// that is away for a night must not fill the log.
-async fn connect(settings: &ReplicationSettings, service: &Service) -> Ready {
+async fn connect(settings: &ReplicationSettings, service: &Service, publishing: &Publishing) -> Ready {
     let mut backoff = BACKOFF_MIN;
     let mut last: Option<String> = None;
     let mut repeated = 0;
     loop {
         let mut notify = |notice: StartupNotice| tell(&notice, service);
-        match connect_and_identify(settings, &mut notify).await {
+        let connected = match connect_and_identify(settings, &mut notify).await {
+            Ok(ready) => look_below(service, publishing).await.map(|()| ready),
+            Err(error) => Err(error),
+        };
+        match connected {
             Ok(ready) => return ready,
             Err(error) => {
                 let text = explain(&error);
@@ -200,6 +244,14 @@ async fn connect(settings: &ReplicationSettings, service: &Service) -> Ready {
         tokio::time::sleep(backoff).await;
         backoff = (backoff * 2).min(BACKOFF_MAX);
     }
+}
+
+/// What is below the partitioned tables may have changed while nobody looked.
+async fn look_below(service: &Service, publishing: &Publishing) -> Result<(), ReplicationError> {
+    for table in service.partitioned_tables() {
+        publishing.look_below(table, Newcomers::Empty).await?;
+    }
+    Ok(())
 }
 
 /// One sentence on what is wrong, and one on what to do.

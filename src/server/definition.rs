@@ -60,14 +60,6 @@ fn existing(relation: Option<Arc<Relation>>, name: &RelationName) -> Result<Arc<
 /// # Errors
 /// The first rule that the parameters break.
 pub(super) fn define(asked: &AskedShape, relation: &Relation) -> Result<ShapeDefinition, Failure> {
-    if relation.partitioned {
-        // The stream names the partition, not the root: such a shape would get its first rows and
-        // then stand still.
-        return Err(Failure::field(
-            "table",
-            "Partitioned tables are not supported by this server yet; ask for their partitions",
-        ));
-    }
     let queryable = match asked.queryable_columns.as_deref() {
         None => None,
         Some(list) => Some(queryable_columns(list, relation)?),
@@ -303,15 +295,6 @@ mod tests {
         let predicate = Predicate::parse("id = $1", &BTreeMap::from([(1, "5".to_owned())]), &relation());
         let sql = predicate.expect("a valid clause").sql().to_owned();
         assert_eq!(with(Some("id = $1"), &["1"]), format!("id,k,value named=false where={:?}", Some(sql)));
-    }
-
-    #[test]
-    fn a_partitioned_table_is_refused_rather_than_followed_by_halves() {
-        let relation = Relation { partitioned: true, ..relation() };
-        assert_eq!(
-            shown(define(&asked(None, None, None), &relation)),
-            r#"{"table":["Partitioned tables are not supported by this server yet; ask for their partitions"]}"#
-        );
     }
 
     #[test]

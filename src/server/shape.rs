@@ -10,7 +10,7 @@ use axum::response::Response;
 use rand::Rng;
 use tokio::time::{Instant, timeout};
 
-use crate::domain::{Lsn, Offset, ShapeDefinition};
+use crate::domain::{Lsn, Offset, Oid, ShapeDefinition};
 use crate::runtime::handle::{LiveShape, Phase, SnapshotProblem, Status};
 use crate::shape_log::{Read, ShapeLogError, ShapeView, SnapshotFollow, SnapshotState};
 
@@ -52,6 +52,8 @@ struct Reading<'a> {
     asked: Asked,
     method: Method,
     if_none_match: Option<String>,
+    /// The `electric-schema` header; not of live answers.
+    schema: Option<String>,
 }
 
 /// Serves a request to the log of a shape: contract 1.2.
@@ -75,9 +77,21 @@ pub(super) async fn get(app: &App, call: Call) -> Result<Response, Failure> {
         })
         .await;
     }
+    let asked_now = (!asked.live).then(|| definition.clone());
     let shape = Box::pin(locate(app, &asked, definition)).await?;
+    let schema = asked_now.map(|now| current_schema(&shape.definition, &now));
     let permit = app.admission.settle(permit);
-    Reading { app, shape, asked, method, if_none_match }.serve(permit).await
+    Reading { app, shape, asked, method, if_none_match, schema }.serve(permit).await
+}
+
+/// What may change while a shape goes on, such as NOT NULL, is told as it is now; a type only as the
+/// rows have it.
+fn current_schema(shape: &ShapeDefinition, now: &ShapeDefinition) -> String {
+    let types = |definition: &ShapeDefinition| -> Vec<Option<Oid>> {
+        let column = |name: &String| definition.relation.column(name).map(|column| column.type_oid);
+        definition.columns.iter().map(column).collect()
+    };
+    schema_header(if types(shape) == types(now) { now } else { shape })
 }
 
 fn class(app: &App, fields: &Fields) -> Class {
@@ -332,7 +346,7 @@ impl Reading<'_> {
             end,
             up_to_date,
             has_data: true,
-            schema: (!live).then(|| schema_header(&self.shape.definition)),
+            schema: self.schema.clone(),
             cursor: live.then(|| {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
                 let step = rand::rng().random_range(1..=STEP_MAX);

@@ -10,7 +10,9 @@
 
 use std::sync::Arc;
 
-use crate::domain::{Change, Lsn, Oid, PgSnapshot, Replica, ShapeDefinition, Value, WireRelation, Xid};
+use crate::domain::{
+    Change, Column, Lsn, Oid, PgSnapshot, Replica, ShapeDefinition, Value, WireRelation, Xid,
+};
 
 use super::error::EncodeError;
 use super::json::{decimal_into, quoted};
@@ -151,11 +153,17 @@ pub fn snapshot_columns(definition: &ShapeDefinition) -> Vec<String> {
     names
 }
 
+/// Also one of a domain over booleans: it has their texts.
+fn is_boolean(column: &Column) -> bool {
+    let domain = column.base.as_ref().filter(|base| column.dimensions == 0 && !base.is_array);
+    column.type_oid == BOOL_OID || domain.is_some_and(|base| base.type_oid == BOOL_OID)
+}
+
 impl Encoder {
     #[must_use]
     pub fn new(definition: &ShapeDefinition) -> Encoder {
         let relation = &definition.relation;
-        let boolean = |name: &str| relation.column(name).is_some_and(|column| column.type_oid == BOOL_OID);
+        let boolean = |name: &str| relation.column(name).is_some_and(is_boolean);
         let key_names = definition.key_columns();
         let row = snapshot_columns(definition);
         let columns = definition.columns.iter().map(|name| Selected {

@@ -208,3 +208,33 @@ fn files_stay_while_the_snapshot_of_a_stalled_shape_is_copied() {
     assert!(!trashes(&service.take(Input::WriterExited { sid, incarnation, cause })));
     assert!(trashes(&service.take(Input::SnapshotStopped { sid })));
 }
+
+/// Partitions of a table that has two shapes: one has read its rows, the other has not yet.
+#[test]
+fn a_partition_with_rows_ends_the_shapes_that_have_read_theirs() {
+    let mut service = Service::booted();
+    service.connect(10, true);
+    let seen =
+        |tree, grown| Input::PartitionsSeen { oid: TABLE, members: vec![TABLE, Oid(101)], tree, grown };
+    let ended = |step: &Step| -> Vec<(Sid, InvalidationCause)> {
+        let ended = step.events.iter().filter_map(|recorded| match &recorded.event {
+            Event::Shape(ShapeEvent::Invalidated { sid, cause }) => Some((*sid, *cause)),
+            _ => None,
+        });
+        ended.collect()
+    };
+    let create = |hash: u64| Input::CreateShape {
+        handle: Handle { hash, micros: hash },
+        definition: DefinitionHash(hash),
+        oid: TABLE,
+    };
+    service.take(create(1));
+    assert_eq!(ended(&service.take(seen(7, false))), [], "nothing has been read yet");
+    let snapshot = PgSnapshot { xmin: 5, xmax: 5, xip: Vec::new() };
+    service.take(Input::SnapshotOpened { sid: SHAPE, attempt: 1, snapshot, lsn: Lsn(11) });
+    service.take(create(2));
+    assert_eq!(ended(&service.take(seen(7, false))), [], "as it was");
+    assert_eq!(ended(&service.take(seen(8, true))), [], "nothing came that is not in the stream");
+    let step = service.take(seen(9, false));
+    assert_eq!(ended(&step), [(SHAPE, InvalidationCause::PartitionsChanged)]);
+}

@@ -7,7 +7,7 @@ use shapefold_xtask::bench::{self, BenchOptions};
 use shapefold_xtask::chaos::{self, ChaosOptions};
 use shapefold_xtask::demo::{self, DemoOptions};
 use shapefold_xtask::directory::{RunDirectory, dev_directory};
-use shapefold_xtask::postgres::{Installation, Server, stop_leftover};
+use shapefold_xtask::postgres::{Installation, MAJOR_VARIABLE, Server, stop_leftover};
 use shapefold_xtask::soak::{self, SoakOptions};
 use shapefold_xtask::{Outcome, demo_check};
 use tokio::signal::unix::{SignalKind, signal};
@@ -177,6 +177,7 @@ async fn with_postgres(command: &[String], major: Option<u32>) -> Outcome<bool> 
     let mut child = Command::new(program)
         .args(rest)
         .env("SHAPEFOLD_TEST_DATABASE_URL", server.url("postgres"))
+        .env(MAJOR_VARIABLE, server.installation().major.to_string())
         .spawn()
         .map_err(|error| format!("cannot run {program}: {error}"))?;
     let status = tokio::task::spawn_blocking(move || child.wait()).await??;

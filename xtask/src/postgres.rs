@@ -17,6 +17,9 @@ use tokio_postgres::NoTls;
 use crate::directory::{User, create_owned, free_port, run_as};
 use crate::{Outcome, service};
 
+/// Tells tests that start a server of their own which major version they run on.
+pub const MAJOR_VARIABLE: &str = "SHAPEFOLD_TEST_POSTGRES_MAJOR";
+
 /// How long a server may take until it accepts connections.
 const START_DURATION_MAX: Duration = Duration::from_secs(60);
 /// How long a fast shutdown may take before the server is killed.

@@ -27,6 +27,9 @@ impl Decision<'_> {
             Input::RelationAnnounced { oid, schema, affected } => {
                 self.relation_announced(oid, schema, &affected)
             }
+            Input::PartitionsSeen { oid, members, tree, grown } => {
+                self.partitions_seen(oid, &members, tree, grown)
+            }
             Input::CreateShape { handle, definition, oid } => self.create_shape(handle, definition, oid),
             Input::Invalidate { sid, cause } => self.invalidate_asked(sid, cause),
             Input::PublicationReady { sid, oid, waited_ms } => self.publication_ready(sid, oid, waited_ms),

@@ -328,6 +328,38 @@ impl Decision<'_> {
         Ok(())
     }
 
+    /// Rows of a partition that comes or goes enter or leave the tables above it without a change in
+    /// the stream. Of those tables the shapes end that have read their rows already; the others read
+    /// them after this.
+    pub(super) fn partitions_seen(
+        &mut self,
+        oid: Oid,
+        members: &[Oid],
+        tree: u64,
+        grown: bool,
+    ) -> Result<(), Refusal> {
+        self.require_active()?;
+        self.engine.scratch.recent.adopt(oid, members);
+        let old = self.state().relations.get(&oid).copied();
+        if old == Some(tree) {
+            return Ok(());
+        }
+        let changed =
+            self.record(None, StreamEvent::RelationChanged { oid, old: old.unwrap_or(0), new: tree });
+        if grown {
+            return Ok(());
+        }
+        let sids: Vec<Sid> = self.engine.projections.shape_index.by_table(oid).collect();
+        for sid in sids {
+            let shape = &self.state().shapes[&sid];
+            if shape.visible.is_some() {
+                let running = shape.life < Life::Live;
+                self.invalidate(sid, InvalidationCause::PartitionsChanged, Some(changed), running);
+            }
+        }
+        Ok(())
+    }
+
     fn living_shapes(&self) -> Vec<Sid> {
         self.state()
             .shapes

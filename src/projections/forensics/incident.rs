@@ -314,9 +314,10 @@ fn unusual(event: &Event, active: bool) -> Option<Kind> {
         Event::Consumer(ConsumerEvent::StallSuspected { .. }) => Some(Kind::Stall),
         Event::Shape(ShapeEvent::SnapshotFailed { .. }) => Some(Kind::SnapshotFailed),
         Event::Shape(ShapeEvent::Invalidated { cause, .. }) => match cause {
-            InvalidationCause::Deleted | InvalidationCause::SchemaChanged | InvalidationCause::Truncated => {
-                None
-            }
+            InvalidationCause::Deleted
+            | InvalidationCause::SchemaChanged
+            | InvalidationCause::Truncated
+            | InvalidationCause::PartitionsChanged => None,
             InvalidationCause::SnapshotFailed
             | InvalidationCause::SnapshotInterrupted
             | InvalidationCause::WriterFailed { .. }
@@ -325,6 +326,7 @@ fn unusual(event: &Event, active: bool) -> Option<Kind> {
             | InvalidationCause::DataMissed
             | InvalidationCause::Backlog
             | InvalidationCause::OldRowMissing
+            | InvalidationCause::Unpublished
             | InvalidationCause::JournalLost
             | InvalidationCause::StorageDamaged => Some(Kind::ShapeLost),
         },

@@ -157,6 +157,8 @@ pub fn invalidation(cause: InvalidationCause) -> String {
         InvalidationCause::DataMissed => "Postgres will not send again what it still lacks".to_owned(),
         InvalidationCause::Backlog => "too much arrived before its snapshot was taken".to_owned(),
         InvalidationCause::OldRowMissing => "an update came without the old row".to_owned(),
+        InvalidationCause::PartitionsChanged => "a partition with rows came or went".to_owned(),
+        InvalidationCause::Unpublished => "its table was taken out of the publication".to_owned(),
         InvalidationCause::JournalLost => "the journal lost its end".to_owned(),
         InvalidationCause::StorageDamaged => "its files could not be read".to_owned(),
     }

@@ -138,6 +138,8 @@ impl WhatIf {
             | InvalidationCause::DataMissed
             | InvalidationCause::Backlog
             | InvalidationCause::OldRowMissing
+            | InvalidationCause::PartitionsChanged
+            | InvalidationCause::Unpublished
             | InvalidationCause::JournalLost
             | InvalidationCause::StorageDamaged => {}
         }

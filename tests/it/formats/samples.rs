@@ -19,6 +19,16 @@ const GENERATION: Generation = Generation(1);
 
 /// The samples as one history, in its order: every part of a record is there at least once.
 pub fn recorded() -> Vec<Recorded> {
+    numbered(events())
+}
+
+/// Values that came after the fixtures of version 1 were written.
+pub fn causes_of_tables() -> Vec<Recorded> {
+    let causes = [InvalidationCause::PartitionsChanged, InvalidationCause::Unpublished];
+    numbered(causes.map(|cause| ShapeEvent::Invalidated { sid: FIRST, cause }.into()).into())
+}
+
+fn numbered(events: Vec<Event>) -> Vec<Recorded> {
     let event = |(index, event): (usize, Event)| {
         let id = EventId(index as u64 + 1);
         Recorded {
@@ -29,7 +39,7 @@ pub fn recorded() -> Vec<Recorded> {
             event,
         }
     };
-    events().into_iter().enumerate().map(event).collect()
+    events.into_iter().enumerate().map(event).collect()
 }
 
 pub fn events() -> Vec<Event> {

@@ -116,8 +116,11 @@ async fn manual_mode_changes_nothing() {
     harness.run("ALTER TABLE items REPLICA IDENTITY FULL").await;
     assert!(!ensure_table(&harness.sql, publication, &relation, true).await.expect("all is set").added);
 
-    drop_table(&harness.sql, publication, &name("items")).await.expect("dropped");
-    drop_table(&harness.sql, publication, &name("items")).await.expect("nothing to drop");
+    let drop = async |oid| drop_table(&harness.sql, publication, oid, &name("items")).await;
+    drop(shapefold::domain::Oid(1)).await.expect("another table");
+    assert_eq!(published_tables(&harness.sql, publication).await.expect("the tables").len(), 1);
+    drop(relation.oid).await.expect("dropped");
+    drop(relation.oid).await.expect("nothing to drop");
     assert!(published_tables(&harness.sql, publication).await.expect("the tables").is_empty());
 }
 

@@ -7,10 +7,13 @@ mod http;
 mod http_limits;
 mod http_live;
 mod http_log;
+mod partitions;
 mod restart;
+mod schema_changes;
 mod snapshot_failures;
 mod snapshot_stitching;
 mod supervision;
+mod values;
 
 use std::path::Path;
 use std::process::Command;
@@ -20,8 +23,8 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::support::{
-    BINARY, ClientError, Installation, Process, Response, Server, Service, ShapeClient, Table, TestDatabase,
-    WAIT_DURATION_MAX, database_on, difference, rows_in_postgres,
+    BINARY, ClientError, Installation, MAJOR_VARIABLE, Process, Response, Server, Service, ShapeClient,
+    Table, TestDatabase, WAIT_DURATION_MAX, database_on, difference, rows_in_postgres,
 };
 
 /// Between two looks at something that is waited for.
@@ -131,7 +134,8 @@ impl PrivatePostgres {
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(folder.path(), open).expect("the folder is ours");
         let dev = shapefold_xtask::directory::dev_directory().expect("a development folder");
-        let installation = Installation::find(None, &dev).expect("./dev test has installed Postgres");
+        let major = std::env::var(MAJOR_VARIABLE).ok().and_then(|major| major.parse().ok());
+        let installation = Installation::find(major, &dev).expect("./dev test has installed Postgres");
         let server = Server::create(installation, &folder.path().join("postgres")).await;
         Self { server: server.unwrap_or_else(|error| panic!("{error}")), _folder: folder }
     }

@@ -16,7 +16,7 @@ pub use running::{BINARY, Service};
 pub use shapefold_xtask::compare::{Table, difference, rows_in_postgres};
 pub use shapefold_xtask::http::{HttpClient, Response, encode};
 pub use shapefold_xtask::journal;
-pub use shapefold_xtask::postgres::{Installation, Server};
+pub use shapefold_xtask::postgres::{Installation, MAJOR_VARIABLE, Server};
 pub use shapefold_xtask::service::{Service as Process, ServiceSettings};
 pub use shapefold_xtask::shape_client::{ClientError, Row, Rows, ShapeClient, ShapeRequest};
 
