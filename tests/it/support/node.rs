@@ -56,6 +56,8 @@ pub struct Seen {
     /// The rows of each part that was asked for.
     pub subsets: Vec<Vec<Row>>,
     pub refetches: usize,
+    /// How often it began to read the log while it was reading it (option `noOverlap`).
+    pub overlaps: usize,
     pub errors: Vec<String>,
 }
 
@@ -158,6 +160,7 @@ impl NodeFollower {
                 seen.subsets.push(rows);
             }
             Some("must-refetch") => seen.refetches += 1,
+            Some("overlap") => seen.overlaps += 1,
             Some("error") => seen.errors.push(text("message")),
             other => panic!("unknown event {other:?} in {line}"),
         }
