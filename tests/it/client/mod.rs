@@ -3,7 +3,9 @@
 mod changes;
 mod chunks;
 mod concurrent;
+mod ecosystem;
 mod events;
+mod features;
 mod mutations;
 mod restart;
 mod subsets;

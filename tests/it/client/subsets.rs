@@ -56,7 +56,11 @@ async fn parts_that_are_asked_for_one_by_one_make_the_whole() {
         for client in &clients {
             let seen = node.wait_for_rows(&client.name, &all(&database, &ITEMS).await).await;
             assert_eq!((seen.refetches, seen.errors.len()), (0, 0), "{}: {seen:?}", client.name);
-            assert_eq!(seen.overlaps, 0, "{}: a stream was so short that the client reads twice", client.name);
+            assert_eq!(
+                seen.overlaps, 0,
+                "{}: a stream was so short that the client reads twice",
+                client.name
+            );
         }
     }
 }
