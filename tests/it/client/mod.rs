@@ -7,6 +7,7 @@ mod ecosystem;
 mod events;
 mod features;
 mod mutations;
+mod proxy;
 mod restart;
 mod subsets;
 
