@@ -1,6 +1,7 @@
 //! The service as a whole: what goes wrong around it, how it recovers, what it says.
 
 mod faults;
+mod findings;
 mod handover;
 mod history;
 mod http;
