@@ -14,6 +14,7 @@ mod keeper;
 mod publishing;
 pub mod router;
 pub mod settings;
+mod single_flight;
 mod snapshots;
 mod start;
 mod story;

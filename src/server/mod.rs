@@ -12,6 +12,7 @@ mod body;
 mod cursor;
 mod definition;
 mod delete;
+mod encoding;
 mod error;
 mod fields;
 mod health;

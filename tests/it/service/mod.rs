@@ -5,6 +5,7 @@ mod findings;
 mod handover;
 mod history;
 mod http;
+mod http_encoding;
 mod http_limits;
 mod http_live;
 mod http_log;
