@@ -10,6 +10,7 @@ mod http_limits;
 mod http_live;
 mod http_log;
 mod restart;
+mod slow_readers;
 mod snapshot_failures;
 mod snapshot_stitching;
 mod supervision;
