@@ -196,7 +196,7 @@ async fn connect(settings: &ReplicationSettings, service: &Service) -> Ready {
                 let times = told.entry(text.clone()).or_insert(0);
                 let repeated = *times;
                 *times += 1;
-                if repeated % LOG_EVERY == 0 {
+                if repeated.is_multiple_of(LOG_EVERY) {
                     tracing::error!(error = %text, repeated, "cannot stream from Postgres yet; trying again");
                 }
                 // The condition that is not met first, and why: contract 6.6.

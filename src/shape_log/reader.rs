@@ -140,7 +140,8 @@ fn last_offset(header: &FrameHeader) -> Offset {
 pub struct Body {
     /// Messages up to this offset are left out of the first frame.
     after: Option<Offset>,
-    blocks: Option<Blocks>,
+    /// Boxed, since most bodies are live ones and have none.
+    blocks: Option<Box<Blocks>>,
     frames: Option<(FrameReader, u64)>,
     /// The oldest is last.
     tail: Vec<TailFrame>,
@@ -162,12 +163,12 @@ impl Body {
     ) -> Result<Body, StorageFault> {
         rest.reverse();
         Ok(Body {
-            blocks: Some(Blocks {
+            blocks: Some(Box::new(Blocks {
                 file: snapshot.file.open()?,
                 shared: Arc::clone(&snapshot.shared),
                 at,
                 rest,
-            }),
+            })),
             ..Body::default()
         })
     }

@@ -21,10 +21,14 @@ const BYTES_MAX: usize = 32 << 20;
 /// Bytes of memory for a byte of input: JSON takes the most.
 const BYTES_PER_BYTE_MAX: usize = 256;
 
+/// For as long as is asked for.
 fn run(target: &Target) {
-    let seed = std::env::var("SHAPEFOLD_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     let seconds = std::env::var("SHAPEFOLD_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
-    let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    run_until(target, seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds)));
+}
+
+fn run_until(target: &Target, until: Option<Instant>) {
+    let seed = std::env::var("SHAPEFOLD_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     let seeds = (target.seeds)();
     // Undamaged they are read to their end, or the target tests nothing.
     for input in &seeds {
@@ -80,7 +84,7 @@ fn shape_logs() {
 fn a_panic_and_a_large_allocation_are_noticed() {
     let fails = |read: fn(&[u8]) -> bool| {
         let target = Target { name: "sick", seeds: || vec![b"ok".to_vec()], read };
-        catch_unwind(AssertUnwindSafe(|| run(&target))).is_err()
+        catch_unwind(AssertUnwindSafe(|| run_until(&target, None))).is_err()
     };
     assert!(fails(|input| input == b"ok" || panic!("a bug")));
     assert!(fails(|input| input == b"ok" || !std::hint::black_box(vec![1_u8; 64 << 20]).is_empty()));

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -15,6 +15,7 @@ const DOCUMENTS: [&str; 8] = [
     "docs/conformance.md",
     "docs/guarantees.md",
     "docs/journal-format.md",
+    "docs/migrate-from-electric.md",
     "docs/shape-log-format.md",
 ];
 
