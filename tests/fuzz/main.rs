@@ -16,8 +16,9 @@ use targets::Target;
 
 /// Changed inputs of a target where no time is given.
 const CASES: u64 = 3_000;
-/// What one input may take beyond what its length justifies.
-const BYTES_MAX: usize = 32 << 20;
+/// What one input may take beyond what its length justifies: some sets of shapes, a few bytes of which
+/// stand for 16 MiB at most.
+const BYTES_MAX: usize = 48 << 20;
 /// Bytes of memory for a byte of input: JSON takes the most.
 const BYTES_PER_BYTE_MAX: usize = 256;
 
