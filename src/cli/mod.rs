@@ -1,6 +1,7 @@
 //! The command line: Electric's environment variables, `serve`, and looking into a journal.
 
 mod demo;
+mod descriptors;
 mod journal;
 mod serve;
 mod values;

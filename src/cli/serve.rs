@@ -136,6 +136,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     start_log(&arguments.log_level);
+    super::descriptors::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -69,8 +69,8 @@ impl SidSet {
     }
 }
 
-/// More shapes than one process serves; a damaged length must not allocate without bound.
-const SET_LEN_MAX: u64 = 1 << 24;
+/// More shapes than one process serves; a damaged length must not allocate without bound: 16 MiB.
+const SET_LEN_MAX: u64 = 1 << 22;
 
 impl FromIterator<Sid> for SidSet {
     fn from_iter<I: IntoIterator<Item = Sid>>(sids: I) -> SidSet {
@@ -155,6 +155,11 @@ mod tests {
         assert_eq!(SidSet::decode(&[1]), None, "a run without a length");
         assert_eq!(SidSet::decode(&[0, 0xff, 0xff, 0xff, 0xff, 0x0f]), None, "more than u32");
         assert_eq!(SidSet::decode(&[0xff; 12]), None, "a varint without bound");
+        assert_eq!(
+            SidSet::decode(&[0, 0xff, 0xff, 0xff, 0x03]),
+            None,
+            "found by tests/fuzz: 32 MiB for 5 bytes"
+        );
     }
 
     proptest! {

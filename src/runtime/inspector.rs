@@ -10,6 +10,7 @@ use crate::domain::{Relation, RelationName};
 use crate::postgres::{PgError, inspect};
 use crate::runtime::connections::Connections;
 use crate::runtime::handle::InspectError;
+use crate::runtime::single_flight::SingleFlight;
 
 /// How long a look at the catalog is good for: every request validates its table.
 const FRESH_FOR: Duration = Duration::from_secs(1);
@@ -25,6 +26,8 @@ pub struct Inspector {
     tables: Arc<Mutex<HashMap<RelationName, Known>>>,
     /// A name means another table than before, or none.
     changed: Arc<Notify>,
+    /// Requests for one table that come at the same time, as after a restart, cost one look.
+    looks: SingleFlight<RelationName, Result<Option<Arc<Relation>>, InspectError>>,
 }
 
 #[derive(Clone, Debug)]
@@ -37,7 +40,12 @@ struct Known {
 impl Inspector {
     #[must_use]
     pub fn new(connections: Connections) -> Inspector {
-        Inspector { connections, tables: Arc::default(), changed: Arc::default() }
+        Inspector {
+            connections,
+            tables: Arc::default(),
+            changed: Arc::default(),
+            looks: SingleFlight::default(),
+        }
     }
 
     /// Woken where a look finds that a table is not what it was.
@@ -58,13 +66,23 @@ impl Inspector {
         {
             return Ok(known.relation.clone());
         }
-        match tokio::time::timeout(WAIT_MAX, self.look(&name)).await {
-            Ok(Ok(relation)) => Ok(relation),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "a table could not be looked at");
+        let inspector = self.clone();
+        let asked = name.clone();
+        let looked = self.looks.run(name, async move {
+            match tokio::time::timeout(WAIT_MAX, inspector.look(&asked)).await {
+                Ok(Ok(relation)) => Ok(relation),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "a table could not be looked at");
+                    Err(InspectError::Unreachable)
+                }
+                Err(_elapsed) => Err(InspectError::Unreachable),
+            }
+        });
+        match looked.await {
+            Some(Ok(relation)) => Ok(relation),
+            Some(Err(InspectError::Unreachable)) | None => {
                 known.map(|known| known.relation).ok_or(InspectError::Unreachable)
             }
-            Err(_elapsed) => known.map(|known| known.relation).ok_or(InspectError::Unreachable),
         }
     }
 

@@ -16,6 +16,7 @@ mod publishing;
 mod reconciler;
 pub mod router;
 pub mod settings;
+mod single_flight;
 mod snapshots;
 mod start;
 mod story;

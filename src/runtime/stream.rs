@@ -1,5 +1,6 @@
 //! The task that talks to Postgres on behalf of the driver: connect, stream, start over.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -215,12 +216,14 @@ enum Ended {
     Commanded(Option<Command>),
 }
 
-/// Connects, for as long as it takes. The same error is told once, and again now and then: a database
-/// that is away for a night must not fill the log.
+/// Different errors of which it is known how often they were told, in one attempt to get a stream.
+const TOLD_MAX: usize = 16;
+
+/// Connects, for as long as it takes. The same error is told once, and again now and then, also where
+/// it takes turns with others: a database that is away for a night must not fill the log.
 async fn connect(settings: &ReplicationSettings, service: &Service, publishing: &Publishing) -> Ready {
     let mut backoff = BACKOFF_MIN;
-    let mut last: Option<String> = None;
-    let mut repeated = 0;
+    let mut told: BTreeMap<String, u32> = BTreeMap::new();
     loop {
         let mut notify = |notice: StartupNotice| tell(&notice, service);
         let connected = match connect_and_identify(settings, &mut notify).await {
@@ -231,14 +234,18 @@ async fn connect(settings: &ReplicationSettings, service: &Service, publishing: 
             Ok(ready) => return ready,
             Err(error) => {
                 let text = explain(&error);
-                repeated = if last.as_ref() == Some(&text) { repeated + 1 } else { 0 };
-                if repeated % LOG_EVERY == 0 {
+                if told.len() >= TOLD_MAX && !told.contains_key(&text) {
+                    told.clear();
+                }
+                let times = told.entry(text.clone()).or_insert(0);
+                let repeated = *times;
+                *times += 1;
+                if repeated.is_multiple_of(LOG_EVERY) {
                     tracing::error!(error = %text, repeated, "cannot stream from Postgres yet; trying again");
                 }
                 // The condition that is not met first, and why: contract 6.6.
                 let reason = format!("Timeout waiting for Postgres lock acquisition: {text}");
                 service.set_status(Status::Waiting { reason });
-                last = Some(text);
             }
         }
         tokio::time::sleep(backoff).await;

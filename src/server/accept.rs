@@ -28,6 +28,9 @@ use super::settings::Settings;
 
 /// Open connections, at most; more wait in the listener's queue.
 pub const CONNECTIONS_MAX: usize = 65_536;
+/// What waits to be written for one connection, about: a piece of a body more than this waits with its
+/// source. Also the longest request head. (hyper's own limit would hold two pieces of a body.)
+const WAITING_BYTES_MAX: usize = 64 << 10;
 /// How long accepting rests after an error, such as running out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -101,6 +104,7 @@ async fn connection(app: Arc<App>, stream: TcpStream, place: OwnedSemaphorePermi
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
+        .max_buf_size(WAITING_BYTES_MAX)
         .header_read_timeout(settings.read_timeout)
         .serve_connection(io, service);
     let mut served = std::pin::pin!(served);

@@ -12,6 +12,7 @@ mod body;
 mod cursor;
 mod definition;
 mod delete;
+mod encoding;
 mod error;
 mod fields;
 mod health;
@@ -44,6 +45,8 @@ use admission::Admission;
 
 pub use accept::{CONNECTIONS_MAX, serve};
 pub use settings::Settings;
+#[cfg(feature = "test-hooks")]
+pub use test_hooks::read_request;
 
 /// What all requests share.
 #[derive(Debug)]

@@ -20,6 +20,7 @@ use rand::distr::Alphanumeric;
 
 use super::App;
 use super::delete::delete;
+use super::encoding::{Encoding, encoded};
 use super::error::{CACHE_DEFAULT, Failure, ascii};
 use super::fields::{Fields, Value};
 use super::health::health;
@@ -85,6 +86,7 @@ where
 {
     let route = Route::of(request.uri().path());
     let origin = request.headers().get(ORIGIN).cloned();
+    let encoding = Encoding::accepted(request.headers());
     let id = request_id(request.headers());
     let method = request.method().clone();
     // A bug in the handling of one request is a 500 for one client.
@@ -99,7 +101,11 @@ where
         response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
         response.headers_mut().entry(CACHE_CONTROL).or_insert(CACHE_DEFAULT);
     }
-    response
+    match encoding {
+        // Boxed: most requests wait for long, and this would be part of each.
+        Some(encoding) => Box::pin(encoded(encoding, response)).await,
+        None => response,
+    }
 }
 
 async fn handle<B>(app: &App, route: Route, request: Request<B>) -> Response

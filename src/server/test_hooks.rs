@@ -3,10 +3,31 @@
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 
+use crate::domain::Relation;
+
 use super::App;
+use super::definition::define;
 use super::error::Failure;
 use super::fields::Fields;
+use super::params::{Asked, AskedDeletion};
 use super::response::Reply;
+use super::subset::{AskedSubset, SubsetRequest};
+
+/// Everything that is read of a request before a shape is looked for, over that table: for tests that
+/// damage requests. Whether all of it is well-formed.
+#[must_use]
+pub fn read_request(query: &str, body: &[u8], table: &Relation) -> bool {
+    let mut fields = Fields::from_query(query);
+    if fields.merge_body(body).is_err() {
+        return false;
+    }
+    // Reads the same fields by other rules.
+    let _deletion = AskedDeletion::parse(&fields);
+    let Ok(asked) = Asked::parse(&fields) else { return false };
+    let defined = define(&asked.shape, table).is_ok();
+    let subset = AskedSubset::parse(&fields).and_then(|subset| SubsetRequest::new(&asked, subset, table));
+    defined && subset.is_ok()
+}
 
 /// `POST /test-hooks/panic?handle=…&times=1`: the writer of that shape panics in the middle of the next
 /// transaction that it is handed, and so do its successors, until it was so often. Answered when the

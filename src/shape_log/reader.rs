@@ -9,6 +9,7 @@ use crate::domain::{Lsn, Offset, Op};
 use super::disk::{DiskFile, read_full};
 use super::error::{FaultClass, FileKind, ShapeLogError, Stage, StorageFault};
 use super::frame::{Found, FrameHeader, FrameReader, HEADER_LEN, READ_WINDOW};
+use super::shared::SharedBlocks;
 use super::snapshot::{Block, SnapshotState};
 use super::view::{LogView, ShapeView, TailFrame};
 
@@ -139,7 +140,8 @@ fn last_offset(header: &FrameHeader) -> Offset {
 pub struct Body {
     /// Messages up to this offset are left out of the first frame.
     after: Option<Offset>,
-    blocks: Option<Blocks>,
+    /// Boxed, since most bodies are live ones and have none.
+    blocks: Option<Box<Blocks>>,
     frames: Option<(FrameReader, u64)>,
     /// The oldest is last.
     tail: Vec<TailFrame>,
@@ -148,6 +150,7 @@ pub struct Body {
 #[derive(Debug)]
 struct Blocks {
     file: Arc<dyn DiskFile>,
+    shared: Arc<SharedBlocks>,
     at: u64,
     /// The next is last.
     rest: Vec<Block>,
@@ -159,7 +162,15 @@ impl Body {
         (at, mut rest): (u64, Vec<Block>),
     ) -> Result<Body, StorageFault> {
         rest.reverse();
-        Ok(Body { blocks: Some(Blocks { file: snapshot.file.open()?, at, rest }), ..Body::default() })
+        Ok(Body {
+            blocks: Some(Box::new(Blocks {
+                file: snapshot.file.open()?,
+                shared: Arc::clone(&snapshot.shared),
+                at,
+                rest,
+            })),
+            ..Body::default()
+        })
     }
 
     /// Nothing to come.
@@ -269,7 +280,8 @@ impl Iterator for Body {
 impl Blocks {
     fn next_piece(&mut self) -> Result<Option<Bytes>, StorageFault> {
         let Some(block) = self.rest.pop() else { return Ok(None) };
-        let bytes = read_block(self.file.as_ref(), self.at, &block, 0)?;
+        let (file, at) = (self.file.as_ref(), self.at);
+        let bytes = self.shared.get(at, || read_block(file, at, &block, 0))?;
         self.at = block.end;
         Ok(Some(bytes))
     }
@@ -281,7 +293,7 @@ pub(crate) fn read_block(
     at: u64,
     block: &Block,
     before: usize,
-) -> Result<Bytes, StorageFault> {
+) -> Result<Vec<u8>, StorageFault> {
     let corrupt = StorageFault::corrupt(FileKind::Snapshot, at);
     let len = block.end.checked_sub(at).and_then(|len| usize::try_from(len).ok()).ok_or(corrupt)?;
     let mut bytes = vec![0; before + len];
@@ -289,5 +301,5 @@ pub(crate) fn read_block(
     if read != bytes.len() || crc32c::crc32c(&bytes[before..]) != block.crc {
         return Err(StorageFault { class: FaultClass::Corrupt { at }, stage: Stage::Read, ..corrupt });
     }
-    Ok(Bytes::from(bytes))
+    Ok(bytes)
 }

@@ -21,6 +21,7 @@ use super::error::{FaultClass, FileKind, Named, ShapeLogError, Stage, StorageFau
 use super::files::ShapeFiles;
 use super::index::AppendList;
 use super::reader::read_block;
+use super::shared::SharedBlocks;
 use super::view::{ShapeReader, ShapeView};
 
 /// A block is written once it has this size.
@@ -58,6 +59,7 @@ pub(crate) struct SnapshotView {
     pub blocks: AppendList<Block>,
     /// Number of blocks at the end of each chunk.
     pub chunks: AppendList<usize>,
+    pub shared: Arc<SharedBlocks>,
 }
 
 impl ShapeView {
@@ -87,6 +89,7 @@ impl SnapshotView {
             state: SnapshotState::Absent,
             blocks: AppendList::default(),
             chunks: AppendList::default(),
+            shared: Arc::default(),
         }
     }
 
@@ -327,7 +330,7 @@ impl SnapshotFollow {
         piece.truncate(piece.len().saturating_sub(1));
         self.done += 1;
         self.ended = block.chunk_end;
-        Ok(Some(piece))
+        Ok(Some(Bytes::from(piece)))
     }
 }
 

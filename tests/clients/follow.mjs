@@ -8,6 +8,7 @@
 // {"client", "event": "rows", "rows", "handle", "offset"}      all rows, whenever up to date
 // {"client", "event": "subset", "rows"}                        the rows of a part that was asked for
 // {"client", "event": "must-refetch"}                          the service sent the client away
+// {"client", "event": "overlap"}                               it reads the log twice at once (option noOverlap)
 // {"client", "event": "error", "message"}                      the client gave up
 //
 // All values are printed as Postgres would print them, so that they can be compared with SQL.
@@ -31,11 +32,37 @@ function print(client, event, rest = {}) {
   process.stdout.write(`${JSON.stringify({ client, event, ...rest })}\n`);
 }
 
+// A fetch that tells of a live request that begins before the one before it is over.
+function watchOverlap(name) {
+  let open = 0;
+  return async (input, init) => {
+    if (!new URL(input).searchParams.has("live")) return fetch(input, init);
+    open += 1;
+    if (open > 1) print(name, "overlap");
+    let over = false;
+    const end = () => {
+      if (!over) open -= 1;
+      over = true;
+    };
+    init?.signal?.addEventListener("abort", end);
+    try {
+      const answer = await fetch(input, init);
+      const body = answer.body.pipeThrough(new TransformStream({ flush: end }));
+      return new Response(body, answer);
+    } catch (error) {
+      end();
+      throw error;
+    }
+  };
+}
+
 const streams = new Map();
 
 function follow({ name, kind, params, options }) {
   const fail = (error) => print(name, "error", { message: String(error?.message ?? error) });
-  const stream = new ShapeStream({ url, params, onError: fail, ...options });
+  const { noOverlap, ...rest } = options;
+  const watched = noOverlap ? { fetchClient: watchOverlap(name) } : {};
+  const stream = new ShapeStream({ url, params, onError: fail, ...watched, ...rest });
   streams.set(name, stream);
   const position = () => ({ handle: stream.shapeHandle, offset: stream.lastOffset });
   if (kind === "shape") {

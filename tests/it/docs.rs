@@ -15,6 +15,7 @@ const DOCUMENTS: [&str; 9] = [
     "docs/conformance.md",
     "docs/guarantees.md",
     "docs/journal-format.md",
+    "docs/migrate-from-electric.md",
     "docs/shape-log-format.md",
     "docs/tables.md",
 ];

@@ -4,6 +4,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
 use shapefold_xtask::bench::{self, BenchOptions};
+use shapefold_xtask::bench_http::{self, BenchHttpOptions};
 use shapefold_xtask::chaos::{self, ChaosOptions};
 use shapefold_xtask::demo::{self, DemoOptions};
 use shapefold_xtask::directory::{RunDirectory, dev_directory};
@@ -58,6 +59,16 @@ enum Task {
     BenchReplication(Bench),
     /// First read of a table against COPY
     BenchInitialSync(Bench),
+    /// Many live clients on one shape, one write a second
+    BenchHttp {
+        #[arg(long, default_value_t = 5_000)]
+        clients: usize,
+        #[arg(long, default_value_t = 20)]
+        writes: usize,
+        /// Also prints the figures as one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -144,6 +155,9 @@ async fn run(arguments: Arguments) -> Outcome<bool> {
         Task::ChaosPowerLoss { rounds, seed } => chaos::run(ChaosOptions { rounds, seed, postgres }).await,
         Task::BenchReplication(bench) => bench::replication(options(bench)).await,
         Task::BenchInitialSync(bench) => bench::initial_sync(options(bench)).await,
+        Task::BenchHttp { clients, writes, json } => {
+            bench_http::run(BenchHttpOptions { clients, writes, json, postgres }).await
+        }
     }
 }
 

@@ -299,8 +299,18 @@ impl Service {
     /// Highest resident memory of the running process so far, in bytes.
     #[must_use]
     pub fn peak_memory_bytes(&self) -> Option<u64> {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// Resident memory of the running process, in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.status_bytes("VmRSS:")
+    }
+
+    fn status_bytes(&self, name: &str) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
     }
 }

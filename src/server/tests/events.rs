@@ -122,7 +122,28 @@ async fn a_backlog_is_sent_to_its_end() {
         assert_eq!(all.matches("up-to-date").count(), 1, "{all}");
         assert_eq!(all.contains("snapshot-end"), offset == "0_0", "{all}");
     }
-    assert_eq!(begun.elapsed(), Duration::ZERO, "then the stream ends");
+    assert_eq!(begun.elapsed(), 2 * Duration::from_millis(1_200), "then the stream ends");
+}
+
+/// Less than a second would be a broken stream to the official client. What is written meanwhile is sent.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_caught_up_lasts_for_more_than_a_second() {
+    let (world, made) = world(Birth::Complete(0));
+    made.commit(100, &[1]);
+    made.commit(200, &[2]);
+    let begun = Instant::now();
+    let mut body = open(&world, "100_0").await.into_body();
+    assert_eq!((seen(&mut body).await, seen(&mut body).await), ("2".to_owned(), "up-to-date 200".to_owned()));
+    assert_eq!(begun.elapsed(), Duration::ZERO, "what there is comes at once");
+    let (rest, ()) = tokio::join!(
+        async { [seen(&mut body).await, seen(&mut body).await, seen(&mut body).await] },
+        async {
+            sleep(Duration::from_secs(1)).await;
+            made.commit(300, &[3]);
+        }
+    );
+    assert_eq!(rest, ["3", "up-to-date 300", "end"]);
+    assert_eq!(begun.elapsed(), Duration::from_millis(1_200));
 }
 
 /// The client derives `200_0` from `up-to-date`, although the last message is `200_4`.

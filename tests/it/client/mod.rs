@@ -3,8 +3,11 @@
 mod changes;
 mod chunks;
 mod concurrent;
+mod ecosystem;
 mod events;
+mod features;
 mod mutations;
+mod proxy;
 mod restart;
 mod subsets;
 

@@ -3,6 +3,7 @@
 
 mod events;
 mod log;
+mod openapi;
 mod subset;
 
 use serde_json::Value;

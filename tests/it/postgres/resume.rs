@@ -107,5 +107,17 @@ async fn a_temporary_slot_ends_with_its_connection() {
     let stream = harness.stream().await;
     assert!(stream.slot.created && stream.slot.temporary);
     drop(stream);
+    // The server ends the connection when it notices.
+    let gone = async {
+        loop {
+            let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1";
+            let row = harness.sql.query_one(slots, &[&harness.settings.slot]).await.expect("the slots");
+            if row.get::<_, i64>(0) == 0 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT_MAX, gone).await.expect("the slot goes");
     assert!(harness.stream().await.slot.created);
 }

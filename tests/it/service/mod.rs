@@ -1,15 +1,18 @@
 //! The service as a whole: what goes wrong around it, how it recovers, what it says.
 
 mod faults;
+mod findings;
 mod handover;
 mod history;
 mod http;
+mod http_encoding;
 mod http_limits;
 mod http_live;
 mod http_log;
 mod partitions;
 mod restart;
 mod schema_changes;
+mod slow_readers;
 mod snapshot_failures;
 mod snapshot_stitching;
 mod supervision;

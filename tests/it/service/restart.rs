@@ -230,14 +230,8 @@ async fn a_client_ahead_of_the_log_waits_for_it() {
 #[tokio::test]
 async fn a_snapshot_that_kill_9_cut_short_is_a_409_that_the_journal_explains() {
     let database = database("cutshort").await;
-    // Rows come slowly: the snapshot is never complete while the test looks.
     database
-        .execute(
-            "CREATE TABLE items (id int PRIMARY KEY, v text);
-             INSERT INTO items SELECT i, repeat('x', 1000) FROM generate_series(1, 60000) i;
-             CREATE TABLE small (id int PRIMARY KEY, v text);
-             INSERT INTO small VALUES (1, 'a')",
-        )
+        .execute("CREATE TABLE small (id int PRIMARY KEY, v text); INSERT INTO small VALUES (1, 'a')")
         .await;
     let mut service = Service::start(&database, |settings| {
         settings.set("ELECTRIC_SHAPE_CHUNK_BYTES_THRESHOLD", "100000");
@@ -245,20 +239,27 @@ async fn a_snapshot_that_kill_9_cut_short_is_a_409_that_the_journal_explains() {
     .await;
     let mut other = service.follow(ShapeRequest::table("small"));
     other.sync().await.expect("the other shape is made");
-    let first = service.get("/v1/shape?table=items&offset=-1").await;
-    let known = first.header("electric-handle").expect("a handle").to_owned();
-    service.kill9();
-    let history = journal_tail(service.data_dir(), &["--shape", &known]);
-    assert!(!history.contains("SnapshotCompleted"), "the machine is too fast for this test: {history}");
+    let mut rows = 15_000;
+    let known = loop {
+        if let Some(known) = cut_short(&database, &mut service, rows).await {
+            break known;
+        }
+        // The machine was too fast: all rows were there before the kill.
+        rows *= 4;
+        assert!(rows < 4_000_000, "the snapshot is always complete");
+        service.restart().await.unwrap_or_else(|error| panic!("{error}"));
+        other.redirect(service.address());
+    };
 
     service.restart().await.unwrap_or_else(|error| panic!("{error}"));
+    other.redirect(service.address());
     let answer = service.get(&format!("/v1/shape?table=items&handle={known}&offset=0_0")).await;
     assert_eq!(answer.status, 409, "{}", answer.text());
     let next = answer.header("electric-handle").expect("its successor").to_owned();
     assert_ne!(next, known);
     let mut client = service.follow(ShapeRequest::table("items"));
     client.sync().await.expect("the new shape is served");
-    assert_eq!((client.rows().len(), handle(&client)), (60_000, next));
+    assert_eq!((client.rows().len(), handle(&client)), (rows, next));
     database.execute("INSERT INTO small VALUES (2, 'b')").await;
     let small = crate::support::Table { name: "small", primary_key: &["id"] };
     catch_up(&mut other, &small, &database.client().await).await;
@@ -269,6 +270,22 @@ async fn a_snapshot_that_kill_9_cut_short_is_a_409_that_the_journal_explains() {
     journal_is_sound(service.data_dir());
     assert_eq!(definition_file(service.data_dir(), &known), None, "its files are gone");
     assert!(definition_file(service.data_dir(), &handle(&other)).is_some());
+}
+
+/// Kills the service while it takes a snapshot of so many rows, and gives the shape's handle; `None`
+/// where the snapshot was complete by then.
+async fn cut_short(database: &TestDatabase, service: &mut Service, rows: usize) -> Option<String> {
+    database
+        .execute(&format!(
+            "DROP TABLE IF EXISTS items; CREATE TABLE items (id int PRIMARY KEY, v text);
+             INSERT INTO items SELECT i, repeat('x', 1000) FROM generate_series(1, {rows}) i"
+        ))
+        .await;
+    let first = service.get("/v1/shape?table=items&offset=-1").await;
+    let known = first.header("electric-handle").expect("a handle").to_owned();
+    service.kill9();
+    let history = journal_tail(service.data_dir(), &["--shape", &known]);
+    (!history.contains("SnapshotCompleted")).then_some(known)
 }
 
 /// A rollback to an older version: what a newer one wrote is refused by name, and left as it is.

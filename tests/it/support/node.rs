@@ -56,6 +56,8 @@ pub struct Seen {
     /// The rows of each part that was asked for.
     pub subsets: Vec<Vec<Row>>,
     pub refetches: usize,
+    /// How often it began to read the log while it was reading it (option `noOverlap`).
+    pub overlaps: usize,
     pub errors: Vec<String>,
 }
 
@@ -71,6 +73,11 @@ pub struct NodeFollower {
 
 impl NodeFollower {
     pub fn start(service: &Service, clients: &[NodeClient]) -> Self {
+        Self::start_at(&format!("{}/v1/shape", service.url()), clients)
+    }
+
+    /// Clients of what is at that URL.
+    pub fn start_at(url: &str, clients: &[NodeClient]) -> Self {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
         assert!(folder.join("node_modules").exists(), "the official client is not installed: run ./dev test");
         let clients: Vec<Value> = clients
@@ -80,7 +87,7 @@ impl NodeFollower {
                 json!({ "name": client.name, "kind": kind, "params": client.params, "options": client.options })
             })
             .collect();
-        let specification = json!({ "url": format!("{}/v1/shape", service.url()), "clients": clients });
+        let specification = json!({ "url": url, "clients": clients });
         let mut child = Command::new("node")
             .arg("follow.mjs")
             .arg(specification.to_string())
@@ -158,6 +165,7 @@ impl NodeFollower {
                 seen.subsets.push(rows);
             }
             Some("must-refetch") => seen.refetches += 1,
+            Some("overlap") => seen.overlaps += 1,
             Some("error") => seen.errors.push(text("message")),
             other => panic!("unknown event {other:?} in {line}"),
         }
