@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use shapefold::domain::{Epoch, EventId, Timestamp};
 use shapefold::events::encode;
-use shapefold::journal::{Archive, Entry, Journal, JournalPaths, SealSpan, SledJournal};
+use shapefold::journal::{Archive, Entry, Journal, JournalPaths, SealSpan, SledJournal, StateMark};
 use shapefold::state::State;
 
 use crate::figures::{run, text};
@@ -49,6 +49,20 @@ fn seal(dir: &Path, story: &Story, first: usize, last: usize) {
     };
     let archive = Archive::open(&JournalPaths::new(dir)).expect("opens");
     archive.seal(&span, entries(story).into_iter().skip(first - 1).map(Ok)).expect("seals");
+    save(&archive, &fold(story, last));
+}
+
+fn save(archive: &Archive, state: &State) {
+    let mark = StateMark { epoch: Epoch(4), upto: state.last, at: state.at, routed: state.stream.routed };
+    archive.save_state(&mark, &state.to_bytes()).expect("saves");
+}
+
+fn states(dir: &Path) -> Vec<PathBuf> {
+    let archive = fs::read_dir(dir.join("journal/archive")).expect("reads");
+    let mut found: Vec<PathBuf> = archive.map(|file| file.expect("reads").path()).collect();
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "sfs"));
+    found.sort();
+    found
 }
 
 /// A data directory with checkpoints after event 400 and at the end, and segments up to event 250. The owner's
@@ -187,6 +201,72 @@ fn a_journal_without_its_beginning_is_checked_from_a_checkpoint() {
     assert_eq!(answer, holding, "a slice carries the state before it");
 }
 
+/// A moment long ago is answered from the state before it in the archive, and as if everything had been
+/// folded; an archive without states, or with damaged ones, answers the same.
+#[test]
+fn states_in_the_archive_change_no_answer() {
+    let story = golden::edison();
+    let (dir, owner) = data_dir(&story);
+    drop(owner);
+    fs::remove_dir_all(dir.path().join("journal/sled")).expect("removes");
+    seal(dir.path(), &story, 251, story.events.len());
+    let questions: [&[&str]; 6] = [
+        &["holding", "--at", "250"],
+        &["holding", "--at", "300", "--json"],
+        &["state", "--at", "2026-03-19T20:00:00Z"],
+        &["state", "--at", "1/F827A8C7"],
+        &["holding", "--at", "100"],
+        &["holding"],
+    ];
+    let with: Vec<_> = questions.iter().map(|question| ask(question, dir.path()).stdout).collect();
+    let kept = states(dir.path());
+    assert_eq!(kept.len(), 3);
+    assert_eq!(ask(&["verify"], dir.path()).status.code(), Some(2), "the states are what the events fold to");
+
+    // One that is a state, but not this one: only `verify` can know.
+    save(
+        &Archive::open(&JournalPaths::new(dir.path())).expect("opens"),
+        &State { last: EventId(150), ..fold(&story, 140) },
+    );
+    let answer = ask(&["verify"], dir.path());
+    let said = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert_eq!(answer.status.code(), Some(3), "{said}");
+    assert!(said.contains("150.sfs is not what the events up to 150 fold to"), "{said}");
+
+    for path in &kept {
+        let mut bytes = fs::read(path).expect("reads");
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        fs::write(path, bytes).expect("writes");
+    }
+    let answer = ask(&["verify"], dir.path());
+    let said = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert_eq!(answer.status.code(), Some(3), "{said}");
+    assert_eq!(said.matches("checksum of an archived state").count(), 3, "{said}");
+    let damaged: Vec<_> = questions.iter().map(|question| ask(question, dir.path()).stdout).collect();
+    kept.iter().for_each(|path| fs::remove_file(path).expect("removes"));
+    let without: Vec<_> = questions.iter().map(|question| ask(question, dir.path()).stdout).collect();
+    assert!(with == without && damaged == without, "the answers differ");
+}
+
+/// What is retired takes no answer away: the state before the oldest segment stands in for the beginning.
+#[test]
+fn an_archive_without_its_beginning_begins_with_a_state() {
+    let story = golden::edison();
+    let (dir, owner) = data_dir(&story);
+    drop(owner);
+    fs::remove_dir_all(dir.path().join("journal/sled")).expect("removes");
+    seal(dir.path(), &story, 251, story.events.len());
+    let whole = ask(&["holding"], dir.path()).stdout;
+    let archive = Archive::open(&JournalPaths::new(dir.path())).expect("opens");
+    archive.remove(&archive.segments().expect("lists")[0]).expect("removes");
+    assert_eq!(states(dir.path()).len(), 3);
+    assert!(ask(&["holding"], dir.path()).stdout == whole, "the answers differ");
+    let answer = ask(&["verify"], dir.path());
+    let said = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert!(said.contains("33 broken invariants") && !said.contains("not checked"), "{said}");
+}
+
 /// A missing segment is located; what lies behind it is shown, and checked again from the next checkpoint.
 #[test]
 fn a_missing_segment_is_located() {
@@ -203,6 +283,9 @@ fn a_missing_segment_is_located() {
     let answer = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(3), "{answer}");
     assert!(answer.contains("events 151 to 250 are not kept"), "{answer}");
+    assert!(!answer.contains("events were not checked"), "the state at its end stands in for it: {answer}");
+    states(dir.path()).iter().for_each(|path| fs::remove_file(path).expect("removes"));
+    let answer = String::from_utf8_lossy(&ask(&["verify"], dir.path()).stdout).into_owned();
     assert!(answer.contains("events were not checked"), "{answer}");
     let tail = String::from_utf8_lossy(&ask(&["tail", "-n", "1"], &archive).stdout).into_owned();
     assert!(tail.trim_start().starts_with("477 "), "{tail}");

@@ -297,6 +297,11 @@ impl Stats {
             let bytes = segments.iter().map(|segment| segment.bytes).sum();
             writeln!(out, "{} sealed segments, {} bytes", segments.len(), commas(bytes))?;
         }
+        let states = source.journal().states();
+        if !states.is_empty() {
+            let bytes = states.iter().map(|state| state.bytes).sum();
+            writeln!(out, "{} states in the archive, {} bytes", states.len(), commas(bytes))?;
+        }
         let (checkpoints, _) = source.journal().checkpoints();
         for checkpoint in &checkpoints {
             let bytes = commas(checkpoint.state.len() as u64);

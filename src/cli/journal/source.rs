@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::domain::{EventId, Handle, Sid, Timestamp};
 use crate::events::{self, Event, KindSearch, Recorded, ShapeEvent};
-use crate::journal::{OfflineJournal, Reading};
+use crate::journal::{ArchivedState, OfflineJournal, Reading};
 use crate::projections::forensics::{LastExits, Names, Position, commas};
 use crate::state::State;
 
@@ -122,10 +122,24 @@ impl Source {
 
     /// The newest checkpoint from which the fold may be carried on to `position`, or nothing at all.
     pub fn start(&self, position: Position) -> State {
+        let (near, beyond): (Vec<_>, Vec<_>) =
+            self.journal.states().iter().partition(|state| {
+                position.is_ahead_of_fold(state.mark.upto, state.mark.at, state.mark.routed)
+            });
+        // What lies behind a state that is too new is too new itself: it need not be read to know.
+        let too_new = beyond.first().map(|state| state.mark.upto);
         let (checkpoints, _) = self.journal.checkpoints();
-        let states = checkpoints.iter().filter_map(|checkpoint| State::from_bytes(&checkpoint.state));
-        let mut usable = states.filter(|state| position.is_ahead_of(state));
-        usable.next().unwrap_or_default()
+        let fits = |upto: EventId| {
+            too_new.is_none_or(|too_new| upto < too_new)
+                && !matches!(position, Position::Event(id) if upto > id)
+        };
+        let states = checkpoints
+            .iter()
+            .filter(|checkpoint| fits(checkpoint.upto))
+            .filter_map(|checkpoint| State::from_bytes(&checkpoint.state));
+        let newest = states.into_iter().find(|state| position.is_ahead_of(state)).unwrap_or_default();
+        let mut archived = near.into_iter().rev().take_while(|state| state.mark.upto > newest.last);
+        archived.find_map(archived_state).unwrap_or(newest)
     }
 
     /// The oldest state that is needed to fold everything that is kept: the empty one, or where the
@@ -135,9 +149,18 @@ impl Source {
         if first <= EventId(1) {
             return State::default();
         }
+        let leads_on = |upto: EventId| upto.next() >= first;
         let (checkpoints, _) = self.journal.checkpoints();
-        let states = checkpoints.iter().rev().filter_map(|checkpoint| State::from_bytes(&checkpoint.state));
-        states.min_by_key(|state| state.last).unwrap_or_default()
+        let oldest = checkpoints
+            .iter()
+            .rev()
+            .filter(|checkpoint| leads_on(checkpoint.upto))
+            .filter_map(|checkpoint| State::from_bytes(&checkpoint.state))
+            .min_by_key(|state| state.last);
+        let before = |upto: EventId| oldest.as_ref().is_none_or(|oldest| upto < oldest.last);
+        let mut archived = self.journal.states().iter().filter(|state| leads_on(state.mark.upto));
+        let archived = archived.find(|state| before(state.mark.upto)).and_then(archived_state);
+        archived.or(oldest).unwrap_or_default()
     }
 
     /// The state at a place.
@@ -193,6 +216,11 @@ impl Source {
             });
         created.ok_or_else(unknown)
     }
+}
+
+/// A state of the archive; one that is damaged or of another version is as good as none (`verify` says so).
+pub fn archived_state(archived: &ArchivedState) -> Option<State> {
+    State::from_bytes(&archived.load().ok()?.state)
 }
 
 fn decode(reading: Reading) -> Found {

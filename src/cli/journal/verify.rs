@@ -8,13 +8,14 @@ use std::time::Duration;
 use crate::domain::EventId;
 use crate::engine::Policy;
 use crate::events::Event;
+use crate::journal::ArchivedState;
 use crate::projections::forensics::{
     Alternative, Checker, Invariant, Names, Observed, Violation, WhatIf as Other, commas, concerns,
     parse_span, sentence, subject,
 };
 use crate::state::State;
 
-use super::source::Source;
+use super::source::{Source, archived_state};
 use super::{DAMAGED, Failure, VIOLATED, Where};
 
 /// Violations and damages listed one by one.
@@ -90,6 +91,7 @@ fn check(source: &Source) -> Findings {
     for finding in source.journal().findings().iter().chain(&damaged) {
         found.damage(finding.to_string());
     }
+    let archived = source.journal().states();
     let mut checker: Option<Checker> = None;
     // Once events are missing, the fold is not what it was, until a checkpoint says so anew: what lies
     // between is not checked.
@@ -108,14 +110,21 @@ fn check(source: &Source) -> Findings {
         }
         if checker.is_none() {
             let known = states.iter().find(|state| state.last.next() == recorded.id);
-            checker = match known {
-                Some(state) => Some(Checker::from_state(state.clone())),
-                None if recorded.id <= EventId(1) => Some(Checker::new()),
-                None => None,
+            let archived = archived.iter().find(|state| state.mark.upto.next() == recorded.id);
+            checker = match (known, archived.and_then(archived_state)) {
+                (Some(state), _) => Some(Checker::from_state(state.clone())),
+                (None, Some(state)) => Some(Checker::from_state(state)),
+                (None, None) if recorded.id <= EventId(1) => Some(Checker::new()),
+                (None, None) => None,
             };
         }
         match &mut checker {
-            Some(checker) => checker.observe(&recorded),
+            Some(checker) => {
+                checker.observe(&recorded);
+                if let Some(saved) = archived.iter().find(|state| state.mark.upto == recorded.id) {
+                    found.compare(saved, checker.state());
+                }
+            }
             None => found.unchecked += 1,
         }
     }
@@ -240,6 +249,21 @@ impl Findings {
         self.damages += 1;
         if self.damage.len() < LISTED_MAX {
             self.damage.push(damage);
+        }
+    }
+
+    /// A state in the archive is what the events before it fold to.
+    fn compare(&mut self, saved: &ArchivedState, folded: &State) {
+        let name = saved.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match saved.load() {
+            Ok(checkpoint) => {
+                // Of another version it may well be: then it is not used, either.
+                let differs = State::from_bytes(&checkpoint.state).is_some_and(|state| state != *folded);
+                if differs {
+                    self.damage(format!("{name} is not what the events up to {} fold to", saved.mark.upto));
+                }
+            }
+            Err(error) => self.damage(error.to_string()),
         }
     }
 
