@@ -446,13 +446,15 @@ pub fn hypotheses() -> Story {
 }
 
 pub fn all() -> Vec<(&'static str, Story)> {
-    vec![
+    let mut all = vec![
         ("edison", edison()),
         ("faraday", faraday()),
         ("ampere", ampere()),
         ("deploy", deploy()),
         ("hypotheses", hypotheses()),
-    ]
+    ];
+    all.extend(crate::hypotheses::all());
+    all
 }
 
 pub fn export(story: &Story, path: &Path) {
@@ -469,9 +471,9 @@ pub fn export(story: &Story, path: &Path) {
 fn the_checked_in_journals_are_these() {
     for (name, story) in all() {
         let path = directory().join(format!("{name}.sfx"));
-        if std::env::var_os(WRITE_VARIABLE).is_some() {
+        // One that is there is never changed: remove it first.
+        if std::env::var_os(WRITE_VARIABLE).is_some() && !path.exists() {
             fs::create_dir_all(directory()).expect("makes the directory");
-            let _ = fs::remove_file(&path);
             export(&story, &path);
         }
         let file = ExportFile::open(&path).expect("opens");

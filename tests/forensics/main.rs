@@ -3,4 +3,6 @@
 mod documented;
 mod figures;
 mod golden;
+mod hypotheses;
+mod sql;
 mod storage;

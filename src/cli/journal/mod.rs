@@ -6,6 +6,7 @@ mod events;
 mod owners;
 mod shapes;
 mod source;
+mod sql;
 mod state;
 mod verify;
 mod wal;
@@ -78,6 +79,8 @@ enum Command {
     /// Which decisions would have been others under other settings.
     #[command(name = "whatif")]
     WhatIf(verify::WhatIf),
+    /// A query in SQL over the events and the state.
+    Sql(sql::Sql),
     /// The journal, or a part of it, as one file to hand to a colleague.
     Export(bundle::Export),
     /// Check an exported file and make a directory of it.
@@ -123,6 +126,7 @@ fn perform(command: &Command, out: &mut impl Write) -> Result<ExitCode, Failure>
         Command::Incident(incident) => incident.run(out),
         Command::Verify(verify) => return verify.run(out),
         Command::WhatIf(whatif) => whatif.run(out),
+        Command::Sql(sql) => sql.run(out),
         Command::Export(export) => export.run(out),
         Command::Import(import) => import.run(out),
     };
@@ -145,6 +149,8 @@ enum Failure {
     Predicate(#[from] crate::projections::forensics::PredicateError),
     #[error("{0}")]
     Import(String),
+    #[error("{0}")]
+    Sql(#[from] sql::SqlError),
     #[error("the answer cannot be shown: {0}")]
     Json(#[from] serde_json::Error),
 }

@@ -234,7 +234,7 @@ fn decode(reading: Reading) -> Found {
 }
 
 /// What an exit looks like: only its kind matters.
-fn sample_exit() -> Event {
+pub fn sample_exit() -> Event {
     Event::Consumer(events::ConsumerEvent::Exited {
         sid: Sid(0),
         incarnation: crate::domain::Incarnation(0),
