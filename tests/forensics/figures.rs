@@ -239,5 +239,14 @@ fn another_policy_decides_otherwise() {
     let answer = text(&["whatif", "hypotheses.sfx", "--stall-grace", "10s"]);
     says(&answer, &["would have been suspected by now", "not known"]);
     let answer = text(&["whatif", "edison.sfx", "--stall-invalidations", "100"]);
-    says(&answer, &["66 decisions would have been others"]);
+    says(
+        &answer,
+        &["99 decisions would have been others", "would have had its writer started again (attempt 1)"],
+    );
+    let answer = text(&["whatif", "edison.sfx", "--exit-policy", "give-up"]);
+    says(
+        &answer,
+        &["     424 2026-03-20T02:09:30.041000Z shape 10000019-1773922140000000 would have been given up"],
+    );
+    says(&text(&["whatif", "week.sfx"]), &["0 decisions would have been others"]);
 }

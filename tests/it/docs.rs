@@ -7,15 +7,18 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/conformance.md",
+    "docs/forensics.md",
     "docs/guarantees.md",
     "docs/journal-format.md",
+    "docs/runbook.md",
     "docs/shape-log-format.md",
+    "docs/testing.md",
 ];
 
 fn root() -> PathBuf {

@@ -6,6 +6,7 @@
 //! are [`demo`], [`demo_check`], [`soak`], [`chaos`] and [`mod@bench`].
 
 pub mod bench;
+pub mod bench_journal;
 pub mod chaos;
 pub mod compare;
 pub mod demo;

@@ -4,6 +4,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
 use shapefold_xtask::bench::{self, BenchOptions};
+use shapefold_xtask::bench_journal::{self, JournalOptions};
 use shapefold_xtask::chaos::{self, ChaosOptions};
 use shapefold_xtask::demo::{self, DemoOptions};
 use shapefold_xtask::directory::{RunDirectory, dev_directory};
@@ -58,6 +59,14 @@ enum Task {
     BenchReplication(Bench),
     /// First read of a table against COPY
     BenchInitialSync(Bench),
+    /// The journal against raw sled and a plain file, and questions to ten million events
+    BenchJournal {
+        #[arg(long, default_value_t = 10_000_000)]
+        events: u64,
+        /// Also prints every figure as a line of JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -144,6 +153,14 @@ async fn run(arguments: Arguments) -> Outcome<bool> {
         Task::ChaosPowerLoss { rounds, seed } => chaos::run(ChaosOptions { rounds, seed, postgres }).await,
         Task::BenchReplication(bench) => bench::replication(options(bench)).await,
         Task::BenchInitialSync(bench) => bench::initial_sync(options(bench)).await,
+        Task::BenchJournal { events, json } => {
+            let options = JournalOptions { events, json };
+            tokio::task::spawn_blocking(move || {
+                bench_journal::run(options).map_err(|error| error.to_string())
+            })
+            .await?
+            .map_err(Into::into)
+        }
     }
 }
 

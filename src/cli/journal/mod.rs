@@ -8,6 +8,7 @@ mod shapes;
 mod source;
 mod sql;
 mod state;
+mod step;
 mod verify;
 mod wal;
 
@@ -34,11 +35,14 @@ struct Where {
     /// A data directory (ELECTRIC_STORAGE_DIR), a copy of one, an archive directory, a sealed segment, or
     /// an exported file.
     journal: PathBuf,
+    /// Say on stderr how far work is that takes longer than a second, also where that is no terminal.
+    #[arg(long)]
+    progress: bool,
 }
 
 impl Where {
     fn open(&self) -> Result<Source, Failure> {
-        Source::open(&self.journal)
+        Ok(Source::open(&self.journal)?.with_progress(self.progress))
     }
 }
 
@@ -48,8 +52,8 @@ enum Command {
     /// The events, oldest first.
     #[command(visible_alias = "dump")]
     Tail(events::Tail),
-    /// Before and after each event, field by field.
-    Step(events::Step),
+    /// Before and after each event, field by field; forward, back, to a place, to the next anomaly.
+    Step(step::Step),
     /// How much of what there is, and how fast it came.
     Stats(events::Stats),
     /// The state at a place.

@@ -27,6 +27,8 @@ const PROGRESS_EVERY: u64 = 16_384;
 pub struct Source {
     journal: Arc<OfflineJournal>,
     reported: Cell<bool>,
+    /// Says how far long work is, also where nobody sits at a terminal.
+    progress: bool,
 }
 
 /// One step of reading: an event; or what is wrong with bytes that are none, or which are not there.
@@ -34,7 +36,14 @@ pub type Found = Result<Recorded, String>;
 
 impl Source {
     pub fn open(path: &Path) -> Result<Source, Failure> {
-        Ok(Source { journal: Arc::new(OfflineJournal::open(path)?), reported: Cell::new(false) })
+        let journal = Arc::new(OfflineJournal::open(path)?);
+        Ok(Source { journal, reported: Cell::new(false), progress: false })
+    }
+
+    /// Whether to say how far long work is, also where stderr is no terminal.
+    pub fn with_progress(mut self, progress: bool) -> Source {
+        self.progress = progress;
+        self
     }
 
     pub fn journal(&self) -> &OfflineJournal {
@@ -43,7 +52,7 @@ impl Source {
 
     /// Everything from an event on, damage in its place.
     pub fn readings(&self, from: EventId) -> impl Iterator<Item = Found> + '_ {
-        let mut progress = Progress::new(from, self.journal.last());
+        let mut progress = Progress::new(from, self.journal.last(), self.progress);
         let long = self.journal.last().0.saturating_sub(from.0) >= AHEAD_FROM;
         let found: Box<dyn Iterator<Item = Found>> = if long {
             Box::new(self.read_ahead(from))
@@ -257,19 +266,22 @@ struct Progress {
     started: Instant,
     said: Instant,
     terminal: bool,
+    wanted: bool,
     shown: bool,
 }
 
 impl Progress {
-    fn new(from: EventId, last: EventId) -> Progress {
+    fn new(from: EventId, last: EventId, asked: bool) -> Progress {
         let now = Instant::now();
         let terminal = io::stderr().is_terminal();
-        Progress { from, last, events: 0, started: now, said: now, terminal, shown: false }
+        let wanted = terminal || asked;
+        Progress { from, last, events: 0, started: now, said: now, terminal, wanted, shown: false }
     }
 
     fn passed(&mut self, id: EventId) {
         self.events += 1;
-        if !self.events.is_multiple_of(PROGRESS_EVERY) || self.said.elapsed() < PROGRESS_AFTER {
+        if !self.wanted || !self.events.is_multiple_of(PROGRESS_EVERY) || self.said.elapsed() < PROGRESS_AFTER
+        {
             return;
         }
         self.said = Instant::now();

@@ -10,8 +10,8 @@ use crate::engine::Policy;
 use crate::events::Event;
 use crate::journal::ArchivedState;
 use crate::projections::forensics::{
-    Alternative, Checker, Invariant, Names, Observed, Violation, WhatIf as Other, commas, concerns,
-    parse_span, sentence, subject,
+    Alternative, Checker, Difference, Invariant, Names, Observed, Violation, WhatIf as Other, commas,
+    concerns, parse_span, sentence, subject,
 };
 use crate::state::State;
 
@@ -185,12 +185,23 @@ pub struct WhatIf {
     /// Attempts to restart a writer before its shape is given up.
     #[arg(long, default_value_t = Policy::default().writer_attempts_max)]
     writer_attempts: u32,
+    /// What is done about a writer that ends while it owes something.
+    #[arg(long, value_enum, default_value = "restart")]
+    exit_policy: ExitPolicy,
     /// How long a shape may make no progress before it is suspected; after as long again it is given up.
     #[arg(long, default_value = "60s", value_parser = grace)]
     stall_grace: Duration,
     /// Shapes that may be given up for stalling at a time.
     #[arg(long, default_value_t = Policy::default().stall_invalidations_max)]
     stall_invalidations: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum ExitPolicy {
+    /// It is started again, up to --writer-attempts times, and sent what it owes.
+    Restart,
+    /// Its shape is given up at once.
+    GiveUp,
 }
 
 fn grace(text: &str) -> Result<Duration, String> {
@@ -203,29 +214,33 @@ impl WhatIf {
         let mut state = source.beginning();
         let mut names = Names::of(&state);
         let alternative = Alternative {
-            writer_attempts_max: self.writer_attempts,
+            writer_attempts_max: match self.exit_policy {
+                ExitPolicy::Restart => self.writer_attempts,
+                ExitPolicy::GiveUp => 0,
+            },
             stall_grace: self.stall_grace,
             stall_invalidations_max: self.stall_invalidations,
         };
         let mut other = Other::new(alternative, &state);
         let mut count = 0_usize;
+        let mut tell = |difference: Difference, names: &Names| {
+            count += 1;
+            if count > LISTED_MAX {
+                return Ok(());
+            }
+            let (event, at, shape) = (difference.event, difference.at, names.call(difference.sid));
+            writeln!(out, "{event:>8} {at} shape {shape} {}", difference.text)
+        };
         for recorded in source.events(state.last.next()) {
             names.learn(&recorded);
             let before = Observed::before(&state, &recorded);
             state.apply(&recorded);
             for difference in other.observe(&before, &state, &recorded) {
-                count += 1;
-                if count <= LISTED_MAX {
-                    writeln!(
-                        out,
-                        "{:>8} {} shape {} {}",
-                        difference.event,
-                        difference.at,
-                        names.call(difference.sid),
-                        difference.text
-                    )?;
-                }
+                tell(difference, &names)?;
             }
+        }
+        if let Some(difference) = other.decided_nothing(None) {
+            tell(difference, &names)?;
         }
         if count > LISTED_MAX {
             writeln!(out, "and {} more", commas((count - LISTED_MAX) as u64))?;

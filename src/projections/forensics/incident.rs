@@ -110,6 +110,12 @@ impl Incidents {
         &self.names
     }
 
+    /// What was unusual so far, in the order in which it was noticed.
+    #[must_use]
+    pub fn anomalies(&self) -> &[Anomaly] {
+        &self.anomalies
+    }
+
     pub fn observe(&mut self, recorded: &Recorded) {
         self.names.learn(recorded);
         let active = self.checker.state().owner.phase == OwnerPhase::Active;

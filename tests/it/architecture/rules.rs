@@ -34,7 +34,7 @@ const fn io(name: &'static str, may_use: &'static [&'static str]) -> Module {
 
 /// domain ← filter, events ← state ← projections ← engine; the io modules beside each other on top of
 /// domain alone; then runtime ← server ← cli.
-pub const MODULES: [Module; 15] = [
+pub const MODULES: [Module; 16] = [
     pure("domain", &[]),
     pure("filter", &["domain"]),
     pure("events", &["domain"]),
@@ -64,6 +64,8 @@ pub const MODULES: [Module; 15] = [
             "ownership",
         ],
     ),
+    // Histories for tests: the core in a model of the world, and what a journal holds.
+    io("testing", &["domain", "events", "state", "projections", "engine", "journal"]),
     // What the runtime hands out, the rows, and what it takes to understand a request.
     io("server", &["domain", "filter", "shape_log", "runtime"]),
     // Building the service, and looking into a journal; never its parts behind the runtime.
