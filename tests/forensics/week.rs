@@ -2,7 +2,7 @@
 //! table that changes, a disk that fills, a crash, a writer that panics, a slot that is lost. `docs/runbook.md`
 //! asks it its questions.
 
-use shapefold::domain::{Generation, Incarnation, Lsn, Oid, Sid};
+use shapefold::domain::{EventId, Generation, Incarnation, Lsn, Oid, Sid};
 use shapefold::events::{
     ConsumerEvent, DestructionCause, DestructionResult, DestructionTarget, DrainCause, ExitCause, FaultClass,
     FileKind, HistoryCause, IntentId, InvalidationCause, OwnershipEvent, PreviousEnd, RemovalStep,
@@ -50,8 +50,8 @@ impl Week {
     }
 
     /// What follows from an end, to the last file.
-    fn end(&mut self, sid: Sid, cause: InvalidationCause, writer: Option<u32>) {
-        let ended = Some(self.story.put(None, ShapeEvent::Invalidated { sid, cause }));
+    fn end(&mut self, sid: Sid, cause: InvalidationCause, because: Option<EventId>, writer: Option<u32>) {
+        let ended = Some(self.story.put(because, ShapeEvent::Invalidated { sid, cause }));
         self.story.put(ended, ShapeEvent::Unrouted { sid });
         if let Some(incarnation) = writer {
             let (incarnation, cause) = (Incarnation(incarnation), ExitCause::Removed);
@@ -125,13 +125,13 @@ fn snapshots_fail(week: &mut Week) {
         week.story.later(20_000_000);
         for sid in &created {
             let (sid, failure) = (*sid, SnapshotFailure::Timeout);
+            week.story.later(1_000);
             week.story.put(None, ShapeEvent::SnapshotStarted { sid, attempt });
-            week.story.put(None, ShapeEvent::SnapshotFailed { sid, attempt, failure });
+            let failed = week.story.put(None, ShapeEvent::SnapshotFailed { sid, attempt, failure });
+            if attempt == 3 {
+                week.end(sid, InvalidationCause::SnapshotFailed, Some(failed), None);
+            }
         }
-    }
-    for sid in created {
-        week.story.later(2_000);
-        week.end(sid, InvalidationCause::SnapshotFailed, None);
     }
 }
 
@@ -150,13 +150,14 @@ fn the_stream_lags(week: &mut Week, orders: &[Sid]) {
 /// Wednesday: a migration of one table, and a truncation of rows that one shape has.
 fn a_table_changes(week: &mut Week, people: &mut Vec<Sid>, orders: &mut Vec<Sid>) {
     week.story.at("2026-05-27T10:15:00Z");
-    week.story.put(None, StreamEvent::RelationChanged { oid: Oid(PEOPLE), old: 0xa11ce, new: 0xb0b });
+    let changed =
+        week.story.put(None, StreamEvent::RelationChanged { oid: Oid(PEOPLE), old: 0xa11ce, new: 0xb0b });
     for sid in people.drain(..) {
-        week.end(sid, InvalidationCause::SchemaChanged, Some(1));
+        week.end(sid, InvalidationCause::SchemaChanged, Some(changed), Some(1));
     }
     week.story.at("2026-05-27T11:00:00Z");
     let truncated = orders.remove(0);
-    week.end(truncated, InvalidationCause::Truncated, Some(1));
+    week.end(truncated, InvalidationCause::Truncated, None, Some(1));
 }
 
 /// Thursday: the disk is full; the service drains while it can, and comes back when there is room.
@@ -223,8 +224,8 @@ fn a_writer_panics(week: &mut Week, orders: &mut Vec<Sid>) {
         week.story.later(i64::from(attempt) * 1_000_000);
         week.story.start_writer(sid, 3 + attempt);
     }
-    week.story.exit(sid, 6, ExitCause::Panicked, Some(owed));
-    week.end(sid, InvalidationCause::WriterFailed { attempts: 3 }, None);
+    let exited = week.story.exit(sid, 6, ExitCause::Panicked, Some(owed));
+    week.end(sid, InvalidationCause::WriterFailed { attempts: 3 }, Some(exited), None);
     orders.remove(0);
     week.story.later(100_000);
     week.story.ack(week.lsn + 1);
@@ -251,9 +252,9 @@ fn the_slot_is_lost(week: &mut Week, orders: Vec<Sid>) {
     week.lsn += 900_000_000;
     let (name, at) = ("electric_slot_default".to_owned(), Lsn(week.lsn));
     week.story.put(None, StreamEvent::SlotObserved { name, confirmed: at, restart: at, created: true });
-    week.story.put(None, StreamEvent::HistoryBroken { cause: HistoryCause::SlotLost });
+    let broken = week.story.put(None, StreamEvent::HistoryBroken { cause: HistoryCause::SlotLost });
     for sid in orders {
-        week.end(sid, InvalidationCause::HistoryBroken, Some(3));
+        week.end(sid, InvalidationCause::HistoryBroken, Some(broken), Some(3));
     }
     let (generation, from) = (Generation(week.generation), at);
     week.story.put(None, StreamEvent::Started { generation, from });
