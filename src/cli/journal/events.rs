@@ -147,11 +147,14 @@ impl Stats {
     pub fn run(&self, out: &mut impl Write) -> Result<(), Failure> {
         let source = self.journal.open()?;
         let mut totals = Totals::default();
+        source.report();
         for reading in source.journal().read(EventId(1)) {
-            if let Reading::Entry(entry) = reading
-                && let Ok(recorded) = events::decode(&entry.bytes)
-            {
-                totals.add(&recorded, entry.bytes.len());
+            match reading {
+                Reading::Entry(entry) => match events::decode(&entry.bytes) {
+                    Ok(recorded) => totals.add(&recorded, entry.bytes.len()),
+                    Err(error) => eprintln!("damage: event {}: {error}", entry.id),
+                },
+                Reading::Finding(finding) => eprintln!("damage: {finding}"),
             }
         }
         self.show(&source, &totals, out)

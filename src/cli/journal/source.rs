@@ -82,14 +82,20 @@ impl Source {
         receiver.into_iter().flatten()
     }
 
-    /// The events; what is damaged is reported on stderr, once, and passed over.
-    pub fn events(&self, from: EventId) -> impl Iterator<Item = Recorded> + '_ {
+    /// Reports on stderr what was noticed while opening; whether it had not been before.
+    pub fn report(&self) -> bool {
         let first_time = !self.reported.replace(true);
         if first_time {
             for finding in self.journal.findings() {
                 eprintln!("damage: {finding}");
             }
         }
+        first_time
+    }
+
+    /// The events; what is damaged is reported on stderr, once, and passed over.
+    pub fn events(&self, from: EventId) -> impl Iterator<Item = Recorded> + '_ {
+        let first_time = self.report();
         self.readings(from).filter_map(move |found| match found {
             Ok(recorded) => Some(recorded),
             Err(damage) => {

@@ -21,7 +21,12 @@ const PAGES: &[&str] = &["/v1/health", "/", "/v1/no-such-path", "/v1/shape"];
 
 #[track_caller]
 fn clean(what: &str, bytes: &[u8]) {
-    for marker in MARKERS {
+    clean_of(&MARKERS, what, bytes);
+}
+
+#[track_caller]
+fn clean_of(markers: &[&str], what: &str, bytes: &[u8]) {
+    for marker in markers {
         assert!(memchr::memmem::find(bytes, marker.as_bytes()).is_none(), "{marker} is in {what}");
     }
 }
@@ -102,7 +107,9 @@ async fn what_is_in_the_tables_is_said_to_nobody_else() {
         let answer = service.get(&path).await;
         assert!((400..500).contains(&answer.status), "{} for {path}", answer.status);
         statuses.push(answer.status);
-        clean(&format!("the answer {} to {path}", answer.status), answer.text().as_bytes());
+        // The contract has a literal that does not fit its column quoted to whoever sent it, and to nobody else.
+        let told = format!("the answer {} to {path}", answer.status);
+        clean_of(&[ROW, KEY, PASSWORD, SECRET], &told, answer.text().as_bytes());
     }
     assert!(statuses.contains(&401), "{statuses:?}");
     for page in PAGES {
@@ -120,7 +127,9 @@ async fn what_is_in_the_tables_is_said_to_nobody_else() {
     }
     assert!(clean_files(place.path()) >= 8, "exports, databases and plots were looked through");
     assert!(clean_files(&service.data_dir().join("journal")) >= 4, "the journal was looked through");
-    clean("the log", service.output().as_bytes());
+    for line in service.output().lines() {
+        clean(&format!("the log: {line}"), line.as_bytes());
+    }
     assert!(
         service.output().contains("DEBUG") || service.output().contains("debug"),
         "the log is a loud one"
