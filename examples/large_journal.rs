@@ -2,9 +2,11 @@
 //! `cargo run --release --example large_journal -- DIRECTORY EVENTS`, then
 //! `shapefold journal state DIRECTORY --brief`.
 //!
-//! As a service leaves it: sealed segments, and in the store the newest events with a checkpoint. Without
-//! the store (remove `journal/sled`) everything has to be folded from the first event.
+//! As a service leaves it: sealed segments with states, and in the store the newest events with a checkpoint.
+//! Without the store and the states (remove `journal/sled` and `journal/archive/*.sfs`) everything has to be
+//! folded from the first event.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 
 use shapefold::domain::{
@@ -15,11 +17,12 @@ use shapefold::events::{
     AckCause, ConsumerEvent, Event, FlushEvent, OwnershipEvent, PreviousEnd, Recorded, ShapeEvent,
     StreamEvent, encode,
 };
-use shapefold::journal::{Archive, Entry, Journal, JournalPaths, SealSpan, SledJournal};
+use shapefold::journal::{Archive, Entry, Journal, JournalPaths, SealSpan, SledJournal, StateMark};
 use shapefold::state::State;
 
 const SHAPES: u32 = 1_000;
-const SEGMENT_EVENTS: u64 = 500_000;
+/// As the archiver seals: with a state at the end of each.
+const SEGMENT_EVENTS: u64 = 200_000;
 /// Newest events, which are in the store.
 const STORED_EVENTS: u64 = 60_000;
 const STORED_BATCH: usize = 1_000;
@@ -36,8 +39,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::create_dir_all(paths.root())?;
     let archive = Archive::open(&paths)?;
     let at = |id: u64| Timestamp(START + id as i64 * 500);
-    let mut state = State::default();
+    let folded = RefCell::new(State::default());
     let mut history = (1..=events).zip(history()).map(|(id, event)| {
+        let mut state = folded.borrow_mut();
         let recorded = Recorded { id: EventId(id), at: at(id), epoch: Epoch(1), because: None, event };
         state.apply(&recorded);
         Entry { id: recorded.id, bytes: encode(&recorded) }
@@ -55,6 +59,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
         let entries = history.by_ref().take((last - first + 1) as usize).map(Ok);
         archive.seal(&span, entries)?;
+        let state = folded.borrow();
+        let mark = StateMark { epoch: Epoch(1), upto: state.last, at: state.at, routed: state.stream.routed };
+        archive.save_state(&mark, &state.to_bytes())?;
+        drop(state);
         first = last + 1;
     }
     let stored: Vec<Entry> = history.collect();
@@ -62,7 +70,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for batch in stored.chunks(STORED_BATCH) {
         journal.append(batch)?;
     }
-    journal.checkpoint(EventId(events), &state.to_bytes())?;
+    journal.checkpoint(EventId(events), &folded.borrow().to_bytes())?;
     Ok(())
 }
 

@@ -18,3 +18,5 @@ pub mod server;
 pub mod shape_log;
 pub mod snapshot;
 pub mod state;
+#[cfg(feature = "testing")]
+pub mod testing;

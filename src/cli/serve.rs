@@ -18,6 +18,9 @@ use crate::runtime::settings::Settings;
 use crate::runtime::{Running, start};
 use crate::server;
 
+/// Libraries that say too much at any level: tokio-postgres logs every query with its SQL, in which a shape's
+/// where clause is.
+const QUIET: &str = "sled=warn,tokio_postgres=warn";
 /// Answers under way when the service stops may take this long.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(15);
 
@@ -242,8 +245,8 @@ fn start_log(level: &str) {
         other => other.to_owned(),
     };
     // sled tells its own life at info.
-    let filter =
-        EnvFilter::try_new(format!("{level},sled=warn")).unwrap_or_else(|_| EnvFilter::new("info,sled=warn"));
+    let filter = EnvFilter::try_new(format!("{level},{QUIET}"))
+        .unwrap_or_else(|_| EnvFilter::new(format!("info,{QUIET}")));
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false).init();
 }
 

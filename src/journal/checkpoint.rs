@@ -69,6 +69,19 @@ fn serials(tree: &Tree) -> Result<Vec<u64>, JournalError> {
     Ok(serials)
 }
 
+/// The state saved at `upto`; `None` if there is none (any more). One manifest is read for each that is there.
+pub(super) fn find(tree: &Tree, upto: EventId) -> Result<Option<Checkpoint>, JournalError> {
+    for serial in serials(tree)? {
+        let key = value::checkpoint_key(serial, MANIFEST_CHUNK);
+        let Some(bytes) = guarded(Stage::Checkpoint, || tree.get(key))? else { continue };
+        match value::decode(&key, &bytes) {
+            Ok(Value::Manifest(manifest)) if manifest.upto == upto => return load(tree, serial),
+            Ok(_) | Err(_) => {} // Damage is told by whoever opens the store.
+        }
+    }
+    Ok(None)
+}
+
 /// Reads one checkpoint; `None` without a manifest.
 pub(super) fn load(tree: &Tree, serial: u64) -> Result<Option<Checkpoint>, JournalError> {
     let key = value::checkpoint_key(serial, MANIFEST_CHUNK);

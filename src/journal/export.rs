@@ -38,8 +38,10 @@ const VERSION: u16 = 1;
 const HEADER_BYTES: u64 = 10;
 const MARKER: &[u8; 4] = b"SFJX";
 const BLOCK_HEADER_BYTES: usize = 29;
-const BLOCK_TARGET_BYTES: usize = 256 * 1024;
-const BLOCK_RAW_BYTES_MAX: usize = BLOCK_TARGET_BYTES + RECORD_BYTES_MAX + 8;
+/// A flipped bit costs a block, some two hundred events: an incident is not large.
+const BLOCK_TARGET_BYTES: usize = 16 * 1024;
+/// Earlier exports have blocks of 256 KiB.
+const BLOCK_RAW_BYTES_MAX: usize = 256 * 1024 + RECORD_BYTES_MAX + 8;
 const PART_BYTES_MAX: usize = 4 * 1024 * 1024;
 const SEARCH_BYTES: usize = 64 * 1024;
 const ZSTD_LEVEL: i32 = 9;

@@ -12,6 +12,7 @@
 //! | `journal/MARK` | which event was certainly durable: gives a store away that lost its end | [`SledJournal`] |
 //! | `journal/sled/` | recent entries and the last two checkpoints (sled 0.34.7) | [`SledJournal`] |
 //! | `journal/archive/<epoch>-<first>-<last>.sfj` | sealed segments | [`Archive`] |
+//! | `journal/archive/<epoch>-<last>.sfs` | states at the ends of segments | [`Archive`] |
 //! | `journal/reserve` | disk space kept for the drain | [`Reserve`] |
 //!
 //! # On-disk formats
@@ -81,7 +82,7 @@ mod walk;
 
 use crate::domain::EventId;
 
-pub use archive::{Archive, ArchiveReader, ArchiveSegment, Retention, SealSpan};
+pub use archive::{Archive, ArchiveReader, ArchiveSegment, ArchivedState, Retention, SealSpan, StateMark};
 pub use error::{FaultClass, Finding, JournalError, Position, Stage};
 pub use export::{ExportFile, ExportWriter};
 pub use files::JournalPaths;

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::domain::EventId;
 
-use super::archive::{self, ArchiveReader, ArchiveSegment};
+use super::archive::{self, ArchiveReader, ArchiveSegment, ArchivedState};
 use super::checkpoint;
 use super::error::{Finding, JournalError, Position, Stage};
 use super::export::ExportFile;
@@ -41,6 +41,7 @@ pub enum Reading {
 /// The archive and a private copy of the recent entries; or an exported file.
 pub struct OfflineJournal {
     segments: Vec<ArchiveSegment>,
+    states: Vec<ArchivedState>,
     store: Option<StoreCopy>,
     export: Option<ExportFile>,
     findings: Vec<Finding>,
@@ -75,13 +76,15 @@ impl OfflineJournal {
         if segments.is_empty() {
             return Err(JournalError::io(Stage::Open)(io::Error::from(io::ErrorKind::NotFound)));
         }
-        Ok(OfflineJournal { segments, store: None, export: None, findings: Vec::new() })
+        let (states, findings) = archive::list_states(path).map_err(JournalError::io(Stage::Open))?;
+        Ok(OfflineJournal { segments, states, store: None, export: None, findings })
     }
 
     fn of_file(path: &Path) -> Result<OfflineJournal, JournalError> {
         if let Some(segment) = archive::segment(path).map_err(JournalError::io(Stage::Open))? {
             return Ok(OfflineJournal {
                 segments: vec![segment],
+                states: Vec::new(),
                 store: None,
                 export: None,
                 findings: Vec::new(),
@@ -89,7 +92,8 @@ impl OfflineJournal {
         }
         let export = ExportFile::open(path)?;
         let findings = export.findings().to_vec();
-        Ok(OfflineJournal { segments: Vec::new(), store: None, export: Some(export), findings })
+        let (segments, states) = (Vec::new(), Vec::new());
+        Ok(OfflineJournal { segments, states, store: None, export: Some(export), findings })
     }
 
     fn of_directory(paths: &JournalPaths) -> Result<OfflineJournal, JournalError> {
@@ -102,6 +106,9 @@ impl OfflineJournal {
             Err(error) => return Err(error),
         }
         let segments = archive::list(&paths.archive()).map_err(JournalError::io(Stage::Open))?;
+        let (states, damaged) =
+            archive::list_states(&paths.archive()).map_err(JournalError::io(Stage::Open))?;
+        findings.extend(damaged);
         let archived = segments.iter().map(|segment| segment.last).max().unwrap_or(EventId(0));
         // Read before the copy is taken, so that no owner at work gets ahead of the copy.
         let marked = mark::read(paths).map_err(JournalError::io(Stage::Open))?;
@@ -111,7 +118,7 @@ impl OfflineJournal {
         if last < durable_upto {
             findings.push(Finding::EndMissing { last, durable_upto });
         }
-        Ok(OfflineJournal { segments, store, export: None, findings })
+        Ok(OfflineJournal { segments, states, store, export: None, findings })
     }
 
     /// What was noticed while opening.
@@ -124,6 +131,12 @@ impl OfflineJournal {
     #[must_use]
     pub fn segments(&self) -> &[ArchiveSegment] {
         &self.segments
+    }
+
+    /// States in the archive, oldest first: where a fold may begin.
+    #[must_use]
+    pub fn states(&self) -> &[ArchivedState] {
+        &self.states
     }
 
     /// Intact checkpoints of the copied store, newest first, and what is wrong with others.
@@ -310,7 +323,10 @@ impl Merge<'_> {
         if let Some(segment) = self.segments.pop_front() {
             self.starts_at = segment.first;
             match ArchiveReader::open(&segment.path) {
-                Ok(reader) => self.current = Some(Source::Segment(Box::new(reader), segment.last)),
+                Ok(reader) => {
+                    let reader = Box::new(reader.starting_at(self.from));
+                    self.current = Some(Source::Segment(reader, segment.last));
+                }
                 Err(error) => self.queue.push_back(Reading::Finding(name_file(&error, &segment.path))),
             }
             return true;

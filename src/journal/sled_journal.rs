@@ -176,7 +176,11 @@ impl SledJournal {
     /// A view for reading beside the writer, also from another thread: for seals and inspection.
     #[must_use]
     pub fn reader(&self) -> JournalReader {
-        JournalReader { entries: self.entries.clone(), meta: self.meta.clone() }
+        JournalReader {
+            entries: self.entries.clone(),
+            checkpoints: self.checkpoints.clone(),
+            meta: self.meta.clone(),
+        }
     }
 
     /// Reads every value and names every fault, without changing anything.
@@ -362,10 +366,19 @@ pub(super) fn read_floor(meta: &Tree) -> Result<EventId, JournalError> {
 #[derive(Clone)]
 pub struct JournalReader {
     entries: Tree,
+    checkpoints: Tree,
     meta: Tree,
 }
 
 impl JournalReader {
+    /// The checkpoint at `upto`, checked; `None` if newer ones have taken its place.
+    ///
+    /// # Errors
+    /// It is damaged, or the store cannot be read.
+    pub fn checkpoint(&self, upto: EventId) -> Result<Option<Checkpoint>, JournalError> {
+        checkpoint::find(&self.checkpoints, upto)
+    }
+
     /// As [`Journal::read`]. May see entries that are not durable yet.
     #[must_use]
     pub fn read(&self, from: EventId) -> Box<dyn Iterator<Item = Result<Entry, JournalError>>> {

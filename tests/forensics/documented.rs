@@ -1,4 +1,4 @@
-//! Every command in `docs/forensics.md` is run, and its output is what the page shows.
+//! Every command in `docs/forensics.md` and `docs/runbook.md` is run, and its output is what the page shows.
 
 use std::fs;
 use std::path::PathBuf;
@@ -48,18 +48,39 @@ fn rewritten(page: &str) -> (String, usize) {
 }
 
 /// Run with SHAPEFOLD_WRITE_DOCS set to write the outputs into the page.
-#[test]
-fn the_page_shows_what_the_commands_print() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/forensics.md");
+fn check(name: &str, commands_min: usize) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name);
     let page = fs::read_to_string(&path).expect("reads");
     let (now, commands) = rewritten(&page);
     if std::env::var_os(WRITE_VARIABLE).is_some() {
         fs::write(&path, &now).expect("writes");
         return;
     }
-    assert!(commands >= 20, "only {commands} commands");
+    assert!(commands >= commands_min, "only {commands} commands in {name}");
     for (shown, printed) in page.lines().zip(now.lines()) {
-        assert_eq!(shown, printed, "docs/forensics.md is out of date: set {WRITE_VARIABLE}");
+        assert_eq!(shown, printed, "{name} is out of date: set {WRITE_VARIABLE}");
     }
     assert_eq!(page, now);
+}
+
+#[test]
+fn the_page_shows_what_the_commands_print() {
+    check("docs/forensics.md", 25);
+}
+
+#[test]
+fn the_runbook_shows_what_the_commands_print() {
+    check("docs/runbook.md", 30);
+}
+
+/// Every class of incidents has a section, and every section something to run.
+#[test]
+fn every_section_of_the_runbook_has_a_command() {
+    let page =
+        fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/runbook.md")).expect("reads");
+    let sections: Vec<&str> = page.split("\n## ").skip(1).collect();
+    assert_eq!(sections.len(), 19, "one for each class");
+    for section in sections {
+        assert!(section.contains(FENCE), "nothing to run: {}", section.lines().next().unwrap_or_default());
+    }
 }

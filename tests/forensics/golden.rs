@@ -80,7 +80,16 @@ impl Story {
         self.put(Some(acquired), OwnershipEvent::ProcessStarted(process));
     }
 
-    pub fn stream(&mut self, generation: u32, from: u64) {
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    pub fn in_micros(&self, micros: i64) -> Timestamp {
+        Timestamp(self.now.0 + micros)
+    }
+
+    /// A connection that has the advisory lock.
+    pub fn locked(&mut self, generation: u32) {
         let generation = Generation(generation);
         self.put(
             None,
@@ -92,14 +101,19 @@ impl Story {
             },
         );
         self.put(None, StreamEvent::LockAcquired { backend_pid: 4_242, generation });
+    }
+
+    pub fn stream(&mut self, generation: u32, from: u64) {
+        self.locked(generation);
+        let generation = Generation(generation);
         let name = "electric_slot_default".to_owned();
         let (confirmed, restart) = (Lsn(from), Lsn(from));
         self.put(None, StreamEvent::SlotObserved { name, confirmed, restart, created: false });
         self.put(None, StreamEvent::Started { generation, from: Lsn(from) });
     }
 
-    /// A shape with its snapshot and a writer that is ready.
-    pub fn shape(&mut self, hash: u64, micros: u64, oid: u32, after_lsn: u64) -> Sid {
+    /// A shape that waits for its snapshot.
+    pub fn registered(&mut self, hash: u64, micros: u64, oid: u32, after_lsn: u64) -> Sid {
         self.sids += 1;
         let (sid, oid) = (Sid(self.sids), Oid(oid));
         let handle = Handle { hash, micros };
@@ -108,6 +122,12 @@ impl Story {
         let after = self.seq;
         self.put(Some(created), ShapeEvent::Routed { sid, after, after_lsn: Lsn(after_lsn) });
         self.put(None, ShapeEvent::PublicationReady { sid, oid, waited_ms: 3 });
+        sid
+    }
+
+    /// A shape with its snapshot.
+    pub fn shape(&mut self, hash: u64, micros: u64, oid: u32, after_lsn: u64) -> Sid {
+        let sid = self.registered(hash, micros, oid, after_lsn);
         self.put(None, ShapeEvent::SnapshotStarted { sid, attempt: 1 });
         let snapshot = PgSnapshot { xmin: 700, xmax: 700, xip: Vec::new() };
         self.put(None, ShapeEvent::SnapshotVisible { sid, snapshot, lsn: Lsn(after_lsn) });
@@ -123,13 +143,25 @@ impl Story {
     }
 
     pub fn route(&mut self, generation: u32, lsn: u64, changes: u64, sids: &[Sid]) -> Seq {
+        self.route_committed(generation, lsn, changes, sids, 0)
+    }
+
+    /// A transaction that was committed so long ago.
+    pub fn route_committed(
+        &mut self,
+        generation: u32,
+        lsn: u64,
+        changes: u64,
+        sids: &[Sid],
+        micros_ago: i64,
+    ) -> Seq {
         self.seq = self.seq.next();
         let routed = StreamEvent::TxnRouted {
             seq: self.seq,
             generation: Generation(generation),
             lsn: Lsn(lsn),
             xid: Xid(800 + self.seq.0 as u32),
-            committed_at: self.now,
+            committed_at: Timestamp(self.now.0 - micros_ago),
             changes,
             bytes: changes * 96,
             set: sids.iter().copied().collect::<SidSet>(),
@@ -446,13 +478,16 @@ pub fn hypotheses() -> Story {
 }
 
 pub fn all() -> Vec<(&'static str, Story)> {
-    vec![
+    let mut all = vec![
         ("edison", edison()),
         ("faraday", faraday()),
         ("ampere", ampere()),
         ("deploy", deploy()),
         ("hypotheses", hypotheses()),
-    ]
+    ];
+    all.extend(crate::hypotheses::all());
+    all.push(("week", crate::week::week()));
+    all
 }
 
 pub fn export(story: &Story, path: &Path) {
@@ -469,9 +504,9 @@ pub fn export(story: &Story, path: &Path) {
 fn the_checked_in_journals_are_these() {
     for (name, story) in all() {
         let path = directory().join(format!("{name}.sfx"));
-        if std::env::var_os(WRITE_VARIABLE).is_some() {
+        // One that is there is never changed: remove it first.
+        if std::env::var_os(WRITE_VARIABLE).is_some() && !path.exists() {
             fs::create_dir_all(directory()).expect("makes the directory");
-            let _ = fs::remove_file(&path);
             export(&story, &path);
         }
         let file = ExportFile::open(&path).expect("opens");

@@ -1,6 +1,11 @@
 //! The offline forensics, on journals made from the figures of real incidents. Needs no Postgres.
 
+mod damage;
 mod documented;
 mod figures;
 mod golden;
+mod hypotheses;
+mod sql;
+mod stepping;
 mod storage;
+mod week;

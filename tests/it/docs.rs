@@ -7,17 +7,20 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const DOCUMENTS: [&str; 9] = [
-    "README.md",
+const DOCUMENTS: &[&str] = &[
     "ARCHITECTURE.md",
-    "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
     "docs/conformance.md",
+    "docs/forensics.md",
     "docs/guarantees.md",
     "docs/journal-format.md",
     "docs/migrate-from-electric.md",
+    "docs/runbook.md",
     "docs/shape-log-format.md",
     "docs/tables.md",
+    "docs/testing.md",
 ];
 
 fn root() -> PathBuf {

@@ -4,6 +4,7 @@ mod architecture;
 mod client;
 mod docs;
 mod filter_differential;
+mod forensics;
 mod formats;
 mod http_contract;
 mod postgres;

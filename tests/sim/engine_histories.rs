@@ -11,13 +11,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use shapefold::events::encode;
+use shapefold::testing::model::{self, Choices, Mutation, World};
 
-use crate::choices::Choices;
 use crate::summary::{setting, summarise};
-use crate::world::{Mutation, World};
 
 const SEEDS: u64 = 1_000;
-const ACTIONS: usize = 400;
 
 /// What the histories must contain.
 const KINDS: [&str; 36] = [
@@ -68,20 +66,8 @@ const REFUSALS: [&str; 7] = [
     "UnknownShape",
 ];
 
-/// One history, and after it peace.
 fn run(choices: Choices, mutation: Mutation) -> World {
-    let mut world = World::new(choices, mutation);
-    world.trace = std::env::var_os("SHAPEFOLD_TRACE").is_some();
-    for _ in 0..ACTIONS {
-        if world.failure.is_some() || world.choices.exhausted() {
-            break;
-        }
-        world.act();
-    }
-    if world.failure.is_none() {
-        world.quiesce();
-    }
-    world
+    model::run(choices, mutation, std::env::var_os("SHAPEFOLD_TRACE").is_some())
 }
 
 fn run_seed(seed: u64) -> World {

@@ -3,19 +3,9 @@
 //! `SHAPEFOLD_SEED=n` replays one seed, `SHAPEFOLD_SEEDS=n` sets how many are run, and
 //! `SHAPEFOLD_TEST_SUMMARY=file` collects the counts.
 
-mod actions;
-mod checks;
-mod choices;
-mod disk;
 mod engine_histories;
 mod found;
 mod full_stack;
 mod illegal_histories;
-mod meddling;
-mod performing;
-mod postgres;
-mod quiet;
 mod small_world;
 mod summary;
-mod tasks;
-mod world;

@@ -7,6 +7,7 @@
 
 pub mod bench;
 pub mod bench_http;
+pub mod bench_journal;
 pub mod chaos;
 pub mod compare;
 pub mod demo;

@@ -5,6 +5,7 @@ use std::process::{Command, ExitCode};
 use clap::{Parser, Subcommand};
 use shapefold_xtask::bench::{self, BenchOptions};
 use shapefold_xtask::bench_http::{self, BenchHttpOptions};
+use shapefold_xtask::bench_journal::{self, JournalOptions};
 use shapefold_xtask::chaos::{self, ChaosOptions};
 use shapefold_xtask::demo::{self, DemoOptions};
 use shapefold_xtask::directory::{RunDirectory, dev_directory};
@@ -66,6 +67,14 @@ enum Task {
         #[arg(long, default_value_t = 20)]
         writes: usize,
         /// Also prints the figures as one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The journal against raw sled and a plain file, and questions to ten million events
+    BenchJournal {
+        #[arg(long, default_value_t = 10_000_000)]
+        events: u64,
+        /// Also prints every figure as a line of JSON
         #[arg(long)]
         json: bool,
     },
@@ -157,6 +166,14 @@ async fn run(arguments: Arguments) -> Outcome<bool> {
         Task::BenchInitialSync(bench) => bench::initial_sync(options(bench)).await,
         Task::BenchHttp { clients, writes, json } => {
             bench_http::run(BenchHttpOptions { clients, writes, json, postgres }).await
+        }
+        Task::BenchJournal { events, json } => {
+            let options = JournalOptions { events, json };
+            tokio::task::spawn_blocking(move || {
+                bench_journal::run(options).map_err(|error| error.to_string())
+            })
+            .await?
+            .map_err(Into::into)
         }
     }
 }

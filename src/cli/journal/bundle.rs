@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use crate::domain::EventId;
-use crate::events::{self, Event, OwnershipEvent, Recorded};
+use crate::domain::{EventId, Lsn};
+use crate::events::{self, Event, OwnershipEvent, Recorded, StreamEvent};
 use crate::journal::{Checkpoint, Entry, ExportFile, ExportWriter, IMPORTED_NAME, Reading};
-use crate::projections::forensics::{Position, commas};
+use crate::projections::forensics::{Position, commas, gap};
 use crate::state::State;
 
 use super::source::Source;
@@ -21,7 +21,12 @@ pub struct Export {
     #[command(flatten)]
     journal: Where,
     /// The file to write; it must not exist.
-    file: PathBuf,
+    #[arg(required_unless_present = "sqlite")]
+    file: Option<PathBuf>,
+    /// A database of SQLite instead, with the tables of `sql`: what happened from `--from` to `--to`, and the
+    /// state there. It must not exist.
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    sqlite: Option<PathBuf>,
     /// From this place on; the state before it goes with it.
     #[arg(long, default_value = "1")]
     from: Position,
@@ -33,8 +38,14 @@ pub struct Export {
 impl Export {
     pub fn run(&self, out: &mut impl Write) -> Result<(), Failure> {
         let source = self.journal.open()?;
+        if let Some(path) = &self.sqlite {
+            writeln!(out, "{}", super::sql::export(&source, self.to, self.from, path)?)?;
+            return Ok(());
+        }
+        let file = self.file.as_ref().ok_or_else(|| Failure::Import("no file to write to".to_owned()))?;
         let (from, to) = (source.resolve(self.from), source.resolve(self.to));
         let start = start(&source, from);
+        let end = source.fold(to);
         let findings: Vec<String> = source.journal().findings().iter().map(ToString::to_string).collect();
         let manifest = serde_json::json!({
             "program": "shapefold",
@@ -44,8 +55,10 @@ impl Export {
             "first_after": start.last,
             "findings": findings,
             "config_hash": config_hash(&source, &start),
+            "process": process(&end),
+            "slot": slot(&source, &end),
         });
-        let mut writer = ExportWriter::create(&self.file, &manifest.to_string())?;
+        let mut writer = ExportWriter::create(file, &manifest.to_string())?;
         if start.last > EventId(0) {
             writer.checkpoint(&Checkpoint { upto: start.last, state: start.to_bytes() })?;
         }
@@ -64,7 +77,7 @@ impl Export {
             commas(count),
             start.last,
             commas(bytes),
-            self.file.display()
+            file.display()
         )?;
         Ok(())
     }
@@ -97,6 +110,40 @@ fn config_hash(source: &Source, start: &State) -> String {
     };
     let found = source.events_like(EventId(1), &sample).filter_map(newest).last();
     format!("{:016x}", found.unwrap_or(start.owner.process.config_hash))
+}
+
+/// Who ran at the end of what is exported.
+fn process(end: &State) -> serde_json::Value {
+    let process = &end.owner.process;
+    serde_json::json!({
+        "version": process.version, "host": process.host, "pid": process.pid, "boot_id": process.boot_id,
+        "epoch": end.owner.epoch, "phase": format!("{:?}", end.owner.phase),
+    })
+}
+
+/// The slot as it was last seen, and the positions at the end of what is exported.
+fn slot(source: &Source, end: &State) -> serde_json::Value {
+    let sample = Event::Stream(StreamEvent::SlotObserved {
+        name: String::new(),
+        confirmed: Lsn(0),
+        restart: Lsn(0),
+        created: false,
+    });
+    let seen = source.events_like(EventId(1), &sample).take_while(|seen| seen.id <= end.last).last();
+    let seen = seen.and_then(|recorded| match recorded.event {
+        Event::Stream(StreamEvent::SlotObserved { name, confirmed, restart, created }) => {
+            Some(serde_json::json!({
+                "name": name, "confirmed": confirmed.to_string(), "restart": restart.to_string(),
+                "created": created, "event": recorded.id, "at": recorded.at.to_string(),
+            }))
+        }
+        _ => None,
+    });
+    let (received, boundary, gap_bytes) = gap(end);
+    serde_json::json!({
+        "observed": seen, "received": received.to_string(), "boundary": boundary.to_string(),
+        "acked": end.stream.acked.to_string(), "gap_bytes": gap_bytes,
+    })
 }
 
 #[derive(Debug, clap::Args)]

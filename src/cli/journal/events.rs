@@ -1,24 +1,18 @@
-//! Events as they are: listed, stepped through, counted.
+//! Events as they are: listed and counted.
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::Write;
 
 use crate::domain::{Epoch, EventId, Oid};
 use crate::events::{self, Recorded};
 use crate::journal::Reading;
 use crate::projections::forensics::{
-    Choice, Fields, Filter, Names, Position, Stats as Totals, causes, commas, fields, sentence, span,
-    subject, touched,
+    Choice, Filter, Names, Position, Stats as Totals, causes, commas, fields, sentence, span, subject,
 };
 use crate::state::State;
 
 use super::source::Source;
 use super::{Failure, Where};
-
-/// Shapes told of one by one at a step.
-const TOLD_MAX: usize = 4;
-/// Events kept for stepping back.
-const BACK_MAX: usize = 10_000;
 
 #[derive(Debug, clap::Args)]
 pub struct Tail {
@@ -144,114 +138,6 @@ pub fn human_line(recorded: &Recorded, names: &Names) -> String {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Step {
-    #[command(flatten)]
-    journal: Where,
-    /// The first event to step over.
-    #[arg(long, default_value = "1")]
-    from: Position,
-    /// So many steps; on a terminal without it, one for each key: Enter forward, b back, q quit.
-    #[arg(long)]
-    count: Option<usize>,
-    /// Only events that change this shape, by its number or its handle.
-    #[arg(long)]
-    shape: Option<String>,
-}
-
-impl Step {
-    pub fn run(&self, out: &mut impl Write) -> Result<(), Failure> {
-        let source = self.journal.open()?;
-        let from = source.resolve(self.from);
-        let shape = self.shape.as_deref().map(|shape| source.shape(shape)).transpose()?;
-        let mut state = match from {
-            Position::Event(id) if id <= EventId(1) => source.beginning(),
-            Position::Event(id) => source.start(Position::Event(EventId(id.0 - 1))),
-            from => source.start(from),
-        };
-        let mut names = Names::of(&state);
-        let interactive = self.count.is_none() && io::stdin().is_terminal();
-        let (mut left, mut begun) = (self.count.unwrap_or(10), false);
-        let mut shown: VecDeque<String> = VecDeque::new();
-        for recorded in source.events(state.last.next()) {
-            names.learn(&recorded);
-            begun = begun || from.is_reached_by(&recorded);
-            let sids = touched(&state, &recorded.event);
-            if !begun || shape.is_some_and(|shape| !sids.contains(&shape)) {
-                state.apply(&recorded);
-                continue;
-            }
-            let told: Vec<_> = match shape {
-                Some(shape) => vec![shape],
-                None => sids.iter().copied().take(TOLD_MAX).collect(),
-            };
-            let before = Fields::of(&state, &told);
-            state.apply(&recorded);
-            let mut text = step_text(&recorded, &names, &before.changes(&Fields::of(&state, &told)));
-            if sids.len() > told.len() {
-                text += &format!("    and {} more shapes\n", sids.len() - told.len());
-            }
-            write!(out, "{text}")?;
-            if interactive {
-                out.flush()?;
-                shown.push_back(text);
-                if shown.len() > BACK_MAX {
-                    shown.pop_front();
-                }
-                if !ask(&shown, out)? {
-                    break;
-                }
-            } else {
-                left = left.saturating_sub(1);
-                if left == 0 {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn step_text(
-    recorded: &Recorded,
-    names: &Names,
-    changes: &[crate::projections::forensics::Change],
-) -> String {
-    let because = recorded.because.map(|id| format!(", because of event {id}")).unwrap_or_default();
-    let what = sentence(&recorded.event, names);
-    let mut text =
-        format!("event {} at {} {}{because}\n  {what}\n", recorded.id, recorded.at, recorded.event.name());
-    for change in changes {
-        let side = |side: &Option<String>| side.clone().unwrap_or_else(|| "-".to_owned());
-        text += &format!("    {:<28} {} -> {}\n", change.field, side(&change.before), side(&change.after));
-    }
-    if changes.is_empty() {
-        text += "    nothing changed\n";
-    }
-    text
-}
-
-/// Waits for a key; `false` to stop.
-fn ask(shown: &VecDeque<String>, out: &mut impl Write) -> Result<bool, Failure> {
-    let mut back = 0;
-    loop {
-        write!(out, "[Enter forward, b back, q quit] ")?;
-        out.flush()?;
-        let mut line = String::new();
-        if io::stdin().lock().read_line(&mut line)? == 0 || line.trim() == "q" {
-            return Ok(false);
-        }
-        if line.trim() == "b" {
-            back = (back + 1).min(shown.len() - 1);
-        } else if back > 0 {
-            back -= 1;
-        } else {
-            return Ok(true);
-        }
-        write!(out, "{}", shown[shown.len() - 1 - back])?;
-    }
-}
-
-#[derive(Debug, clap::Args)]
 pub struct Stats {
     #[command(flatten)]
     journal: Where,
@@ -261,11 +147,14 @@ impl Stats {
     pub fn run(&self, out: &mut impl Write) -> Result<(), Failure> {
         let source = self.journal.open()?;
         let mut totals = Totals::default();
+        source.report();
         for reading in source.journal().read(EventId(1)) {
-            if let Reading::Entry(entry) = reading
-                && let Ok(recorded) = events::decode(&entry.bytes)
-            {
-                totals.add(&recorded, entry.bytes.len());
+            match reading {
+                Reading::Entry(entry) => match events::decode(&entry.bytes) {
+                    Ok(recorded) => totals.add(&recorded, entry.bytes.len()),
+                    Err(error) => eprintln!("damage: event {}: {error}", entry.id),
+                },
+                Reading::Finding(finding) => eprintln!("damage: {finding}"),
             }
         }
         self.show(&source, &totals, out)
@@ -296,6 +185,11 @@ impl Stats {
         if !segments.is_empty() {
             let bytes = segments.iter().map(|segment| segment.bytes).sum();
             writeln!(out, "{} sealed segments, {} bytes", segments.len(), commas(bytes))?;
+        }
+        let states = source.journal().states();
+        if !states.is_empty() {
+            let bytes = states.iter().map(|state| state.bytes).sum();
+            writeln!(out, "{} states in the archive, {} bytes", states.len(), commas(bytes))?;
         }
         let (checkpoints, _) = source.journal().checkpoints();
         for checkpoint in &checkpoints {

@@ -6,7 +6,9 @@ mod events;
 mod owners;
 mod shapes;
 mod source;
+mod sql;
 mod state;
+mod step;
 mod verify;
 mod wal;
 
@@ -33,11 +35,14 @@ struct Where {
     /// A data directory (ELECTRIC_STORAGE_DIR), a copy of one, an archive directory, a sealed segment, or
     /// an exported file.
     journal: PathBuf,
+    /// Say on stderr how far work is that takes longer than a second, also where that is no terminal.
+    #[arg(long)]
+    progress: bool,
 }
 
 impl Where {
     fn open(&self) -> Result<Source, Failure> {
-        Source::open(&self.journal)
+        Ok(Source::open(&self.journal)?.with_progress(self.progress))
     }
 }
 
@@ -47,8 +52,8 @@ enum Command {
     /// The events, oldest first.
     #[command(visible_alias = "dump")]
     Tail(events::Tail),
-    /// Before and after each event, field by field.
-    Step(events::Step),
+    /// Before and after each event, field by field; forward, back, to a place, to the next anomaly.
+    Step(step::Step),
     /// How much of what there is, and how fast it came.
     Stats(events::Stats),
     /// The state at a place.
@@ -78,6 +83,8 @@ enum Command {
     /// Which decisions would have been others under other settings.
     #[command(name = "whatif")]
     WhatIf(verify::WhatIf),
+    /// A query in SQL over the events and the state.
+    Sql(sql::Sql),
     /// The journal, or a part of it, as one file to hand to a colleague.
     Export(bundle::Export),
     /// Check an exported file and make a directory of it.
@@ -123,6 +130,7 @@ fn perform(command: &Command, out: &mut impl Write) -> Result<ExitCode, Failure>
         Command::Incident(incident) => incident.run(out),
         Command::Verify(verify) => return verify.run(out),
         Command::WhatIf(whatif) => whatif.run(out),
+        Command::Sql(sql) => sql.run(out),
         Command::Export(export) => export.run(out),
         Command::Import(import) => import.run(out),
     };
@@ -145,6 +153,8 @@ enum Failure {
     Predicate(#[from] crate::projections::forensics::PredicateError),
     #[error("{0}")]
     Import(String),
+    #[error("{0}")]
+    Sql(#[from] sql::SqlError),
     #[error("the answer cannot be shown: {0}")]
     Json(#[from] serde_json::Error),
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::domain::{EventId, Handle, Sid, Timestamp};
 use crate::events::{self, Event, KindSearch, Recorded, ShapeEvent};
-use crate::journal::{OfflineJournal, Reading};
+use crate::journal::{ArchivedState, OfflineJournal, Reading};
 use crate::projections::forensics::{LastExits, Names, Position, commas};
 use crate::state::State;
 
@@ -27,6 +27,8 @@ const PROGRESS_EVERY: u64 = 16_384;
 pub struct Source {
     journal: Arc<OfflineJournal>,
     reported: Cell<bool>,
+    /// Says how far long work is, also where nobody sits at a terminal.
+    progress: bool,
 }
 
 /// One step of reading: an event; or what is wrong with bytes that are none, or which are not there.
@@ -34,7 +36,14 @@ pub type Found = Result<Recorded, String>;
 
 impl Source {
     pub fn open(path: &Path) -> Result<Source, Failure> {
-        Ok(Source { journal: Arc::new(OfflineJournal::open(path)?), reported: Cell::new(false) })
+        let journal = Arc::new(OfflineJournal::open(path)?);
+        Ok(Source { journal, reported: Cell::new(false), progress: false })
+    }
+
+    /// Whether to say how far long work is, also where stderr is no terminal.
+    pub fn with_progress(mut self, progress: bool) -> Source {
+        self.progress = progress;
+        self
     }
 
     pub fn journal(&self) -> &OfflineJournal {
@@ -43,7 +52,7 @@ impl Source {
 
     /// Everything from an event on, damage in its place.
     pub fn readings(&self, from: EventId) -> impl Iterator<Item = Found> + '_ {
-        let mut progress = Progress::new(from, self.journal.last());
+        let mut progress = Progress::new(from, self.journal.last(), self.progress);
         let long = self.journal.last().0.saturating_sub(from.0) >= AHEAD_FROM;
         let found: Box<dyn Iterator<Item = Found>> = if long {
             Box::new(self.read_ahead(from))
@@ -73,14 +82,20 @@ impl Source {
         receiver.into_iter().flatten()
     }
 
-    /// The events; what is damaged is reported on stderr, once, and passed over.
-    pub fn events(&self, from: EventId) -> impl Iterator<Item = Recorded> + '_ {
+    /// Reports on stderr what was noticed while opening; whether it had not been before.
+    pub fn report(&self) -> bool {
         let first_time = !self.reported.replace(true);
         if first_time {
             for finding in self.journal.findings() {
                 eprintln!("damage: {finding}");
             }
         }
+        first_time
+    }
+
+    /// The events; what is damaged is reported on stderr, once, and passed over.
+    pub fn events(&self, from: EventId) -> impl Iterator<Item = Recorded> + '_ {
+        let first_time = self.report();
         self.readings(from).filter_map(move |found| match found {
             Ok(recorded) => Some(recorded),
             Err(damage) => {
@@ -122,10 +137,24 @@ impl Source {
 
     /// The newest checkpoint from which the fold may be carried on to `position`, or nothing at all.
     pub fn start(&self, position: Position) -> State {
+        let (near, beyond): (Vec<_>, Vec<_>) =
+            self.journal.states().iter().partition(|state| {
+                position.is_ahead_of_fold(state.mark.upto, state.mark.at, state.mark.routed)
+            });
+        // What lies behind a state that is too new is too new itself: it need not be read to know.
+        let too_new = beyond.first().map(|state| state.mark.upto);
         let (checkpoints, _) = self.journal.checkpoints();
-        let states = checkpoints.iter().filter_map(|checkpoint| State::from_bytes(&checkpoint.state));
-        let mut usable = states.filter(|state| position.is_ahead_of(state));
-        usable.next().unwrap_or_default()
+        let fits = |upto: EventId| {
+            too_new.is_none_or(|too_new| upto < too_new)
+                && !matches!(position, Position::Event(id) if upto > id)
+        };
+        let states = checkpoints
+            .iter()
+            .filter(|checkpoint| fits(checkpoint.upto))
+            .filter_map(|checkpoint| State::from_bytes(&checkpoint.state));
+        let newest = states.into_iter().find(|state| position.is_ahead_of(state)).unwrap_or_default();
+        let mut archived = near.into_iter().rev().take_while(|state| state.mark.upto > newest.last);
+        archived.find_map(archived_state).unwrap_or(newest)
     }
 
     /// The oldest state that is needed to fold everything that is kept: the empty one, or where the
@@ -135,9 +164,18 @@ impl Source {
         if first <= EventId(1) {
             return State::default();
         }
+        let leads_on = |upto: EventId| upto.next() >= first;
         let (checkpoints, _) = self.journal.checkpoints();
-        let states = checkpoints.iter().rev().filter_map(|checkpoint| State::from_bytes(&checkpoint.state));
-        states.min_by_key(|state| state.last).unwrap_or_default()
+        let oldest = checkpoints
+            .iter()
+            .rev()
+            .filter(|checkpoint| leads_on(checkpoint.upto))
+            .filter_map(|checkpoint| State::from_bytes(&checkpoint.state))
+            .min_by_key(|state| state.last);
+        let before = |upto: EventId| oldest.as_ref().is_none_or(|oldest| upto < oldest.last);
+        let mut archived = self.journal.states().iter().filter(|state| leads_on(state.mark.upto));
+        let archived = archived.find(|state| before(state.mark.upto)).and_then(archived_state);
+        archived.or(oldest).unwrap_or_default()
     }
 
     /// The state at a place.
@@ -195,6 +233,11 @@ impl Source {
     }
 }
 
+/// A state of the archive; one that is damaged or of another version is as good as none (`verify` says so).
+pub fn archived_state(archived: &ArchivedState) -> Option<State> {
+    State::from_bytes(&archived.load().ok()?.state)
+}
+
 fn decode(reading: Reading) -> Found {
     match reading {
         Reading::Entry(entry) => match events::decode(&entry.bytes) {
@@ -206,7 +249,7 @@ fn decode(reading: Reading) -> Found {
 }
 
 /// What an exit looks like: only its kind matters.
-fn sample_exit() -> Event {
+pub fn sample_exit() -> Event {
     Event::Consumer(events::ConsumerEvent::Exited {
         sid: Sid(0),
         incarnation: crate::domain::Incarnation(0),
@@ -229,19 +272,22 @@ struct Progress {
     started: Instant,
     said: Instant,
     terminal: bool,
+    wanted: bool,
     shown: bool,
 }
 
 impl Progress {
-    fn new(from: EventId, last: EventId) -> Progress {
+    fn new(from: EventId, last: EventId, asked: bool) -> Progress {
         let now = Instant::now();
         let terminal = io::stderr().is_terminal();
-        Progress { from, last, events: 0, started: now, said: now, terminal, shown: false }
+        let wanted = terminal || asked;
+        Progress { from, last, events: 0, started: now, said: now, terminal, wanted, shown: false }
     }
 
     fn passed(&mut self, id: EventId) {
         self.events += 1;
-        if !self.events.is_multiple_of(PROGRESS_EVERY) || self.said.elapsed() < PROGRESS_AFTER {
+        if !self.wanted || !self.events.is_multiple_of(PROGRESS_EVERY) || self.said.elapsed() < PROGRESS_AFTER
+        {
             return;
         }
         self.said = Instant::now();

@@ -8,13 +8,14 @@ use std::time::Duration;
 use crate::domain::EventId;
 use crate::engine::Policy;
 use crate::events::Event;
+use crate::journal::ArchivedState;
 use crate::projections::forensics::{
-    Alternative, Checker, Invariant, Names, Observed, Violation, WhatIf as Other, commas, concerns,
-    parse_span, sentence, subject,
+    Alternative, Checker, Difference, Invariant, Names, Observed, Violation, WhatIf as Other, commas,
+    concerns, parse_span, sentence, subject,
 };
 use crate::state::State;
 
-use super::source::Source;
+use super::source::{Source, archived_state};
 use super::{DAMAGED, Failure, VIOLATED, Where};
 
 /// Violations and damages listed one by one.
@@ -90,6 +91,7 @@ fn check(source: &Source) -> Findings {
     for finding in source.journal().findings().iter().chain(&damaged) {
         found.damage(finding.to_string());
     }
+    let archived = source.journal().states();
     let mut checker: Option<Checker> = None;
     // Once events are missing, the fold is not what it was, until a checkpoint says so anew: what lies
     // between is not checked.
@@ -108,14 +110,21 @@ fn check(source: &Source) -> Findings {
         }
         if checker.is_none() {
             let known = states.iter().find(|state| state.last.next() == recorded.id);
-            checker = match known {
-                Some(state) => Some(Checker::from_state(state.clone())),
-                None if recorded.id <= EventId(1) => Some(Checker::new()),
-                None => None,
+            let archived = archived.iter().find(|state| state.mark.upto.next() == recorded.id);
+            checker = match (known, archived.and_then(archived_state)) {
+                (Some(state), _) => Some(Checker::from_state(state.clone())),
+                (None, Some(state)) => Some(Checker::from_state(state)),
+                (None, None) if recorded.id <= EventId(1) => Some(Checker::new()),
+                (None, None) => None,
             };
         }
         match &mut checker {
-            Some(checker) => checker.observe(&recorded),
+            Some(checker) => {
+                checker.observe(&recorded);
+                if let Some(saved) = archived.iter().find(|state| state.mark.upto == recorded.id) {
+                    found.compare(saved, checker.state());
+                }
+            }
             None => found.unchecked += 1,
         }
     }
@@ -176,12 +185,23 @@ pub struct WhatIf {
     /// Attempts to restart a writer before its shape is given up.
     #[arg(long, default_value_t = Policy::default().writer_attempts_max)]
     writer_attempts: u32,
+    /// What is done about a writer that ends while it owes something.
+    #[arg(long, value_enum, default_value = "restart")]
+    exit_policy: ExitPolicy,
     /// How long a shape may make no progress before it is suspected; after as long again it is given up.
     #[arg(long, default_value = "60s", value_parser = grace)]
     stall_grace: Duration,
     /// Shapes that may be given up for stalling at a time.
     #[arg(long, default_value_t = Policy::default().stall_invalidations_max)]
     stall_invalidations: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum ExitPolicy {
+    /// It is started again, up to --writer-attempts times, and sent what it owes.
+    Restart,
+    /// Its shape is given up at once.
+    GiveUp,
 }
 
 fn grace(text: &str) -> Result<Duration, String> {
@@ -194,29 +214,33 @@ impl WhatIf {
         let mut state = source.beginning();
         let mut names = Names::of(&state);
         let alternative = Alternative {
-            writer_attempts_max: self.writer_attempts,
+            writer_attempts_max: match self.exit_policy {
+                ExitPolicy::Restart => self.writer_attempts,
+                ExitPolicy::GiveUp => 0,
+            },
             stall_grace: self.stall_grace,
             stall_invalidations_max: self.stall_invalidations,
         };
         let mut other = Other::new(alternative, &state);
         let mut count = 0_usize;
+        let mut tell = |difference: Difference, names: &Names| {
+            count += 1;
+            if count > LISTED_MAX {
+                return Ok(());
+            }
+            let (event, at, shape) = (difference.event, difference.at, names.call(difference.sid));
+            writeln!(out, "{event:>8} {at} shape {shape} {}", difference.text)
+        };
         for recorded in source.events(state.last.next()) {
             names.learn(&recorded);
             let before = Observed::before(&state, &recorded);
             state.apply(&recorded);
             for difference in other.observe(&before, &state, &recorded) {
-                count += 1;
-                if count <= LISTED_MAX {
-                    writeln!(
-                        out,
-                        "{:>8} {} shape {} {}",
-                        difference.event,
-                        difference.at,
-                        names.call(difference.sid),
-                        difference.text
-                    )?;
-                }
+                tell(difference, &names)?;
             }
+        }
+        if let Some(difference) = other.decided_nothing(None) {
+            tell(difference, &names)?;
         }
         if count > LISTED_MAX {
             writeln!(out, "and {} more", commas((count - LISTED_MAX) as u64))?;
@@ -240,6 +264,21 @@ impl Findings {
         self.damages += 1;
         if self.damage.len() < LISTED_MAX {
             self.damage.push(damage);
+        }
+    }
+
+    /// A state in the archive is what the events before it fold to.
+    fn compare(&mut self, saved: &ArchivedState, folded: &State) {
+        let name = saved.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match saved.load() {
+            Ok(checkpoint) => {
+                // Of another version it may well be: then it is not used, either.
+                let differs = State::from_bytes(&checkpoint.state).is_some_and(|state| state != *folded);
+                if differs {
+                    self.damage(format!("{name} is not what the events up to {} fold to", saved.mark.upto));
+                }
+            }
+            Err(error) => self.damage(error.to_string()),
         }
     }
 

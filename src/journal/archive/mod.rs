@@ -1,7 +1,8 @@
 //! Sealed segments: what is not needed for recovery any more, compressed, for inspection after the fact.
 //!
 //! A segment is a plain file that never changes: written under a temporary name, fsynced, renamed. A reader
-//! takes no lock and may run on a copy, in another process, beside a running owner.
+//! takes no lock and may run on a copy, in another process, beside a running owner. Beside segments lie
+//! states (`<epoch>-<last id>.sfs`, see `state.rs`), from which a fold may begin.
 //!
 //! # `<epoch>-<first id>-<last id>.sfj`, format version 1
 //!
@@ -39,6 +40,7 @@
 mod block;
 mod reader;
 mod retention;
+mod state;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -52,6 +54,8 @@ use super::{Entry, RECORD_BYTES_MAX};
 
 pub use reader::ArchiveReader;
 pub use retention::Retention;
+pub(super) use state::list_states;
+pub use state::{ArchivedState, StateMark};
 
 use block::{Footer, Header};
 
@@ -83,6 +87,8 @@ pub struct ArchiveSegment {
     pub last: EventId,
     /// Size of the file.
     pub bytes: u64,
+    /// Size of the state that is saved at its end; 0 where there is none.
+    pub state_bytes: u64,
     /// Absent if the header is damaged or of a newer version: then age does not remove the file.
     pub newest_at: Option<Timestamp>,
 }
@@ -104,7 +110,10 @@ impl Archive {
             files::sync_dir(paths.root())?;
             for found in fs::read_dir(&dir)? {
                 let path = found?.path();
-                if path.extension().is_some_and(|extension| extension == TEMPORARY_EXTENSION) {
+                let temporary = |extension: &std::ffi::OsStr| {
+                    extension == TEMPORARY_EXTENSION || extension == state::TEMPORARY_EXTENSION
+                };
+                if path.extension().is_some_and(temporary) {
                     fs::remove_file(path)?;
                 }
             }
@@ -154,12 +163,29 @@ impl Archive {
                     first: span.first,
                     last: span.last,
                     bytes,
+                    state_bytes: 0,
                     newest_at: Some(span.newest_at),
                 });
             }
             expected = expected.next();
         }
         Err(missing())
+    }
+
+    /// Saves the state at the end of a segment, durably: where a later fold may begin.
+    ///
+    /// # Errors
+    /// The state is too large, or the disk's. Nothing but a temporary file is left.
+    pub fn save_state(&self, mark: &StateMark, state: &[u8]) -> Result<ArchivedState, JournalError> {
+        state::save(&self.dir, mark, state)
+    }
+
+    /// The saved states, oldest first.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn states(&self) -> Result<Vec<ArchivedState>, JournalError> {
+        Ok(list_states(&self.dir).map_err(JournalError::io(Stage::Retain))?.0)
     }
 
     /// All sealed segments, by first id.
@@ -170,18 +196,31 @@ impl Archive {
         list(&self.dir).map_err(JournalError::io(Stage::Retain))
     }
 
-    /// Removes one segment durably; `false` if it was gone already (a removal that is run again).
+    /// Removes one segment durably, and the states that lead to nothing any more; `false` if the segment
+    /// was gone already (a removal that is run again).
     ///
     /// # Errors
-    /// The file cannot be removed.
+    /// A file cannot be removed.
     pub fn remove(&self, segment: &ArchiveSegment) -> Result<bool, JournalError> {
-        match fs::remove_file(&segment.path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(JournalError::io(Stage::Retain)(error)),
+        let removed = remove_file(&segment.path)?;
+        // The state right before the oldest segment stands in for the beginning that is gone.
+        let oldest = self.segments()?.first().map_or(segment.last.next(), |oldest| oldest.first);
+        for state in self.states()? {
+            if state.mark.upto.next() < oldest {
+                remove_file(&state.path)?;
+            }
         }
         files::sync_dir(&self.dir).map_err(JournalError::io(Stage::Retain))?;
-        Ok(true)
+        Ok(removed)
+    }
+}
+
+/// `false` if it was gone already.
+fn remove_file(path: &Path) -> Result<bool, JournalError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(JournalError::io(Stage::Retain)(error)),
     }
 }
 
@@ -201,6 +240,11 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<ArchiveSegment>> {
     for file in found {
         segments.extend(segment(&file?.path())?);
     }
+    for state in list_states(dir)?.0 {
+        for segment in segments.iter_mut().filter(|segment| segment.last == state.mark.upto) {
+            segment.state_bytes = state.bytes;
+        }
+    }
     segments.sort_by_key(|segment| (segment.first, segment.last, segment.epoch));
     Ok(segments)
 }
@@ -210,7 +254,7 @@ pub(super) fn segment(path: &Path) -> io::Result<Option<ArchiveSegment>> {
     let Some((epoch, first, last)) = parse_file_name(path) else { return Ok(None) };
     let newest_at = ArchiveReader::open(path).ok().and_then(|reader| Some(reader.header()?.newest_at));
     let bytes = fs::metadata(path)?.len();
-    Ok(Some(ArchiveSegment { path: path.to_owned(), epoch, first, last, bytes, newest_at }))
+    Ok(Some(ArchiveSegment { path: path.to_owned(), epoch, first, last, bytes, state_bytes: 0, newest_at }))
 }
 
 fn parse_file_name(path: &Path) -> Option<(Epoch, EventId, EventId)> {

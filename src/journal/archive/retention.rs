@@ -15,7 +15,7 @@ const DEFAULT_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 pub struct Retention {
     /// Age of the newest event in a segment.
     pub age_max: Duration,
-    /// Size of all segments together.
+    /// Size of all segments and of the states at their ends together.
     pub bytes_max: u64,
 }
 
@@ -35,19 +35,23 @@ impl Retention {
         segments: &'a [ArchiveSegment],
         pinned: &[RangeInclusive<EventId>],
     ) -> Vec<&'a ArchiveSegment> {
-        let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
+        let mut bytes: u64 = segments.iter().map(size).sum();
         let mut expired = Vec::new();
         for segment in segments {
             let old = segment.newest_at.is_some_and(|newest| now.since(newest) > self.age_max);
             let pinned =
                 pinned.iter().any(|range| *range.start() <= segment.last && segment.first <= *range.end());
             if (old || bytes > self.bytes_max) && !pinned {
-                bytes -= segment.bytes;
+                bytes -= size(segment);
                 expired.push(segment);
             }
         }
         expired
     }
+}
+
+fn size(segment: &ArchiveSegment) -> u64 {
+    segment.bytes + segment.state_bytes
 }
 
 #[cfg(test)]
@@ -64,7 +68,8 @@ mod tests {
                 epoch: Epoch(1),
                 first: EventId(number * 10 + 1),
                 last: EventId(number * 10 + 10),
-                bytes: 100,
+                bytes: 80,
+                state_bytes: 20,
                 newest_at: (number != 3).then(|| hour(number)),
             })
             .collect();

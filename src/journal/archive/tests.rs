@@ -60,6 +60,47 @@ fn what_was_sealed_comes_back() {
     assert_eq!(archive.segments().unwrap(), []);
 }
 
+/// The state right before the oldest segment is where its fold begins: older ones lead to nothing.
+#[test]
+fn states_go_when_what_follows_them_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = entries(1..=30, 10);
+    let archive = Archive::open(&JournalPaths::new(dir.path())).unwrap();
+    for first in [1, 11, 21] {
+        archive.seal(&span(first, first + 9), all.iter().cloned().map(Ok)).unwrap();
+        let mark = StateMark { epoch: Epoch(3), upto: EventId(first + 9), ..StateMark::default() };
+        archive.save_state(&mark, &[7; 100]).unwrap();
+    }
+    let kept = || archive.states().unwrap().iter().map(|state| state.mark.upto.0).collect::<Vec<_>>();
+    let segments = archive.segments().unwrap();
+    assert!(segments.iter().all(|segment| segment.state_bytes > 0), "{segments:?}");
+    assert!(archive.remove(&segments[0]).unwrap());
+    assert_eq!(kept(), [10, 20, 30]);
+    assert!(archive.remove(&segments[1]).unwrap());
+    assert_eq!(kept(), [20, 30]);
+    assert!(archive.remove(&segments[2]).unwrap());
+    assert_eq!(kept(), [30]);
+}
+
+#[test]
+fn a_reader_passes_over_what_lies_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = entries(1..=4000, 300);
+    let segment = seal(dir.path(), &all, &span(1, 4000)).unwrap();
+    let mut bytes = fs::read(&segment.path).unwrap();
+    let second = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(block::BLOCK_MARKER)).nth(1).unwrap();
+    bytes[second + 1000] ^= 1;
+    fs::write(&segment.path, &bytes).unwrap();
+    let reader = ArchiveReader::open(&segment.path).unwrap().starting_at(EventId(3990));
+    let readings: Vec<Reading> = reader.collect();
+    assert!(readings.len() < 1500, "{} records of the last block", readings.len());
+    assert_eq!(
+        readings.last(),
+        Some(&Reading::Entry(all[3999].clone())),
+        "damage before it is passed over, too"
+    );
+}
+
 #[test]
 fn a_seal_of_what_is_not_there_publishes_nothing() {
     let dir = tempfile::tempdir().unwrap();

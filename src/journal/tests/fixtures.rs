@@ -5,13 +5,15 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
-use crate::domain::{Epoch, Timestamp};
+use crate::domain::{Epoch, Lsn, Timestamp};
 use crate::journal::{
     Archive, ArchiveReader, Checkpoint, JournalPaths, OfflineJournal, Reading, SealSpan, SledJournal,
+    StateMark,
 };
 
 const WRITE_VARIABLE: &str = "SHAPEFOLD_WRITE_FIXTURES";
 const SEGMENT: &str = "0000000003-00000000000000000005-00000000000000000024.sfj";
+const STATE: &str = "0000000003-00000000000000000024.sfs";
 const STORE_FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 fn fixture(name: &str) -> PathBuf {
@@ -86,6 +88,30 @@ fn version_1_of_the_store_is_read() {
     assert_eq!((report.created, report.last, report.torn), (false, EventId(24), None));
     assert_eq!(read_all(&journal), records());
     assert_eq!(journal.checkpoints().unwrap(), checkpoints);
+}
+
+#[test]
+fn version_1_of_an_archived_state_is_read() {
+    let mark = StateMark {
+        epoch: Epoch(3),
+        upto: EventId(24),
+        at: Timestamp(1_781_705_313_000_000),
+        routed: Lsn(0x16_B374_D848),
+    };
+    let state = [b"state after twenty-four ".as_slice(), &[9; 5_000]].concat();
+    if std::env::var_os(WRITE_VARIABLE).is_some() && !fixture(STATE).exists() {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = Archive::open(&JournalPaths::new(dir.path())).unwrap().save_state(&mark, &state).unwrap();
+        fs::copy(saved.path, fixture(STATE)).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(fixture(STATE), dir.path().join(STATE)).unwrap();
+    fs::copy(fixture(SEGMENT), dir.path().join(SEGMENT)).unwrap();
+    let offline = OfflineJournal::open(dir.path()).unwrap();
+    assert_eq!(offline.findings(), []);
+    let [saved] = offline.states() else { panic!("{:?}", offline.states()) };
+    assert_eq!(saved.mark, mark);
+    assert_eq!(saved.load().unwrap(), Checkpoint { upto: EventId(24), state });
 }
 
 #[test]

@@ -18,8 +18,6 @@ const ANOMALIES_MAX: usize = 100_000;
 
 /// Anomalies of one kind that are told one by one.
 const EXAMPLES_MAX: usize = 5;
-/// Anomalies looked back at to find the one that another belongs to.
-const LOOK_BACK_MAX: usize = 64;
 
 /// What kind of anomaly. The order is how telling it is as a cause where two happen at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,6 +110,12 @@ impl Incidents {
         &self.names
     }
 
+    /// What was unusual so far, in the order in which it was noticed.
+    #[must_use]
+    pub fn anomalies(&self) -> &[Anomaly] {
+        &self.anomalies
+    }
+
     pub fn observe(&mut self, recorded: &Recorded) {
         self.names.learn(recorded);
         let active = self.checker.state().owner.phase == OwnerPhase::Active;
@@ -160,7 +164,6 @@ impl Incidents {
     }
 
     fn note_violations(&mut self) {
-        let at = self.checker.state().at;
         let fresh: Vec<_> = self.checker.violations()[self.violations_seen..].to_vec();
         self.violations_seen += fresh.len();
         for violation in fresh {
@@ -168,10 +171,7 @@ impl Incidents {
                 continue;
             }
             let kind = if violation.invariant == Invariant::F2 { Kind::Orphaned } else { Kind::Violation };
-            let (event, sid) = (violation.event, violation.sid);
-            // An orphan is noticed right behind the exit that made it one.
-            let known = self.anomalies.iter().rev().take(LOOK_BACK_MAX).find(|known| known.event == event);
-            let at = known.map_or(at, |known| known.at);
+            let (event, at, sid) = (violation.event, violation.at, violation.sid);
             self.push(Anomaly { kind, event, at, because: None, sid, text: violation.to_string() });
         }
     }
@@ -222,9 +222,7 @@ impl Incidents {
                 continue;
             }
             let kind = if violation.invariant == Invariant::F2 { Kind::Orphaned } else { Kind::Violation };
-            let (event, sid, at) = (violation.event, violation.sid, state.at);
-            // What is noticed at the end began with the event that is named.
-            let at = self.anomalies.iter().find(|known| known.event == event).map_or(at, |known| known.at);
+            let (event, at, sid) = (violation.event, violation.at, violation.sid);
             self.anomalies.push(Anomaly { kind, event, at, because: None, sid, text: violation.to_string() });
         }
         self.anomalies.sort_by_key(|anomaly| (anomaly.at, anomaly.event, anomaly.kind));

@@ -5,10 +5,10 @@
 //! asks of a state whether it may last: it runs where a decision is complete, at acknowledgements
 //! and at the end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
-use crate::domain::{EventId, Lsn, Seq, Sid, SidSet};
+use crate::domain::{EventId, Lsn, Seq, Sid, SidSet, Timestamp};
 use crate::events::{
     AckCause, ConsumerEvent, DestructionTarget, Event, ExitCause, OwnershipEvent, PreviousEnd, Recorded,
     RemovalStep, ShapeEvent, StreamEvent,
@@ -67,7 +67,9 @@ pub enum Invariant {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     pub invariant: Invariant,
+    /// The event that broke it, and when that was.
     pub event: EventId,
+    pub at: Timestamp,
     /// The shape that it is about, where it is about one.
     pub sid: Option<Sid>,
     pub detail: String,
@@ -87,7 +89,10 @@ pub struct Checker {
     violations: Vec<Violation>,
     started: bool,
     /// The last exit of each shape that left something owed: what an orphan is told to begin with.
-    exits: BTreeMap<Sid, EventId>,
+    exits: BTreeMap<Sid, (EventId, Timestamp)>,
+    /// With which event each transaction in the window was handed out, ascending: an orphan whose writer
+    /// was gone before begins there.
+    routed: VecDeque<(Seq, EventId, Timestamp)>,
     /// The exit that the event before told of; what follows from it comes right behind it.
     after_exit: Option<Sid>,
     /// Orphans that have been told of.
@@ -124,7 +129,8 @@ impl Checker {
             self.violated(Invariant::J1, recorded.id, None, detail);
         }
         for (invariant, detail) in illegal(&self.state, recorded) {
-            self.violated(invariant, recorded.id, subject(&recorded.event), detail);
+            let (event, at, sid) = (recorded.id, recorded.at, subject(&recorded.event));
+            self.push(Violation { invariant, event, at, sid, detail });
         }
         self.state.apply(recorded);
         self.projections.apply(&self.state, recorded);
@@ -132,6 +138,7 @@ impl Checker {
             self.check_orphan(sid, recorded.id);
         }
         self.follow_exits(recorded);
+        self.follow_routing(recorded);
         if matches!(recorded.event, Event::Stream(StreamEvent::AckSent { .. })) {
             self.check_orphans(recorded.id);
         }
@@ -161,7 +168,7 @@ impl Checker {
     fn follow_exits(&mut self, recorded: &Recorded) {
         match &recorded.event {
             Event::Consumer(ConsumerEvent::Exited { sid, pending, .. }) if *pending > 0 => {
-                self.exits.insert(*sid, recorded.id);
+                self.exits.insert(*sid, (recorded.id, recorded.at));
                 self.after_exit = Some(*sid);
             }
             Event::Consumer(ConsumerEvent::Started { sid, .. }) | Event::Shape(ShapeEvent::Gone { sid }) => {
@@ -177,6 +184,16 @@ impl Checker {
         }
     }
 
+    fn follow_routing(&mut self, recorded: &Recorded) {
+        if let Event::Stream(StreamEvent::TxnRouted { seq, .. }) = &recorded.event {
+            self.routed.push_back((*seq, recorded.id, recorded.at));
+        }
+        let oldest = self.state.window.oldest().map(|(oldest, _)| oldest);
+        while self.routed.front().is_some_and(|(seq, ..)| oldest.is_none_or(|oldest| *seq < oldest)) {
+            self.routed.pop_front();
+        }
+    }
+
     fn check_orphans(&mut self, event: EventId) {
         let owing: Vec<Sid> = self.projections.flush_tracker.blockers().map(|(_, sid)| sid).collect();
         for sid in owing {
@@ -184,20 +201,28 @@ impl Checker {
         }
     }
 
-    /// Tells of an orphan once, and by the exit that made it one.
+    /// Tells of an orphan once, and by the exit that made it one, or by the delivery that nobody took.
     fn check_orphan(&mut self, sid: Sid, event: EventId) {
         let oldest = self.state.shape(sid).and_then(|shape| shape.pending.front().copied());
         let Some(oldest) = oldest.filter(|oldest| is_orphan(&self.state, *oldest, sid)) else { return };
         if self.orphans.insert(sid) {
-            let event = self.exits.get(&sid).copied().unwrap_or(event);
+            let delivered = self.routed.binary_search_by_key(&oldest, |(seq, ..)| *seq).ok();
+            let delivered = delivered.and_then(|at| self.routed.get(at)).map(|(_, event, at)| (*event, *at));
+            let exited = self.exits.get(&sid).copied();
+            let (event, at) = exited.or(delivered).unwrap_or((event, self.state.at));
             let detail = format!("shape {sid} owes transaction {oldest} and nobody is there to pay");
-            self.violated(Invariant::F2, event, Some(sid), detail);
+            self.push(Violation { invariant: Invariant::F2, event, at, sid: Some(sid), detail });
         }
     }
 
     fn violated(&mut self, invariant: Invariant, event: EventId, sid: Option<Sid>, detail: String) {
+        let at = self.state.at;
+        self.push(Violation { invariant, event, at, sid, detail });
+    }
+
+    fn push(&mut self, violation: Violation) {
         if self.violations.len() < VIOLATIONS_MAX {
-            self.violations.push(Violation { invariant, event, sid, detail });
+            self.violations.push(violation);
         }
     }
 }

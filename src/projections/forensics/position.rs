@@ -100,12 +100,19 @@ impl Position {
     /// to it.
     #[must_use]
     pub fn is_ahead_of(&self, state: &State) -> bool {
+        self.is_ahead_of_fold(state.last, state.at, state.stream.routed)
+    }
+
+    /// The same, of a fold of which only the last event, the newest time and the LSN up to which it has
+    /// routed are known.
+    #[must_use]
+    pub fn is_ahead_of_fold(&self, last: EventId, newest: Timestamp, routed: Lsn) -> bool {
         match self {
             Position::End => true,
             Position::TimeOfDay(_) => false,
-            Position::Event(id) => state.last <= *id,
-            Position::Time(at) => state.at <= *at,
-            Position::Lsn(lsn) => state.stream.routed <= *lsn,
+            Position::Event(id) => last <= *id,
+            Position::Time(at) => newest <= *at,
+            Position::Lsn(lsn) => routed <= *lsn,
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::domain::{EventId, Sid, Timestamp};
 use crate::events::{ConsumerEvent, Event, InvalidationCause, Recorded, ShapeEvent};
 use crate::projections::forensics::{Payer, payer};
 use crate::projections::{FlushTracker, Projection};
-use crate::state::{State, StreamPhase};
+use crate::state::{OwnerPhase, State, StreamPhase};
 
 /// The engine looks at progress this often; the journal does not say when it did.
 const TICK: Duration = Duration::from_secs(1);
@@ -45,6 +45,8 @@ pub struct WhatIf {
     given_up: BTreeSet<Sid>,
     /// Given up for exits under the other settings, of which the journal knows nothing more.
     ended: BTreeSet<Sid>,
+    /// An exit that owed something, until the next event shows what was decided upon it.
+    exited: Option<(EventId, Timestamp, Sid)>,
     /// Decisions that were the same.
     pub same: u64,
 }
@@ -59,6 +61,7 @@ impl WhatIf {
             suspected: BTreeMap::new(),
             given_up: BTreeSet::new(),
             ended: BTreeSet::new(),
+            exited: None,
             same: 0,
         }
     }
@@ -66,6 +69,7 @@ impl WhatIf {
     /// Follows one event; `before` is the state before it and `after` the state after it.
     pub fn observe(&mut self, before: &Observed, after: &State, recorded: &Recorded) -> Vec<Difference> {
         let mut differences = Vec::new();
+        differences.extend(self.decided_nothing(Some(recorded)));
         self.tick(after, recorded, &mut differences);
         match &recorded.event {
             Event::Consumer(ConsumerEvent::RestartScheduled { sid, attempt, .. }) => {
@@ -93,6 +97,11 @@ impl WhatIf {
             Event::Shape(ShapeEvent::Invalidated { sid, cause }) => {
                 self.invalidated(before, recorded, *sid, *cause, &mut differences);
             }
+            Event::Consumer(ConsumerEvent::Exited { sid, pending, .. })
+                if *pending > 0 && after.owner.phase == OwnerPhase::Active =>
+            {
+                self.exited = Some((recorded.id, recorded.at, *sid));
+            }
             Event::Consumer(_)
             | Event::Shape(_)
             | Event::Ownership(_)
@@ -102,6 +111,36 @@ impl WhatIf {
         }
         self.tracker.apply(after, recorded);
         differences
+    }
+
+    /// An exit is decided upon at once: if what comes next is something else, nothing was decided.
+    /// `None` where the history ends.
+    pub fn decided_nothing(&mut self, next: Option<&Recorded>) -> Option<Difference> {
+        let (event, at, sid) = self.exited.take()?;
+        let decided = match next.map(|next| &next.event) {
+            Some(Event::Consumer(
+                ConsumerEvent::RestartScheduled { sid: own, .. } | ConsumerEvent::Started { sid: own, .. },
+            ))
+            | Some(Event::Shape(ShapeEvent::Invalidated { sid: own, .. })) => *own == sid,
+            Some(
+                Event::Consumer(_)
+                | Event::Shape(_)
+                | Event::Ownership(_)
+                | Event::Stream(_)
+                | Event::Flush(_)
+                | Event::Journal(_),
+            )
+            | None => false,
+        };
+        if decided {
+            return None;
+        }
+        let text = if self.other.writer_attempts_max == 0 {
+            "would have been given up (WriterFailed): nothing was decided upon the end of its writer"
+        } else {
+            "would have had its writer started again (attempt 1): nothing was decided upon the end of it"
+        };
+        Some(Difference { event, at, sid, text: text.to_owned() })
     }
 
     fn invalidated(

@@ -36,7 +36,7 @@ const POLL: Duration = Duration::from_millis(25);
 const ITEMS: Table = Table { name: "items", primary_key: &["id"] };
 
 /// Asks again and again until there is an answer; fails with what was waited for.
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + WAIT_DURATION_MAX;
     loop {
         if let Some(found) = look().await {

@@ -8,7 +8,7 @@ use shapefold::shape_log::SimFault;
 
 use super::tasks::Panics;
 use super::world::{Mode, Mutation, POOLS, World};
-use crate::choices::Choices;
+use shapefold::testing::model::Choices;
 
 const ACTIONS: usize = 1_200;
 /// More rounds than any run has been seen to need, by far.

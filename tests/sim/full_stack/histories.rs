@@ -9,8 +9,8 @@ use shapefold::events::encode;
 use super::acting::run;
 use super::disk::PANIC;
 use super::world::{Mode, Mutation, World};
-use crate::choices::Choices;
 use crate::summary::{setting, summarise};
+use shapefold::testing::model::Choices;
 
 const SEEDS: u64 = 400;
 const FEWER_SEEDS: u64 = 60;

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::acting::run;
 use super::histories::quiet_panics;
 use super::world::{Mode, Mutation};
-use crate::choices::Choices;
+use shapefold::testing::model::Choices;
 
 const SEEDS_MAX: u64 = 200;
 

@@ -9,7 +9,7 @@ use shapefold::domain::{
 };
 use shapefold::filter::Predicate;
 
-use crate::choices::Choices;
+use shapefold::testing::model::Choices;
 
 pub const TABLES: [Oid; 2] = [Oid(100), Oid(101)];
 const KEYS: usize = 6;

@@ -30,7 +30,7 @@ use super::clients::{Client, Served};
 use super::disk::ProcessDisk;
 use super::postgres::{KINDS, Postgres, Snapshot};
 use super::tasks::SnapshotTask;
-use crate::choices::Choices;
+use shapefold::testing::model::Choices;
 
 pub const DATA: &str = "/data";
 pub const POOLS: usize = 2;

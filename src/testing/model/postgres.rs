@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shapefold::domain::{DefinitionHash, Lsn, Oid, PgSnapshot, Timestamp, Xid};
+use crate::domain::{DefinitionHash, Lsn, Oid, PgSnapshot, Timestamp, Xid};
 
-use crate::choices::Choices;
+use crate::testing::model::choices::Choices;
 
 pub const TABLES: u64 = 3;
 pub const DEFINITIONS: u64 = 12;

@@ -3,20 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use shapefold::domain::{
+use crate::domain::{
     DefinitionHash, Epoch, EventId, Generation, Handle, Incarnation, Lsn, Oid, Seq, Sid, Timestamp,
 };
-use shapefold::engine::{Boot, Effect, Engine, Input, Policy, Step};
-use shapefold::events::{
+use crate::engine::{Boot, Effect, Engine, Input, Policy, Step};
+use crate::events::{
     ConsumerEvent, Event, IntentId, OwnershipEvent, PreviousEnd, ProcessInfo, ShapeEvent, StreamEvent,
 };
-use shapefold::projections::forensics::Checker;
-use shapefold::state::State;
+use crate::projections::forensics::Checker;
+use crate::state::State;
 
-use crate::choices::Choices;
-use crate::disk::Disk;
-use crate::postgres::{Committed, Postgres};
-use crate::tasks::{SnapshotTask, Writer};
+use crate::testing::model::choices::Choices;
+use crate::testing::model::disk::Disk;
+use crate::testing::model::postgres::{Committed, Postgres};
+use crate::testing::model::tasks::{SnapshotTask, Writer};
 
 /// A world that breaks one of the rules that the engine relies on. The checkers must notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

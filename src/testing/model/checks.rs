@@ -1,14 +1,14 @@
 //! What must hold after every step, after every crash, and at the end.
 
-use shapefold::domain::{Lsn, Sid};
-use shapefold::engine::Engine;
-use shapefold::events::{Event, InvalidationCause, Recorded, ShapeEvent, decode, encode};
-use shapefold::projections::forensics::Checker;
-use shapefold::state::{Life, OwnerPhase, State};
+use crate::domain::{Lsn, Sid};
+use crate::engine::Engine;
+use crate::events::{Event, InvalidationCause, Recorded, ShapeEvent, decode, encode};
+use crate::projections::forensics::Checker;
+use crate::state::{Life, OwnerPhase, State};
 
-use crate::disk::ShapeFiles;
-use crate::postgres::definition;
-use crate::world::World;
+use crate::testing::model::disk::ShapeFiles;
+use crate::testing::model::postgres::definition;
+use crate::testing::model::world::World;
 
 impl World {
     /// After every step: the views, a replay and a checkpoint all say what the state says, and no

@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 
-use shapefold::domain::{Generation, Incarnation, Lsn, Oid, Seq, Sid, SidSet, Timestamp};
-use shapefold::engine::{Commit, FlushReport, Input, PostgresReady};
-use shapefold::events::{
+use crate::domain::{Generation, Incarnation, Lsn, Oid, Seq, Sid, SidSet, Timestamp};
+use crate::engine::{Commit, FlushReport, Input, PostgresReady};
+use crate::events::{
     DestructionResult, Event, ExitCause, FaultClass, FileKind, SnapshotFailure, Stage, StopCause, StreamEvent,
 };
 
-use crate::postgres::{Committed, Slot, Snapshot, TABLES, definition};
-use crate::world::{Connection, Message, Mutation, World};
+use crate::testing::model::postgres::{Committed, Slot, Snapshot, TABLES, definition};
+use crate::testing::model::world::{Connection, Message, Mutation, World};
 
 /// One incarnation.
 pub struct Writer {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use shapefold::domain::Timestamp;
-use shapefold::engine::Input;
+use crate::domain::Timestamp;
+use crate::engine::Input;
 
-use crate::world::World;
+use crate::testing::model::world::World;
 
 /// More rounds than any run has been seen to need, by far.
 const QUIET_ROUNDS_MAX: usize = 400;

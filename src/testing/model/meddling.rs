@@ -1,11 +1,11 @@
 //! What others do to the server behind the back of the service.
 
-use shapefold::domain::{Oid, Timestamp};
-use shapefold::engine::Input;
-use shapefold::events::SnapshotFailure;
+use crate::domain::{Oid, Timestamp};
+use crate::engine::Input;
+use crate::events::SnapshotFailure;
 
-use crate::postgres::{TABLES, definition};
-use crate::world::{Connection, World};
+use crate::testing::model::postgres::{TABLES, definition};
+use crate::testing::model::world::{Connection, World};
 
 impl World {
     /// Somebody drops the slot or the publication, moves the slot on, or lets its data be discarded.

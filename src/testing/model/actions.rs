@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use shapefold::domain::{DefinitionHash, Incarnation, Sid};
-use shapefold::engine::Input;
-use shapefold::events::{
+use crate::domain::{DefinitionHash, Incarnation, Sid};
+use crate::engine::Input;
+use crate::events::{
     DrainCause, ExitCause, FaultClass, FileKind, InvalidationCause, LossEvidence, SnapshotFailure, Stage,
     StopCause,
 };
 
-use crate::postgres::{DEFINITIONS, definition};
-use crate::world::{Connection, Mutation, World};
+use crate::testing::model::postgres::{DEFINITIONS, definition};
+use crate::testing::model::world::{Connection, Mutation, World};
 
 #[derive(Clone, Copy, Debug)]
 enum Action {

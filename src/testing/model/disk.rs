@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use shapefold::domain::{DefinitionHash, EventId, Handle, Lsn, Sid};
-use shapefold::events::Recorded;
-use shapefold::state::State;
+use crate::domain::{DefinitionHash, EventId, Handle, Lsn, Sid};
+use crate::events::Recorded;
+use crate::state::State;
 
-use crate::postgres::Snapshot;
+use crate::testing::model::postgres::Snapshot;
 
 #[derive(Default)]
 pub struct Disk {

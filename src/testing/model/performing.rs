@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 
-use shapefold::engine::{Effect, Input};
-use shapefold::events::{DestructionTarget, StopCause};
+use crate::engine::{Effect, Input};
+use crate::events::{DestructionTarget, StopCause};
 
-use crate::disk::ShapeFiles;
-use crate::postgres::definition;
-use crate::tasks::{SnapshotPhase, SnapshotTask, Writer};
-use crate::world::{Connection, Mutation, World};
+use crate::testing::model::disk::ShapeFiles;
+use crate::testing::model::postgres::definition;
+use crate::testing::model::tasks::{SnapshotPhase, SnapshotTask, Writer};
+use crate::testing::model::world::{Connection, Mutation, World};
 
 impl World {
     /// Performs the next effect, if its barrier allows it.
