@@ -109,7 +109,7 @@ pub struct Slot {
 
 impl Postgres {
     /// Transaction ids begin a little before they wrap around 32 bits.
-    pub fn new() -> Postgres {
+    pub(super) fn new() -> Postgres {
         let next_xid = (2 << 32) - 20;
         Postgres {
             system_id: 1,

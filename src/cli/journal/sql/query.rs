@@ -57,7 +57,7 @@ pub fn run(
     let hook = |context: AuthContext<'_>| judge(&context);
     connection.authorizer(Some(hook)).map_err(SqlError::Query)?;
     let mut statement = connection.prepare(query).map_err(SqlError::Query)?;
-    let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let mut rows = statement.query([]).map_err(SqlError::Query)?;
     while let Some(row) = rows.next().map_err(SqlError::Query)? {
         let values: Result<Vec<Value>, rusqlite::Error> = (0..columns.len()).map(|at| row.get(at)).collect();
