@@ -11,13 +11,14 @@ use crate::ownership::{Attempt, FsLock, Identity, LockedDirectory, OwnershipErro
 use crate::runtime::clock;
 use crate::runtime::core::Core;
 use crate::runtime::handle::{Service, Status};
+use crate::runtime::standby::Standby;
 use crate::state::State;
 
 /// Version of the layout of a data directory as a whole.
 pub const FORMAT_VERSION: u32 = 1;
 
 /// How often a waiting instance looks whether the directory is free.
-const LOCK_POLL: Duration = Duration::from_millis(200);
+const LOCK_POLL: Duration = Duration::from_millis(100);
 /// Between two tries of a directory that cannot be locked, such as one that is mounted read-only.
 const REFUSED_POLL_MIN: Duration = Duration::from_secs(1);
 const REFUSED_POLL_MAX: Duration = Duration::from_secs(10);
@@ -68,6 +69,7 @@ pub async fn lock(data_dir: &Path, service: &Service) -> (LockedDirectory, Durat
                 let reason = "Timeout waiting for Postgres lock acquisition".to_owned();
                 if told.as_ref() != Some(&reason) {
                     tracing::info!(?holder, "waiting: another instance owns the data directory");
+                    stand_by(data_dir, service);
                     service.set_status(Status::Waiting { reason: reason.clone() });
                     told = Some(reason);
                 }
@@ -85,6 +87,17 @@ pub async fn lock(data_dir: &Path, service: &Service) -> (LockedDirectory, Durat
                 refused_poll = (refused_poll * 2).min(REFUSED_POLL_MAX);
             }
         }
+    }
+}
+
+/// Serves what the owner of the directory has, as far as it can be read.
+fn stand_by(data_dir: &Path, service: &Service) {
+    if service.is_standing_by() {
+        return;
+    }
+    match Standby::start(data_dir.to_owned()) {
+        Ok(standby) => service.stand_by(standby),
+        Err(error) => tracing::warn!(%error, "shapes are not served while waiting"),
     }
 }
 

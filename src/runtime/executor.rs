@@ -124,7 +124,11 @@ impl Executor {
     /// restored.
     pub fn perform(&mut self, effect: Effect) -> Outcome {
         match effect {
-            Effect::ConnectPostgres => self.command_stream(stream::Command::Connect),
+            Effect::ConnectPostgres => {
+                // Asked for once the shapes are restored.
+                self.service.end_standby();
+                self.command_stream(stream::Command::Connect)
+            }
             Effect::StartStream { generation } => self.command_stream(stream::Command::Start { generation }),
             Effect::StopStream => self.command_stream(stream::Command::Stop),
             Effect::SendStatus { generation, lsn } => {

@@ -15,6 +15,7 @@ mod publishing;
 pub mod router;
 pub mod settings;
 mod snapshots;
+pub mod standby;
 mod start;
 mod story;
 mod stream;

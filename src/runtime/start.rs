@@ -119,8 +119,12 @@ impl Parts {
             locked = boot::lock(&data_dir, &self.service) => locked,
             () = drained(&mut self.message_queue) => return Ok(()),
         };
-        self.service.set_status(Status::Starting {
-            reason: "Timeout waiting for shape metadata to be loaded".to_owned(),
+        let reason = "Timeout waiting for shape metadata to be loaded".to_owned();
+        // An instance that has waited goes on serving what it served.
+        self.service.set_status(if self.service.is_standing_by() {
+            Status::Waiting { reason }
+        } else {
+            Status::Starting { reason }
         });
         let (policy, config_hash) = (self.settings.policy.clone(), self.settings.hash());
         let opened =
