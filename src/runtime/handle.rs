@@ -306,8 +306,11 @@ impl Service {
     /// Otherwise this process knows by itself.
     pub async fn look_for(&self, handle: ShapeHandle) -> Standing {
         let Some(standby) = self.standby() else { return Standing::Known };
-        if self.shape(handle).is_some() {
-            return Standing::Known;
+        match self.shape(handle) {
+            // Its successor is looked for, as if nobody had known of it.
+            Some(shape) if shape.is_over() => self.forget_followed(&shape),
+            Some(_) => return Standing::Known,
+            None => {}
         }
         let (standing, shape) = standby.open_handle(handle).await;
         shape.into_iter().for_each(|shape| self.add_followed(&standby, &shape));
@@ -330,6 +333,14 @@ impl Service {
 
     fn standby(&self) -> Option<Arc<Standby>> {
         self.shared.shapes.read().unwrap_or_else(PoisonError::into_inner).standby.clone()
+    }
+
+    /// Unless a shape of this process has taken its place.
+    fn forget_followed(&self, shape: &Arc<LiveShape>) {
+        let mut shapes = self.shared.shapes.write().unwrap_or_else(PoisonError::into_inner);
+        if shapes.by_handle.get(&shape.handle).is_some_and(|current| Arc::ptr_eq(current, shape)) {
+            shapes.remove(shape.handle);
+        }
     }
 
     /// Unless the directory has become ours meanwhile, or somebody else was faster.

@@ -315,7 +315,11 @@ impl Reading<'_> {
             tracing::debug!(handle = %self.shape.handle, %error, "the log of another instance cannot be read now");
             return Err(not_now(self.app));
         }
-        if self.shape.is_over() { Err(over(self.app, &self.shape)) } else { Ok(()) }
+        if !self.shape.is_over() {
+            return Ok(());
+        }
+        self.app.service.look_for_definition(&self.shape.definition).await;
+        Err(over(self.app, &self.shape))
     }
 
     /// Rows. `last` ends a body that reaches the end of the log.

@@ -126,9 +126,10 @@ impl Follower {
     /// From the last commit that was seen, where this is still the same file; otherwise from the start.
     fn read_on(&self, found: LogIdentity) -> Result<Scan, StorageFault> {
         let log = self.files.slot(FileKind::Log);
-        let before = self.seen.as_ref().filter(|(seen, scan)| {
-            (seen.dev, seen.ino) == (found.dev, found.ino) && found.len >= scan.end
-        });
+        let before = self
+            .seen
+            .as_ref()
+            .filter(|(seen, scan)| (seen.dev, seen.ino) == (found.dev, found.ino) && found.len >= scan.end);
         match before {
             Some((_, scan)) => scan.carry_on(&log),
             None => scan(&log, &self.files.slot(FileKind::Index), Verify::Tail),

@@ -5,6 +5,7 @@
 //! [`shape_client`]), and compares what a client holds with SQL ([`compare`]). The commands on top
 //! are [`demo`], [`demo_check`], [`soak`], [`chaos`] and [`mod@bench`].
 
+pub mod audit;
 pub mod bench;
 pub mod chaos;
 pub mod compare;

@@ -25,8 +25,8 @@ use crate::domain::{DefinitionHash, Handle};
 use crate::runtime::handle::{LiveShape, Phase};
 use crate::shape_log::{Followed, Follower, ShapeLogError};
 
-pub use catalog::CatalogError;
 use catalog::Catalog;
+pub use catalog::CatalogError;
 
 /// Between two readings of the journal, at least; and at least [`FOLD_SHARE`] times as long as the last
 /// one took.

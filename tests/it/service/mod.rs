@@ -10,6 +10,7 @@ mod http_log;
 mod restart;
 mod snapshot_failures;
 mod snapshot_stitching;
+mod standby;
 mod supervision;
 
 use std::path::Path;
