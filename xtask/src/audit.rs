@@ -8,8 +8,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::Outcome;
-use crate::service::ServiceSettings;
+use crate::service::{Service, ServiceSettings};
 
 /// Calls that name a file and change it or its directory.
 const BY_PATH: [&str; 27] = [
@@ -118,11 +120,39 @@ impl Audit {
     /// # Errors
     /// There is no trace, as where the process may not be traced.
     pub fn seen(&self) -> Outcome<Seen> {
+        self.read(false)
+    }
+
+    /// The same up to the moment when it tried the lock in earnest, having found it free: that is the only
+    /// time when it opens the lock file for writing.
+    ///
+    /// # Errors
+    /// As [`Audit::seen`].
+    pub fn seen_while_waiting(&self) -> Outcome<Seen> {
+        self.read(true)
+    }
+
+    /// Has `strace` let go of the process, which then runs at full speed.
+    pub fn detach(&self, service: &Service) {
+        let status = service.pid().and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
+        let tracer = status.as_deref().and_then(|status| {
+            status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()
+        });
+        if let Some(tracer) = tracer.and_then(Pid::from_raw) {
+            // It may have gone by itself.
+            let _gone = kill_process(tracer, Signal::TERM);
+        }
+    }
+
+    fn read(&self, only_waiting: bool) -> Outcome<Seen> {
         let text = fs::read(&self.trace)
             .map_err(|error| format!("no trace: {error}; may processes be traced here?"))?;
         let directory = self.directory.to_string_lossy();
         let mut seen = Seen::default();
         for line in String::from_utf8_lossy(&text).lines() {
+            if only_waiting && line.contains("\"LOCK\", O_RDWR") {
+                break;
+            }
             match judge(line, &directory) {
                 Verdict::Elsewhere => {}
                 Verdict::Harmless => seen.harmless += 1,

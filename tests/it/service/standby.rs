@@ -1,15 +1,17 @@
 //! A second instance on the directory of the first: what it serves while it waits, that it changes
 //! nothing there, and that nobody notices when it takes over. Contract 6.7.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use shapefold_xtask::rolling::{self, Setup};
 
 use super::http_log::{header, is_up_to_date, messages};
 use super::{ITEMS, POLL, catch_up, handle, health_message, journal_is_sound, until};
 use crate::support::{
-    Audit, HttpClient, Process, Response, Service, ShapeClient, ShapeRequest, TestDatabase,
-    WAIT_DURATION_MAX, database, difference, rows_in_postgres,
+    Audit, BINARY, HttpClient, Process, Response, Service, ShapeClient, ShapeRequest, TestDatabase,
+    WAIT_DURATION_MAX, count, database, difference, rows_in_postgres,
 };
 
 const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, k int NOT NULL, v text);
@@ -234,6 +236,35 @@ async fn a_waiting_instance_makes_no_mutating_call() {
     let seen = audit.seen().unwrap_or_else(|error| panic!("{error}"));
     assert!(seen.mutating.len() > 5, "an owner writes: {:?}", seen.mutating);
     assert!(second.terminate().await, "{}", second.output());
+}
+
+/// A small `./dev chaos rolling`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rolling_deploys_under_traffic_go_unnoticed() {
+    let database = database("standby_rolling").await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let setup = Setup {
+        database_url: database.url.clone(),
+        stream_id: database.name.clone(),
+        builds: [PathBuf::from(BINARY), PathBuf::from(BINARY)],
+        folder: folder.path().to_owned(),
+        rounds: 2,
+        seed: 7,
+    };
+    let report = rolling::deploy(&setup).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(report.rounds.len(), 2);
+    assert_eq!(report.mutating, Vec::<String>::new(), "calls of instances that wait");
+    assert!(report.harmless > 0, "the calls are seen");
+    assert_eq!(report.forbidden, Vec::<String>::new(), "5xx other than the documented 503");
+    assert_eq!(report.refetches, 0);
+    assert_eq!(report.unequal, Vec::<String>::new());
+    for follower in &report.followers {
+        assert_eq!(follower.refusals, Vec::<String>::new(), "{:?}", follower.client.request());
+        assert_eq!(follower.client.anomaly_count(), 0, "{:?}", follower.client.anomalies());
+    }
+    assert!(report.verified.is_ok(), "{:?}", report.verified);
+    assert!(report.graceful, "an instance that is drained exits 0");
+    count("rolling deploys", report.rounds.len() as u64, "deploys");
 }
 
 /// The owner's files may vanish, be damaged, or not be complete: never rows that are wrong, never a 500.
