@@ -18,7 +18,7 @@ use crate::state::State;
 pub const FORMAT_VERSION: u32 = 1;
 
 /// How often a waiting instance looks whether the directory is free.
-const LOCK_POLL: Duration = Duration::from_millis(100);
+pub(super) const LOCK_POLL: Duration = Duration::from_millis(100);
 /// Between two tries of a directory that cannot be locked, such as one that is mounted read-only.
 const REFUSED_POLL_MIN: Duration = Duration::from_secs(1);
 const REFUSED_POLL_MAX: Duration = Duration::from_secs(10);

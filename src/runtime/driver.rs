@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::domain::{EventId, Generation, Handle, Incarnation, Lsn, Sid, WireRelation};
 use crate::engine::{Commit, Input, Refusal};
-use crate::events::{self, DrainCause, Event, ShapeEvent, StopCause, StreamEvent};
+use crate::events::{self, DrainCause, Event, FaultClass, ShapeEvent, StopCause, StreamEvent};
 use crate::journal::{
     ArchiveSegment, Durability, Entry, JournalError, JournalHandle, JournalThread, Notice, Reserve,
 };
@@ -97,6 +97,8 @@ struct Loop {
     audit: Option<Audit>,
     drain_until: Option<Instant>,
     checked: Checked,
+    /// Evidence that the directory is not ours any more: nothing further is decided.
+    lost: Option<NotHeld>,
 }
 
 #[derive(Debug)]
@@ -133,6 +135,7 @@ impl Driver {
             audit: None,
             drain_until: None,
             checked: Checked { lock: now, reserve: now, audit: now, projections: now },
+            lost: None,
         };
         Driver { core, executor, journal, journal_thread, lock, queues, keeper, archiver, reserve, state }
     }
@@ -140,8 +143,21 @@ impl Driver {
     /// Runs until the end of the process's ownership; then gives the lock back.
     ///
     /// # Errors
-    /// [`Fatal`]: the process must stop and change nothing more.
+    /// [`Fatal`]: the process must stop and change nothing more. A directory that is lost while the
+    /// process is ending anyway is none: what is pending stays with Postgres.
     pub async fn run(mut self, boot: Input) -> Result<(), Fatal> {
+        let ended = self.serve(boot).await;
+        match ended {
+            Ok(()) => self.close(),
+            Err(Fatal::OwnershipLost(lost)) if self.state.drain_until.is_some() => {
+                tracing::error!(%lost, "the directory is gone; the drain ends here");
+                Ok(())
+            }
+            Err(fatal) => Err(fatal),
+        }
+    }
+
+    async fn serve(&mut self, boot: Input) -> Result<(), Fatal> {
         self.input(boot);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -165,7 +181,7 @@ impl Driver {
                 }
             }
         }
-        self.close()
+        Ok(())
     }
 
     /// Whether there is room for more of the stream. Where there is not, Postgres keeps it.
@@ -177,6 +193,7 @@ impl Driver {
     /// Persists what was decided, then performs what may be performed. Whether that was the end.
     fn settle(&mut self) -> Result<bool, Fatal> {
         loop {
+            self.require_directory()?;
             self.persist()?;
             while let Some(effect) = self.core.next_effect() {
                 match self.executor.perform(effect) {
@@ -214,7 +231,17 @@ impl Driver {
     }
 
     /// Takes an input. A refusal is no error: it says that the world has moved on meanwhile.
+    ///
+    /// A file that is not there is first of all a reason to ask whose directory this is: where it has been
+    /// taken away, no shape is to blame (O6).
     fn input(&mut self, input: Input) {
+        let vanished = matches!(&input, Input::StorageFault { class: FaultClass::Vanished, .. });
+        if vanished {
+            self.look_at_lock();
+        }
+        if self.state.lost.is_some() {
+            return;
+        }
         match self.core.input(clock::now(), input) {
             Ok(persist) => self.follow(persist),
             Err(refusal) => tracing::debug!(%refusal, "an input was refused"),

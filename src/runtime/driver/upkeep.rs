@@ -50,19 +50,33 @@ impl Driver {
         }
     }
 
+    /// Is the directory still ours? What the operating system cannot say is no evidence of a loss.
+    pub(super) fn look_at_lock(&mut self) {
+        if let Err(lost) = self.lock.still_held()
+            && !matches!(lost, NotHeld::Unverified(_))
+        {
+            self.state.lost = Some(lost);
+        }
+    }
+
+    /// # Errors
+    /// [`Fatal::OwnershipLost`]: it is not. Told to the journal, as far as that can still be written.
+    pub(super) fn require_directory(&mut self) -> Result<(), Fatal> {
+        let Some(lost) = self.state.lost.take() else { return Ok(()) };
+        tracing::error!(%lost, "the data directory is no longer owned by this process");
+        self.input(Input::OwnershipLost { evidence: faults::evidence(&lost) });
+        // Best effort: nothing waits for a journal in a directory that is no longer ours.
+        let _closed = self.persist();
+        Err(Fatal::OwnershipLost(lost))
+    }
+
     /// What is due now and then. Whether a drain has taken too long.
     pub(super) fn tick(&mut self) -> Result<bool, Fatal> {
         let now = Instant::now();
         if now.duration_since(self.state.checked.lock) >= LOCK_CHECK_INTERVAL {
             self.state.checked.lock = now;
-            // What the operating system could not say is no evidence of a loss.
-            if let Err(lost) = self.lock.still_held()
-                && !matches!(lost, NotHeld::Unverified(_))
-            {
-                tracing::error!(%lost, "the data directory is no longer owned by this process");
-                self.input(Input::OwnershipLost { evidence: faults::evidence(&lost) });
-                return Err(Fatal::OwnershipLost(lost));
-            }
+            self.look_at_lock();
+            self.require_directory()?;
         }
         if now.duration_since(self.state.checked.reserve) >= RESERVE_CHECK_INTERVAL {
             self.state.checked.reserve = now;

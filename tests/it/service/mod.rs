@@ -7,6 +7,7 @@ mod http;
 mod http_limits;
 mod http_live;
 mod http_log;
+mod ownership;
 mod restart;
 mod snapshot_failures;
 mod snapshot_stitching;
