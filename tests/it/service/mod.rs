@@ -13,6 +13,7 @@ mod snapshot_failures;
 mod snapshot_stitching;
 mod standby;
 mod supervision;
+mod versions;
 
 use std::path::Path;
 use std::process::Command;
