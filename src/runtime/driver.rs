@@ -22,6 +22,7 @@ use crate::runtime::core::{Core, Persist};
 use crate::runtime::executor::{Executor, Outcome};
 use crate::runtime::handle::{Request, Status};
 use crate::runtime::keeper::Keeper;
+use crate::runtime::quarantine::Found;
 use crate::runtime::settings::{HELD_BYTES_MAX, QUEUED_DELIVERIES_MAX};
 use crate::runtime::story;
 use crate::runtime::stream::Batch;
@@ -38,6 +39,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 pub enum Message {
     Input(Input),
     Drain(DrainCause),
+    /// The directories of the shapes, as they were found.
+    Surveyed(Found),
 }
 
 /// Why the process must stop. What was not acknowledged comes again from Postgres.
@@ -114,6 +117,7 @@ struct Checked {
     reserve: Instant,
     audit: Instant,
     projections: Instant,
+    strangers: Instant,
 }
 
 impl Driver {
@@ -134,7 +138,7 @@ impl Driver {
             retired: Vec::new(),
             audit: None,
             drain_until: None,
-            checked: Checked { lock: now, reserve: now, audit: now, projections: now },
+            checked: Checked { lock: now, reserve: now, audit: now, projections: now, strangers: now },
             lost: None,
         };
         Driver { core, executor, journal, journal_thread, lock, queues, keeper, archiver, reserve, state }
@@ -340,6 +344,7 @@ impl Driver {
                     self.catch_up(sid);
                 }
             }
+            Message::Surveyed(found) => self.surveyed(found),
             Message::Drain(cause) => {
                 self.executor.service.set_status(Status::Draining);
                 self.state.drain_until = Some(Instant::now() + DRAIN_MAX);

@@ -13,6 +13,7 @@ mod inspector;
 mod keeper;
 mod layout;
 mod publishing;
+mod quarantine;
 pub mod router;
 pub mod settings;
 mod snapshots;

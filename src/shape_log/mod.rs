@@ -41,7 +41,9 @@ mod tests;
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use encoder::{Encoded, Encoder, Op, TransactionHeaders, snapshot_columns};
 pub use error::{EncodeError, FaultClass, FileKind, ShapeLogError, Stage, StorageFault};
-pub use files::{ShapeFiles, list_shapes, list_trash, purge};
+pub use files::{
+    Quarantined, ShapeFiles, list_quarantined, list_shapes, list_trash, purge, purge_quarantined,
+};
 pub use flush::{SYNC_EACH_MAX, flush_all};
 pub use follow::{Followed, Follower};
 pub use json::messages;

@@ -8,6 +8,7 @@ mod http_limits;
 mod http_live;
 mod http_log;
 mod ownership;
+mod quarantine;
 mod restart;
 mod snapshot_failures;
 mod snapshot_stitching;

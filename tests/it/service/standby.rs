@@ -288,8 +288,7 @@ async fn a_waiting_instance_meets_files_that_are_not_whole() {
         .expect("the shape's directory");
     let (hash, micros) = known.split_once('-').expect("a handle");
     let stranger = format!("{hash}-{}", micros.parse::<u64>().expect("a number") + 1);
-    let copy = directory.with_file_name(&stranger);
-    copy_directory(&directory, &shard_of(&shapes, &stranger, &copy));
+    copy_directory(&directory, &place_of(&shapes, &stranger));
     let answer = get(&pair.second, &path.replace(&known, &stranger)).await;
     assert_ne!(answer.status, 200, "{}", answer.text());
     assert!(answer.status < 500 || answer.status == 503, "{}", answer.status);
@@ -323,15 +322,12 @@ async fn a_waiting_instance_meets_files_that_are_not_whole() {
     assert_eq!(get(&fresh, &path).await.status, 200, "what was put right is served again");
 }
 
-/// Where the directory of a handle belongs: any shard will do for a handle that must not be found.
-fn shard_of(shapes: &std::path::Path, handle: &str, fallback: &std::path::Path) -> std::path::PathBuf {
-    // The rule is the format's, docs/shape-log-format.md.
+/// Where the directory of a handle belongs: the rule is the format's, docs/shape-log-format.md.
+pub(super) fn place_of(shapes: &std::path::Path, handle: &str) -> PathBuf {
     let (hash, micros) = handle.split_once('-').expect("a handle");
     let number = |text: &str| text.parse::<u64>().expect("a number");
     let mixed = (number(hash) ^ number(micros)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let shard = shapes.join(format!("{:02x}", mixed >> 56));
-    let place = shard.join(handle);
-    if place.parent() == fallback.parent() { fallback.to_owned() } else { place }
+    shapes.join(format!("{:02x}", mixed >> 56)).join(handle)
 }
 
 fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
@@ -339,5 +335,71 @@ fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
     for entry in std::fs::read_dir(from).expect("a directory") {
         let entry = entry.expect("an entry");
         std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+    }
+}
+
+/// X17: a stream of events that was opened on the waiting instance goes on when that takes over.
+#[tokio::test]
+async fn an_event_stream_goes_on_over_a_takeover() {
+    let mut pair = pair("standby_events", &[]).await;
+    // One that finds rows at once is closed when it has caught up; two changes over one stream show that
+    // it was there before the first.
+    let mut stream = loop {
+        pair.client.sync().await.expect("the owner serves");
+        let mut stream = EventStream::open(&pair.second, &pair.client);
+        let mut both = true;
+        for word in ["first", "second"] {
+            pair.database.execute(&format!("UPDATE items SET v = '{word}' WHERE id = 1")).await;
+            both &= stream.reaches(word).await;
+        }
+        if both {
+            break stream;
+        }
+        catch_up(&mut pair.client, &ITEMS, &pair.database.client().await).await;
+    };
+    pair.first.kill9();
+    pair.second.wait_active(WAIT_DURATION_MAX).await.unwrap_or_else(|error| panic!("{error}"));
+    pair.database.execute("UPDATE items SET v = 'after' WHERE id = 1").await;
+    assert!(stream.reaches("after").await, "the stream has ended: {}", stream.seen);
+    assert_eq!(stream.seen.matches("\"operation\"").count(), 3, "each change once: {}", stream.seen);
+    assert!(pair.second.terminate().await, "{}", pair.second.output());
+}
+
+/// What a stream of events has sent so far.
+struct EventStream {
+    seen: String,
+    parts: tokio::sync::mpsc::UnboundedReceiver<String>,
+}
+
+impl EventStream {
+    fn open(process: &Process, client: &ShapeClient) -> Self {
+        let path = format!(
+            "/v1/shape?table=items&handle={}&offset={}&live=true&live_sse=true",
+            handle(client),
+            client.offset()
+        );
+        let mut http = HttpClient::new(process.address());
+        let (send, parts) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let push = |part: &[u8]| {
+                let _gone = send.send(String::from_utf8_lossy(part).into_owned());
+            };
+            http.request_streaming("GET", &path, &[], b"", push).await
+        });
+        Self { seen: String::new(), parts }
+    }
+
+    /// Whether the word comes before the stream ends.
+    async fn reaches(&mut self, word: &str) -> bool {
+        let arrives = async {
+            while !self.seen.contains(word) {
+                match self.parts.recv().await {
+                    Some(part) => self.seen.push_str(&part),
+                    None => return false,
+                }
+            }
+            true
+        };
+        tokio::time::timeout(WAIT_DURATION_MAX, arrives).await.unwrap_or_else(|_| panic!("no {word}"))
     }
 }
