@@ -109,7 +109,9 @@ impl Follower {
         }
         match self.read_on(found) {
             Ok(scan) => {
-                let changed = self.seen.as_ref().is_none_or(|(_, before)| before.end != scan.end);
+                let changed = self.seen.as_ref().is_none_or(|(seen, before)| {
+                    before.end != scan.end || (seen.dev, seen.ino) != (found.dev, found.ino)
+                });
                 if changed {
                     let log = Arc::new(self.files.slot(FileKind::Log));
                     scan.publish(log, &self.reader, Incarnation(0));
