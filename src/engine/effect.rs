@@ -80,6 +80,18 @@ pub enum Effect {
         sid: Sid,
         handle: Handle,
         intent: IntentId,
+        /// They are evidence of damage: set aside, not removed.
+        keep: bool,
+    },
+    /// Set a directory aside that belongs to no shape.
+    QuarantineFiles {
+        handle: Handle,
+        intent: IntentId,
+    },
+    /// Remove what has been set aside for long enough.
+    PurgeQuarantined {
+        handle: Handle,
+        intent: IntentId,
     },
     /// No shape is on this table any more.
     ReleasePublication {

@@ -95,6 +95,19 @@ pub enum Input {
         intent: IntentId,
         result: DestructionResult,
     },
+    /// There is a directory with the name of a handle that no shape had when it was looked for.
+    StrangerFound {
+        handle: Handle,
+    },
+    /// Files under this handle have been set aside for long enough.
+    QuarantineExpired {
+        handle: Handle,
+    },
+    /// What was announced about a stranger has been done.
+    StrangerSettled {
+        intent: IntentId,
+        result: DestructionResult,
+    },
     WriterReady {
         sid: Sid,
         incarnation: Incarnation,
@@ -205,6 +218,8 @@ pub enum Refusal {
     AlreadyInvalidated,
     #[error("the handle is not newer than the newest handle")]
     HandleNotNew,
+    #[error("a shape has this handle, or something is being done about it already")]
+    NoStranger,
     #[error("the writer still owes something")]
     Pending,
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Epoch, Lsn, Sid};
+use crate::domain::{Epoch, Handle, Lsn, Sid};
 use crate::events::Durability;
 
 /// Facts about the process and its data directory.
@@ -96,6 +96,9 @@ pub struct IntentId(pub u64);
 pub enum DestructionTarget {
     #[serde(rename = "s")]
     ShapeFiles(Sid),
+    /// A directory with the name of a handle that no shape of this journal has.
+    #[serde(rename = "q")]
+    Stranger(Handle),
 }
 
 /// The only reasons for which files may go. A missing file, a version, an empty registry or a
@@ -104,6 +107,12 @@ pub enum DestructionTarget {
 pub enum DestructionCause {
     #[serde(rename = "i")]
     ShapeInvalidated,
+    /// Set aside, not removed: the journal does not say what it is.
+    #[serde(rename = "u")]
+    Unknown,
+    /// It has been set aside for long enough.
+    #[serde(rename = "x")]
+    QuarantineExpired,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -83,6 +83,9 @@ impl FsLock {
     /// Refusals of the operating system, each with a [`OwnershipError::remedy`]; a lock file of a newer
     /// format. That somebody else holds the lock is not an error.
     pub fn try_acquire(data_dir: &Path) -> Result<Attempt, OwnershipError> {
+        if let Some(holder) = held_by_another(data_dir) {
+            return Ok(Attempt::HeldBy(holder));
+        }
         create_directory(data_dir)?;
         for _ in 0..ATTEMPTS_MAX {
             let files = LockFiles::open(data_dir)?;
@@ -163,6 +166,22 @@ impl LockedDirectory {
         let record = LockRecord::new(epoch, LockState::Held, owner);
         self.files.write(&record)?;
         Ok(FsLock { files: self.files, record, previous: self.previous })
+    }
+}
+
+/// Who holds the lock, as seen through a descriptor that cannot write: an instance that waits makes no
+/// call that could change anything. `None` where nobody does or that cannot be told this way (NFS locks
+/// nothing exclusively that is open for reading only); then it is tried in earnest.
+fn held_by_another(data_dir: &Path) -> Option<Contents> {
+    let lock = File::open(data_dir.join(LOCK_FILE)).ok()?;
+    match fs4::FileExt::try_lock(&lock) {
+        Err(fs4::TryLockError::WouldBlock) => read_contents(&lock).ok(),
+        Ok(()) => {
+            // As in `LockFiles::drop`. Whoever tries in this moment tries again.
+            let _unlocked_by_closing = fs4::FileExt::unlock(&lock);
+            None
+        }
+        Err(fs4::TryLockError::Error(_)) => None,
     }
 }
 

@@ -13,7 +13,7 @@
 //!
 //! | Line | Content |
 //! |---|---|
-//! | 1 | JSON object: `format` (1), `epoch`, `state` (`held` or `released`), `pid`, `host`, `boot_id`, `started_at` (microseconds since 1970, UTC), `version` |
+//! | 1 | JSON object: `format` (1), `epoch`, `state` (`held` or `released`), `pid`, `host`, `boot_id`, `started_at` (microseconds since 1970, UTC), `version`, `layout` (0 where it is missing) |
 //! | 2 | `crc32c=` and 8 hex digits: CRC-32C over line 1 without its newline |
 //!
 //! Written in place and fsynced, only under the lock; a torn write shows in the checksum, and the epoch then

@@ -21,12 +21,15 @@ pub struct Identity {
     pub started_at: Timestamp,
     /// Version of the program.
     pub version: String,
+    /// Version of the directory as a whole that the program writes; 0 in records that do not say.
+    #[serde(default)]
+    pub layout: u32,
 }
 
 impl Identity {
-    /// Asks the operating system for everything but the time and the version.
+    /// Asks the operating system for everything but the time and the versions.
     #[must_use]
-    pub fn of_this_process(version: &str, started_at: Timestamp) -> Identity {
+    pub fn of_this_process(version: &str, layout: u32, started_at: Timestamp) -> Identity {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Identity {
@@ -35,6 +38,7 @@ impl Identity {
             boot_id: shorten(boot_id.trim()),
             started_at,
             version: shorten(version),
+            layout,
         }
     }
 }

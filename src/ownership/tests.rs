@@ -14,7 +14,7 @@ use crate::domain::{Epoch, Timestamp};
 const DIR_VARIABLE: &str = "SHAPEFOLD_TEST_LOCK_DIR";
 
 fn identity() -> Identity {
-    Identity::of_this_process("0.0.0-test", Timestamp(7))
+    Identity::of_this_process("0.0.0-test", 1, Timestamp(7))
 }
 
 fn try_lock(dir: &Path) -> Option<LockedDirectory> {
@@ -168,6 +168,7 @@ fn version_1_is_read() {
         boot_id: "6f0c9a52-0000-4000-8000-4f3a3a3a3a3a".to_owned(),
         started_at: Timestamp(1_781_703_598_000_000),
         version: "0.1.0".to_owned(),
+        layout: 0,
     };
     assert_eq!(record, record::LockRecord::new(Epoch(17), LockState::Released, owner));
 }

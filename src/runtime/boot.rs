@@ -11,18 +11,17 @@ use crate::ownership::{Attempt, FsLock, Identity, LockedDirectory, OwnershipErro
 use crate::runtime::clock;
 use crate::runtime::core::Core;
 use crate::runtime::handle::{Service, Status};
+use crate::runtime::layout;
+use crate::runtime::standby::Standby;
 use crate::state::State;
 
-/// Version of the layout of a data directory as a whole.
-pub const FORMAT_VERSION: u32 = 1;
-
 /// How often a waiting instance looks whether the directory is free.
-const LOCK_POLL: Duration = Duration::from_millis(200);
+pub(super) const LOCK_POLL: Duration = Duration::from_millis(100);
 /// Between two tries of a directory that cannot be locked, such as one that is mounted read-only.
 const REFUSED_POLL_MIN: Duration = Duration::from_secs(1);
 const REFUSED_POLL_MAX: Duration = Duration::from_secs(10);
 
-/// Why a data directory cannot be used. Nothing in it has been changed.
+/// Why a data directory cannot be used. Nothing in it has been changed, but by a migration that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     #[error("{error}. {}", .error.remedy())]
@@ -36,6 +35,13 @@ pub enum BootError {
     Event { id: EventId, error: CodecError },
     #[error("the journal begins at event {first} and no checkpoint says what was before")]
     NoBeginning { first: EventId },
+    #[error(
+        "the data directory was used by version {by}, which writes layout {found}; this version reads up to \
+         {supported}. Start the newer version, or use another directory; nothing was changed"
+    )]
+    NewerLayout { found: u32, supported: u32, by: String },
+    #[error("the data directory could not be brought to layout {to}: {error}; the next start tries again")]
+    Migration { to: u32, error: std::io::Error },
     #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),
     #[error("the data directory cannot be used: {0}")]
@@ -68,6 +74,7 @@ pub async fn lock(data_dir: &Path, service: &Service) -> (LockedDirectory, Durat
                 let reason = "Timeout waiting for Postgres lock acquisition".to_owned();
                 if told.as_ref() != Some(&reason) {
                     tracing::info!(?holder, "waiting: another instance owns the data directory");
+                    stand_by(data_dir, service);
                     service.set_status(Status::Waiting { reason: reason.clone() });
                     told = Some(reason);
                 }
@@ -88,10 +95,21 @@ pub async fn lock(data_dir: &Path, service: &Service) -> (LockedDirectory, Durat
     }
 }
 
+/// Serves what the owner of the directory has, as far as it can be read.
+fn stand_by(data_dir: &Path, service: &Service) {
+    if service.is_standing_by() {
+        return;
+    }
+    match Standby::start(data_dir.to_owned()) {
+        Ok(standby) => service.stand_by(standby),
+        Err(error) => tracing::warn!(%error, "shapes are not served while waiting"),
+    }
+}
+
 /// Opens the journal under the lock, folds it, and claims the next epoch.
 ///
 /// # Errors
-/// [`BootError`]; the directory is as it was.
+/// [`BootError`]; the directory is as it was, but for a migration that failed half-way.
 pub fn open(
     data_dir: &Path,
     locked: LockedDirectory,
@@ -99,6 +117,7 @@ pub fn open(
     policy: Policy,
     config_hash: u64,
 ) -> Result<Opened, BootError> {
+    layout::check_lock(locked.previous())?;
     let (journal, report) = SledJournal::open(data_dir, EventId(0))?;
     if let Some(upto) = report.missing_upto {
         tracing::error!(last = %report.last, %upto, "the journal has lost its end; every shape starts over");
@@ -107,22 +126,27 @@ pub fn open(
         tracing::warn!(?finding, "the journal was damaged");
     }
     let (engine, checkpoint) = replay(&journal, report.first, policy)?;
+    let before = &engine.state().owner.process;
+    let layout_before = before.format;
+    layout::check(layout_before, &before.version)?;
     let previous_end = match locked.previous().end {
         PrevEnd::None => PreviousEnd::None,
         PrevEnd::Released => PreviousEnd::Released,
         PrevEnd::Crashed => PreviousEnd::Crashed,
     };
-    let identity = Identity::of_this_process(env!("CARGO_PKG_VERSION"), clock::now());
+    let identity = Identity::of_this_process(env!("CARGO_PKG_VERSION"), layout::supported(), clock::now());
     let process = ProcessInfo {
         boot_id: identity.boot_id.clone(),
         version: identity.version.clone(),
-        format: FORMAT_VERSION,
+        format: layout::supported(),
         host: identity.host.clone(),
         pid: identity.pid,
         config_hash,
     };
     let held: Epoch = engine.state().owner.epoch;
+    // From here on an older program refuses the directory.
     let lock = locked.claim(held, identity)?;
+    layout::migrate(data_dir, layout_before)?;
     let boot = Boot {
         process,
         epoch: lock.epoch(),

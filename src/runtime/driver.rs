@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::domain::{EventId, Generation, Handle, Incarnation, Lsn, Sid, WireRelation};
 use crate::engine::{Commit, Input, Refusal};
-use crate::events::{self, DrainCause, Event, ShapeEvent, StopCause, StreamEvent};
+use crate::events::{self, DrainCause, Event, FaultClass, ShapeEvent, StopCause, StreamEvent};
 use crate::journal::{
     ArchiveSegment, Durability, Entry, JournalError, JournalHandle, JournalThread, Notice, Reserve,
 };
@@ -24,6 +24,7 @@ use crate::runtime::executor::{Executor, Outcome};
 use crate::runtime::handle::{Request, Status};
 use crate::runtime::keeper::Keeper;
 use crate::runtime::publishing::Below;
+use crate::runtime::quarantine::Found;
 use crate::runtime::reconciler::CatalogLook;
 use crate::runtime::settings::{HELD_BYTES_MAX, QUEUED_DELIVERIES_MAX};
 use crate::runtime::story;
@@ -45,6 +46,8 @@ pub enum Message {
     Below(Below),
     /// What the catalog says about the tables of shapes.
     Catalog(Box<CatalogLook>),
+    /// The directories of the shapes, as they were found.
+    Surveyed(Found),
 }
 
 /// Why the process must stop. What was not acknowledged comes again from Postgres.
@@ -104,6 +107,8 @@ struct Loop {
     audit: Option<Audit>,
     drain_until: Option<Instant>,
     checked: Checked,
+    /// Evidence that the directory is not ours any more: nothing further is decided.
+    lost: Option<NotHeld>,
 }
 
 #[derive(Debug)]
@@ -119,6 +124,7 @@ struct Checked {
     reserve: Instant,
     audit: Instant,
     projections: Instant,
+    strangers: Instant,
 }
 
 impl Driver {
@@ -139,7 +145,8 @@ impl Driver {
             retired: Vec::new(),
             audit: None,
             drain_until: None,
-            checked: Checked { lock: now, reserve: now, audit: now, projections: now },
+            checked: Checked { lock: now, reserve: now, audit: now, projections: now, strangers: now },
+            lost: None,
         };
         Driver { core, executor, journal, journal_thread, lock, queues, keeper, archiver, reserve, state }
     }
@@ -147,8 +154,21 @@ impl Driver {
     /// Runs until the end of the process's ownership; then gives the lock back.
     ///
     /// # Errors
-    /// [`Fatal`]: the process must stop and change nothing more.
+    /// [`Fatal`]: the process must stop and change nothing more. A directory that is lost while the
+    /// process is ending anyway is none: what is pending stays with Postgres.
     pub async fn run(mut self, boot: Input) -> Result<(), Fatal> {
+        let ended = self.serve(boot).await;
+        match ended {
+            Ok(()) => self.close(),
+            Err(Fatal::OwnershipLost(lost)) if self.state.drain_until.is_some() => {
+                tracing::error!(%lost, "the directory is gone; the drain ends here");
+                Ok(())
+            }
+            Err(fatal) => Err(fatal),
+        }
+    }
+
+    async fn serve(&mut self, boot: Input) -> Result<(), Fatal> {
         self.input(boot);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -172,7 +192,7 @@ impl Driver {
                 }
             }
         }
-        self.close()
+        Ok(())
     }
 
     /// Whether there is room for more of the stream. Where there is not, Postgres keeps it.
@@ -184,6 +204,7 @@ impl Driver {
     /// Persists what was decided, then performs what may be performed. Whether that was the end.
     fn settle(&mut self) -> Result<bool, Fatal> {
         loop {
+            self.require_directory()?;
             self.persist()?;
             while let Some(effect) = self.core.next_effect() {
                 match self.executor.perform(effect) {
@@ -221,7 +242,17 @@ impl Driver {
     }
 
     /// Takes an input. A refusal is no error: it says that the world has moved on meanwhile.
+    ///
+    /// A file that is not there is first of all a reason to ask whose directory this is: where it has been
+    /// taken away, no shape is to blame (O6).
     fn input(&mut self, input: Input) {
+        let vanished = matches!(&input, Input::StorageFault { class: FaultClass::Vanished, .. });
+        if vanished {
+            self.look_at_lock();
+        }
+        if self.state.lost.is_some() {
+            return;
+        }
         match self.core.input(clock::now(), input) {
             Ok(persist) => self.follow(persist),
             Err(refusal) => tracing::debug!(%refusal, "an input was refused"),
@@ -322,6 +353,7 @@ impl Driver {
             }
             Message::Below(below) => self.below(below),
             Message::Catalog(look) => self.catalog(&look),
+            Message::Surveyed(found) => self.surveyed(found),
             Message::Drain(cause) => {
                 self.executor.service.set_status(Status::Draining);
                 self.state.drain_until = Some(Instant::now() + DRAIN_MAX);

@@ -1,7 +1,7 @@
 //! From effects to actions: the only translator between the engine and the io modules.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
@@ -14,6 +14,7 @@ use crate::runtime::driver::Message;
 use crate::runtime::faults;
 use crate::runtime::handle::{CreateError, LiveShape, Phase, Service};
 use crate::runtime::inspector::Inspector;
+use crate::runtime::quarantine::{self, Timing};
 use crate::runtime::router::{RoutedTransaction, Router};
 use crate::runtime::snapshots::{SnapshotContext, Snapshots};
 use crate::runtime::stream::{self, Acknowledgements};
@@ -124,7 +125,11 @@ impl Executor {
     /// restored.
     pub fn perform(&mut self, effect: Effect) -> Outcome {
         match effect {
-            Effect::ConnectPostgres => self.command_stream(stream::Command::Connect),
+            Effect::ConnectPostgres => {
+                // Asked for once the shapes are restored.
+                self.service.end_standby();
+                self.command_stream(stream::Command::Connect)
+            }
             Effect::StartStream { generation } => self.command_stream(stream::Command::Start { generation }),
             Effect::StopStream => self.command_stream(stream::Command::Stop),
             Effect::SendStatus { generation, lsn } => {
@@ -171,7 +176,22 @@ impl Executor {
                 Outcome::Done
             }
             Effect::RotateReaders { sid, cause } => self.rotate(sid, cause),
-            Effect::TrashFiles { sid, handle, intent } => self.trash(sid, handle, intent),
+            Effect::TrashFiles { sid, handle, intent, keep } => self.trash(sid, handle, intent, keep),
+            Effect::QuarantineFiles { handle, intent } => {
+                tracing::warn!(%handle, "a directory that is no shape's is set aside in quarantine/");
+                self.settle_stranger(
+                    intent,
+                    move |files, _, data_dir| quarantine::set_aside(&files, data_dir),
+                    handle,
+                )
+            }
+            Effect::PurgeQuarantined { handle, intent } => {
+                let timing = Timing::current();
+                let purge = move |_, disk: &dyn Disk, data_dir: &Path| {
+                    quarantine::purge(disk, data_dir, handle, timing)
+                };
+                self.settle_stranger(intent, purge, handle)
+            }
             Effect::ReleasePublication { oid } => self.release(oid),
             Effect::Exit => Outcome::Exit,
             Effect::Abort => Outcome::Abort,
@@ -316,10 +336,58 @@ impl Executor {
         Outcome::Done
     }
 
-    fn trash(&self, sid: Sid, handle: Handle, intent: IntentId) -> Outcome {
+    /// Looks for directories that are no shape's. What is found comes back as a message.
+    pub fn survey(&self) {
+        let (disk, data_dir) = (Arc::clone(&self.disk), self.data_dir.clone());
+        let driver = self.context.driver.clone();
+        self.runtime.spawn_blocking(move || {
+            match quarantine::survey(disk.as_ref(), &data_dir, Timing::current()) {
+                Ok(found) => {
+                    let _closed = driver.blocking_send(Message::Surveyed(found));
+                }
+                Err(error) => tracing::warn!(%error, "the directories of the shapes cannot be listed"),
+            }
+        });
+    }
+
+    fn settle_stranger(
+        &self,
+        intent: IntentId,
+        work: impl FnOnce(ShapeFiles, &dyn Disk, &Path) -> Result<DestructionResult, ShapeLogError>
+        + Send
+        + 'static,
+        handle: Handle,
+    ) -> Outcome {
+        let (files, disk, data_dir) = (self.files(handle), Arc::clone(&self.disk), self.data_dir.clone());
+        let driver = self.context.driver.clone();
+        self.runtime.spawn_blocking(move || match work(files, disk.as_ref(), &data_dir) {
+            Ok(result) => {
+                let _closed = driver.blocking_send(Message::Input(Input::StrangerSettled { intent, result }));
+            }
+            // The intent stays open until the next start, which looks again.
+            Err(error) => tracing::error!(%handle, %error, "files of no shape could not be moved or removed"),
+        });
+        Outcome::Done
+    }
+
+    fn trash(&self, sid: Sid, handle: Handle, intent: IntentId, keep: bool) -> Outcome {
         let (files, disk, data_dir) = (self.files(handle), Arc::clone(&self.disk), self.data_dir.clone());
         let driver = self.context.driver.clone();
         self.runtime.spawn_blocking(move || {
+            if keep {
+                // A second attempt finds that there is nothing left to move.
+                match quarantine::set_aside(&files, &data_dir) {
+                    Ok(result) => {
+                        tracing::warn!(%sid, %handle, "the damaged files of a shape are kept in quarantine/");
+                        let input = Input::FilesTrashed { sid, intent, result };
+                        let _closed = driver.blocking_send(Message::Input(input));
+                    }
+                    Err(error) => {
+                        tracing::error!(%sid, %handle, %error, "damaged files could not be set aside")
+                    }
+                }
+                return;
+            }
             let result = match files.trash(&data_dir) {
                 Ok(()) => Ok(DestructionResult::Done),
                 // An attempt before a crash may have got this far, or the shape never had files.

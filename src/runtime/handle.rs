@@ -10,8 +10,9 @@ use crate::domain::{
     Handle as ShapeHandle, Lsn, Oid, PgSnapshot, Relation, RelationName, ShapeDefinition, Sid,
 };
 use crate::runtime::inspector::Inspector;
+use crate::runtime::standby::{FollowedFiles, Interest, Standby, Standing};
 use crate::runtime::subset::Subsets;
-use crate::shape_log::ShapeReader;
+use crate::shape_log::{Followed, ShapeLogError, ShapeReader};
 
 /// Requests that wait for the driver, at most.
 pub const REQUESTS_MAX: usize = 1_024;
@@ -51,6 +52,8 @@ pub struct LiveShape {
     published: Arc<AtomicU64>,
     /// Something may be owed that was handed to no writer: the mark says nothing about this shape.
     lagging: AtomicBool,
+    /// Where another process writes the shape.
+    files: Option<FollowedFiles>,
 }
 
 /// How far a shape has come, for those who wait for it.
@@ -136,6 +139,28 @@ impl std::fmt::Debug for Shared {
 struct Shapes {
     by_handle: HashMap<ShapeHandle, Arc<LiveShape>>,
     by_definition: HashMap<u64, Vec<Arc<LiveShape>>>,
+    /// While another process owns the directory.
+    standby: Option<Arc<Standby>>,
+}
+
+impl Shapes {
+    fn insert(&mut self, shape: &Arc<LiveShape>) {
+        self.remove(shape.handle);
+        self.by_handle.insert(shape.handle, Arc::clone(shape));
+        self.by_definition.entry(shape.definition.hash().0).or_default().push(Arc::clone(shape));
+    }
+
+    fn remove(&mut self, handle: ShapeHandle) -> Option<Arc<LiveShape>> {
+        let shape = self.by_handle.remove(&handle)?;
+        let hash = shape.definition.hash().0;
+        if let Some(same) = self.by_definition.get_mut(&hash) {
+            same.retain(|other| other.handle != handle);
+            if same.is_empty() {
+                self.by_definition.remove(&hash);
+            }
+        }
+        Some(shape)
+    }
 }
 
 impl Service {
@@ -260,23 +285,85 @@ impl Service {
         self.shared.shapes.read().unwrap_or_else(PoisonError::into_inner).by_handle.len()
     }
 
+    /// A shape of this process; takes the place of one that was followed.
     pub(super) fn add(&self, shape: &Arc<LiveShape>) {
-        let mut shapes = self.shared.shapes.write().unwrap_or_else(PoisonError::into_inner);
-        shapes.by_handle.insert(shape.handle, Arc::clone(shape));
-        shapes.by_definition.entry(shape.definition.hash().0).or_default().push(Arc::clone(shape));
+        self.shared.shapes.write().unwrap_or_else(PoisonError::into_inner).insert(shape);
     }
 
     pub(super) fn remove(&self, handle: ShapeHandle) -> Option<Arc<LiveShape>> {
+        self.shared.shapes.write().unwrap_or_else(PoisonError::into_inner).remove(handle)
+    }
+
+    /// Another process owns the directory: its shapes are opened as they are asked for.
+    pub(super) fn stand_by(&self, standby: Arc<Standby>) {
+        self.shared.shapes.write().unwrap_or_else(PoisonError::into_inner).standby = Some(standby);
+    }
+
+    #[must_use]
+    pub(super) fn is_standing_by(&self) -> bool {
+        self.standby().is_some()
+    }
+
+    /// All shapes are there that this process will serve: those that were followed and are not among
+    /// them are not found any more.
+    pub(super) fn end_standby(&self) {
         let mut shapes = self.shared.shapes.write().unwrap_or_else(PoisonError::into_inner);
-        let shape = shapes.by_handle.remove(&handle)?;
-        let hash = shape.definition.hash().0;
-        if let Some(same) = shapes.by_definition.get_mut(&hash) {
-            same.retain(|other| other.handle != handle);
-            if same.is_empty() {
-                shapes.by_definition.remove(&hash);
+        let Some(standby) = shapes.standby.take() else { return };
+        standby.close();
+        let followed = shapes.by_handle.values().filter(|shape| shape.files.is_some());
+        let followed: Vec<ShapeHandle> = followed.map(|shape| shape.handle).collect();
+        followed.into_iter().for_each(|handle| drop(shapes.remove(handle)));
+    }
+
+    /// While another process owns the directory: opens the shape of this handle, where it can be read.
+    /// Otherwise this process knows by itself.
+    pub async fn look_for(&self, handle: ShapeHandle) -> Standing {
+        let Some(standby) = self.standby() else { return Standing::Known };
+        match self.shape(handle) {
+            // Its successor is looked for, as if nobody had known of it.
+            Some(shape) if shape.is_over() => self.forget_followed(&shape),
+            Some(_) => return Standing::Known,
+            None => {}
+        }
+        let (standing, shape) = standby.open_handle(handle).await;
+        shape.into_iter().for_each(|shape| self.add_followed(&standby, &shape));
+        standing
+    }
+
+    /// The same for the shapes of a definition; those that have ended meanwhile are found to have.
+    pub async fn look_for_definition(&self, definition: &ShapeDefinition) {
+        let Some(standby) = self.standby() else { return };
+        if let Some(shape) = self.find(definition) {
+            let _result = shape.refresh().await;
+            if !shape.is_over() {
+                return;
             }
         }
-        Some(shape)
+        for shape in standby.open_definition(definition.hash()).await {
+            self.add_followed(&standby, &shape);
+        }
+    }
+
+    fn standby(&self) -> Option<Arc<Standby>> {
+        self.shared.shapes.read().unwrap_or_else(PoisonError::into_inner).standby.clone()
+    }
+
+    /// Unless a shape of this process has taken its place.
+    fn forget_followed(&self, shape: &Arc<LiveShape>) {
+        let mut shapes = self.shared.shapes.write().unwrap_or_else(PoisonError::into_inner);
+        if shapes.by_handle.get(&shape.handle).is_some_and(|current| Arc::ptr_eq(current, shape)) {
+            shapes.remove(shape.handle);
+        }
+    }
+
+    /// Unless the directory has become ours meanwhile, or somebody else was faster.
+    fn add_followed(&self, standby: &Arc<Standby>, shape: &Arc<LiveShape>) {
+        let mut shapes = self.shared.shapes.write().unwrap_or_else(PoisonError::into_inner);
+        let still = shapes.standby.as_ref().is_some_and(|current| Arc::ptr_eq(current, standby));
+        if still && !shapes.by_handle.contains_key(&shape.handle) {
+            self.shared.inspector.remember(&shape.definition.relation);
+            shapes.insert(shape);
+        }
     }
 }
 
@@ -293,7 +380,60 @@ impl LiveShape {
         published: Arc<AtomicU64>,
     ) -> LiveShape {
         let phase = watch::Sender::new(phase);
-        LiveShape { sid, handle, definition, reader, phase, published, lagging: AtomicBool::new(true) }
+        let lagging = AtomicBool::new(true);
+        LiveShape { sid, handle, definition, reader, phase, published, lagging, files: None }
+    }
+
+    /// A shape that another process writes. Nothing is known of it but what its files say.
+    #[must_use]
+    pub(super) fn followed(
+        sid: Sid,
+        handle: ShapeHandle,
+        definition: Arc<ShapeDefinition>,
+        reader: Arc<ShapeReader>,
+        files: FollowedFiles,
+    ) -> LiveShape {
+        let shape = LiveShape::new(sid, handle, definition, reader, Phase::Readable, Arc::default());
+        LiveShape { files: Some(files), ..shape }
+    }
+
+    /// Another process writes it, or did when the request came.
+    #[must_use]
+    pub fn is_followed(&self) -> bool {
+        self.files.is_some()
+    }
+
+    /// Makes the view as new as the files are, where another process writes them. A shape that is gone
+    /// has ended afterwards.
+    ///
+    /// # Errors
+    /// The files cannot be read now: the view may be out of date.
+    pub async fn refresh(self: &Arc<Self>) -> Result<(), ShapeLogError> {
+        if self.files.is_none() {
+            return Ok(());
+        }
+        let shape = Arc::clone(self);
+        let looked = tokio::task::spawn_blocking(move || shape.look_at_files()).await;
+        // Fails with the process only.
+        looked.unwrap_or(Ok(()))
+    }
+
+    /// Until dropped, a shape that another process writes is looked at again and again.
+    #[must_use]
+    pub fn interest(&self) -> Interest<'_> {
+        self.files.as_ref().map_or_else(Interest::none, FollowedFiles::interest)
+    }
+
+    pub(super) fn files(&self) -> Option<&FollowedFiles> {
+        self.files.as_ref()
+    }
+
+    pub(super) fn look_at_files(&self) -> Result<(), ShapeLogError> {
+        let Some(files) = &self.files else { return Ok(()) };
+        if files.look()? == Followed::Gone {
+            self.set_phase(Phase::Ended);
+        }
+        Ok(())
     }
 
     /// Every commit up to here that concerns this shape is in every view taken *after* this call (P3):

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Input;
 use crate::events::DrainCause;
-use crate::journal::{JournalPaths, JournalThread, Reserve, Retention};
+use crate::journal::{JournalError, JournalPaths, JournalThread, Reserve, Retention};
 use crate::replication::{ReplicationSettings, publication_name, slot_name};
 use crate::runtime::archiver::Archiver;
 use crate::runtime::boot::{self, BootError, Opened};
@@ -115,19 +115,7 @@ struct Parts {
 
 impl Parts {
     async fn run(mut self) -> Result<(), Stopped> {
-        let data_dir = self.settings.data_dir.clone();
-        let (locked, waited) = tokio::select! {
-            locked = boot::lock(&data_dir, &self.service) => locked,
-            () = drained(&mut self.message_queue) => return Ok(()),
-        };
-        self.service.set_status(Status::Starting {
-            reason: "Timeout waiting for shape metadata to be loaded".to_owned(),
-        });
-        let (policy, config_hash) = (self.settings.policy.clone(), self.settings.hash());
-        let opened =
-            tokio::task::spawn_blocking(move || boot::open(&data_dir, locked, waited, policy, config_hash))
-                .await
-                .map_err(|_| Stopped::Panicked)??;
+        let Some(opened) = self.own().await? else { return Ok(()) };
         let (driver, boot, stream) = self.assemble(opened)?;
         tokio::spawn(stream.run());
         let (tell, ended) = oneshot::channel();
@@ -148,6 +136,40 @@ impl Parts {
         // It has nothing left to do but to end.
         drop(thread);
         result
+    }
+
+    /// Waits for the directory and opens it; `None` where the process is to end instead.
+    async fn own(&mut self) -> Result<Option<Opened>, Stopped> {
+        let mut told = false;
+        loop {
+            let data_dir = self.settings.data_dir.clone();
+            let (locked, waited) = tokio::select! {
+                locked = boot::lock(&data_dir, &self.service) => locked,
+                () = drained(&mut self.message_queue) => return Ok(None),
+            };
+            let reason = "Timeout waiting for shape metadata to be loaded".to_owned();
+            // An instance that has waited goes on serving what it served.
+            self.service.set_status(if self.service.is_standing_by() {
+                Status::Waiting { reason }
+            } else {
+                Status::Starting { reason }
+            });
+            let (policy, config_hash) = (self.settings.policy.clone(), self.settings.hash());
+            let open = move || boot::open(&data_dir, locked, waited, policy, config_hash);
+            match tokio::task::spawn_blocking(open).await.map_err(|_| Stopped::Panicked)? {
+                // Somebody has replaced the lock file under a living owner. That one notices within a
+                // second or two, and its journal has a lock of its own until then.
+                Err(BootError::Journal(JournalError::InUse)) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(
+                            "the lock is free, and yet another process has the journal open; waiting"
+                        );
+                    }
+                    tokio::time::sleep(boot::LOCK_POLL).await;
+                }
+                opened => return Ok(Some(opened?)),
+            }
+        }
     }
 
     fn assemble(self, opened: Opened) -> Result<(Driver, Input, StreamTask), Stopped> {

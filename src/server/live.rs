@@ -27,6 +27,7 @@ pub(super) async fn wait(
     deadline: Instant,
     wanted: impl Fn(&ShapeView) -> bool,
 ) -> News {
+    let _interest = shape.interest();
     let mut phase = shape.watch_phase();
     tokio::select! {
         biased;

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::domain::{Lsn, Offset, Oid, ShapeDefinition};
 use crate::runtime::handle::{LiveShape, Phase, SnapshotProblem, Status};
+use crate::runtime::standby::Standing;
 use crate::shape_log::{Read, ShapeLogError, ShapeView, SnapshotFollow, SnapshotState};
 
 use super::App;
@@ -68,6 +69,11 @@ pub(super) async fn get(app: &App, call: Call) -> Result<Response, Failure> {
     let asked = Asked::parse(&fields)?;
     let subset = asked.subset.then(|| Box::new(AskedSubset::parse(&fields)));
     drop(fields);
+    if let Some(handle) = asked.handle
+        && app.service.look_for(handle).await == Standing::Unclear
+    {
+        return Err(not_now(app));
+    }
     let definition = resolve(&app.service, &asked.shape, asked.handle, asked.live).await?;
     if let Some(subset) = subset {
         let subset = SubsetRequest::new(&asked, (*subset)?, &definition.relation)?;
@@ -135,6 +141,11 @@ async fn locate(app: &App, asked: &Asked, definition: ShapeDefinition) -> Result
         let named = asked.handle.and_then(|handle| app.service.shape(handle));
         let Some(shape) = named.filter(|shape| shape.definition.same_shape(&definition)) else {
             let successor = find_or_create(app, definition).await?;
+            // A shape that could not be read while another instance owned it, and now can.
+            if Some(successor.handle) == asked.handle {
+                started(app, &successor).await?;
+                return Ok(successor);
+            }
             return Err(Failure::MustRefetch(Some(successor.handle)));
         };
         started(app, &shape).await?;
@@ -152,6 +163,7 @@ async fn locate(app: &App, asked: &Asked, definition: ShapeDefinition) -> Result
 }
 
 async fn find_or_create(app: &App, definition: ShapeDefinition) -> Result<Arc<LiveShape>, Failure> {
+    app.service.look_for_definition(&definition).await;
     if let Some(shape) = app.service.find(&definition) {
         return Ok(shape);
     }
@@ -183,6 +195,15 @@ async fn started(app: &App, shape: &LiveShape) -> Result<(), Failure> {
     }
 }
 
+/// What a client is told that cannot be served before something changes.
+fn not_now(app: &App) -> Failure {
+    Failure::NotReady(match app.service.status() {
+        Status::Starting { reason } | Status::Waiting { reason } => reason,
+        Status::Active => "Timeout waiting for shape data to be loaded".to_owned(),
+        Status::Draining => RESTARTING.to_owned(),
+    })
+}
+
 /// What a client is told about a shape that failed or ended.
 pub(super) fn over(app: &App, shape: &LiveShape) -> Failure {
     let successor = || {
@@ -202,6 +223,7 @@ impl Reading<'_> {
     async fn serve(self, permit: Permit) -> Result<Response, Failure> {
         let begun = Instant::now();
         let mut closing = self.app.closing.subscribe();
+        self.refresh().await?;
         let from = match self.asked.requested {
             Requested::Now => return self.answer_now(permit),
             Requested::After(from) => from,
@@ -224,7 +246,10 @@ impl Reading<'_> {
                     drop(view);
                     match wait(&self.shape, &mut closing, deadline, |view| view.last() > from).await {
                         // One more look, which the answer is then about.
-                        News::Closing | News::TimedOut => News::Changed,
+                        News::Closing | News::TimedOut => {
+                            self.refresh().await?;
+                            News::Changed
+                        }
                         news => news,
                     }
                 }
@@ -258,8 +283,12 @@ impl Reading<'_> {
                     wait(&self.shape, &mut closing, deadline, retaken).await
                 }
                 Err(error) => {
+                    self.refresh().await?;
                     if matches!(self.shape.phase(), Phase::Failed(_) | Phase::Ended) {
                         return Err(over(self.app, &self.shape));
+                    }
+                    if self.shape.is_followed() {
+                        return Err(not_now(self.app));
                     }
                     tracing::error!(handle = %self.shape.handle, %error, "a shape log cannot be read");
                     return Err(Failure::LogUnreadable(error.to_string()));
@@ -288,11 +317,23 @@ impl Reading<'_> {
         if could_come {
             return Failure::field("offset", "out of bounds for this shape");
         }
-        Failure::NotReady(match self.app.service.status() {
-            Status::Starting { reason } | Status::Waiting { reason } => reason,
-            Status::Active => "Timeout waiting for shape data to be loaded".to_owned(),
-            Status::Draining => RESTARTING.to_owned(),
-        })
+        not_now(self.app)
+    }
+
+    /// Makes sure that the answer is as new as the files are, where another process writes them.
+    async fn refresh(&self) -> Result<(), Failure> {
+        if !self.shape.is_followed() {
+            return Ok(());
+        }
+        if let Err(error) = self.shape.refresh().await {
+            tracing::debug!(handle = %self.shape.handle, %error, "the log of another instance cannot be read now");
+            return Err(not_now(self.app));
+        }
+        if !self.shape.is_over() {
+            return Ok(());
+        }
+        self.app.service.look_for_definition(&self.shape.definition).await;
+        Err(over(self.app, &self.shape))
     }
 
     /// Rows. `last` ends a body that reaches the end of the log.

@@ -4,11 +4,15 @@
 //! synced. Calls are made per buffer of many rows, never per row, so dynamic dispatch costs nothing.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::error::{FaultClass, FileKind, Named, Stage, StorageFault};
 
@@ -102,12 +106,17 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     fn sync_data(&self) -> io::Result<()>;
 }
 
-/// The file system of the machine.
+/// The file system of the machine, below one directory. Everything is reached from that directory as it
+/// was opened, never by its path: once it is renamed or removed, nothing is written to, or made in, what
+/// is at its path then.
 #[derive(Debug)]
 pub struct RealDisk {
     /// Opened before anything is written, since `syncfs` reports the errors since its open.
     root: File,
+    path: PathBuf,
 }
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 impl RealDisk {
     /// `root` is the data directory; created where it does not exist.
@@ -116,51 +125,109 @@ impl RealDisk {
     /// Those of creating and opening the directory.
     pub fn new(root: &Path) -> io::Result<RealDisk> {
         fs::create_dir_all(root)?;
-        Ok(RealDisk { root: File::open(root)? })
+        Ok(RealDisk { root: File::open(root)?, path: root.to_owned() })
     }
+
+    /// The path as seen from the directory.
+    fn below<'a>(&self, path: &'a Path) -> io::Result<&'a Path> {
+        let below =
+            path.strip_prefix(&self.path).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(if below.as_os_str().is_empty() { Path::new(".") } else { below })
+    }
+
+    fn open_file(&self, path: &Path, flags: OFlags) -> io::Result<Arc<dyn DiskFile>> {
+        let flags = flags | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.root, self.below(path)?, flags, Mode::from_raw_mode(0o666))?;
+        Ok(Arc::new(RealFile(file.into())))
+    }
+
+    fn open_directory(&self, below: &Path) -> io::Result<OwnedFd> {
+        Ok(rustix::fs::openat(&self.root, below, DIRECTORY, Mode::empty())?)
+    }
+}
+
+/// Everything in a directory, without following symbolic links.
+fn clear(directory: &OwnedFd) -> io::Result<()> {
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+            Ok(()) => {}
+            // Linux says EISDIR, POSIX EPERM.
+            Err(Errno::ISDIR | Errno::PERM) => {
+                clear(&rustix::fs::openat(directory, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?)?;
+                rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)?;
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(RealFile(OpenOptions::new().read(true).write(true).open(path)?)))
+        self.open_file(path, OFlags::empty())
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(RealFile(OpenOptions::new().read(true).write(true).create_new(true).open(path)?)))
+        self.open_file(path, OFlags::CREATE | OFlags::EXCL)
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<bool> {
-        match fs::create_dir(path) {
+        let below = self.below(path)?;
+        let mode = Mode::from_raw_mode(0o777);
+        match rustix::fs::mkdirat(&self.root, below, mode) {
             Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(path)?;
+            Err(Errno::EXIST) => {
+                self.open_directory(below)?;
+                Ok(false)
+            }
+            // Those above it, but never the root: its parent is not ours.
+            Err(Errno::NOENT) if below.components().count() > 1 => {
+                let mut above = PathBuf::new();
+                for component in below.components() {
+                    above.push(component);
+                    match rustix::fs::mkdirat(&self.root, &above, mode) {
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(errno) => return Err(errno.into()),
+                    }
+                }
                 Ok(true)
             }
-            Err(error) => Err(error),
+            Err(errno) => Err(errno.into()),
         }
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        File::from(self.open_directory(self.below(path)?)?).sync_all()
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
+        Ok(rustix::fs::renameat(&self.root, self.below(from)?, &self.root, self.below(to)?)?)
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        fs::remove_dir_all(path)
+        let below = self.below(path)?;
+        clear(&self.open_directory(below)?)?;
+        Ok(rustix::fs::unlinkat(&self.root, below, AtFlags::REMOVEDIR)?)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
+        Ok(rustix::fs::unlinkat(&self.root, self.below(path)?, AtFlags::empty())?)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let directory = self.open_directory(self.below(path)?)?;
         let mut names = Vec::new();
-        for entry in fs::read_dir(path)? {
-            names.push(entry?.file_name().to_string_lossy().into_owned());
+        for entry in rustix::fs::Dir::read_from(&directory)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy();
+            if !matches!(name.as_ref(), "." | "..") {
+                names.push(name.into_owned());
+            }
         }
         names.sort_unstable();
         Ok(names)

@@ -6,6 +6,7 @@
 //!                                log          changes, see frame.rs; made at the first change
 //!                                log.idx      marks, see index.rs; derived
 //! <data>/trash/<handle>/                      removed shapes until they are purged
+//! <data>/quarantine/<micros>-<handle>/        what is no shape's or is evidence of damage, and since when
 //! ```
 //!
 //! `definition`, little endian: magic `SFDF`, version u16 (1), zero u16, length u32, crc32c u32 of the
@@ -15,7 +16,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::domain::{Handle, ShapeDefinition};
+use crate::domain::{Handle, ShapeDefinition, Timestamp};
 
 use super::disk::{Disk, FileSlot, read_full, write_all};
 use super::error::{FileKind, Named, ShapeLogError, Stage, StorageFault};
@@ -103,6 +104,25 @@ impl ShapeFiles {
         Ok(self.disk.rename(&self.dir, &to).named(Stage::Remove, FileKind::Directory)?)
     }
 
+    /// Sets the directory aside, named after the time: nothing finds it by its handle, and nothing in it is
+    /// changed.
+    ///
+    /// # Errors
+    /// `Vanished` where there is no such directory.
+    pub fn quarantine(&self, data: &Path, at: Timestamp) -> Result<(), ShapeLogError> {
+        let quarantine = data.join("quarantine");
+        let new = self.disk.create_dir(&quarantine).named(Stage::Create, FileKind::Directory)?;
+        let entry = Quarantined { handle: self.handle, since: at };
+        self.disk
+            .rename(&self.dir, &quarantine.join(entry.name()))
+            .named(Stage::Remove, FileKind::Directory)?;
+        self.disk.sync_dir(&quarantine).named(Stage::Sync, FileKind::Directory)?;
+        if new {
+            self.disk.sync_dir(data).named(Stage::Sync, FileKind::Directory)?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
@@ -119,16 +139,18 @@ impl ShapeFiles {
     }
 }
 
-/// The handles of all shape directories, ascending. Names that are no handles are passed over.
+/// The handles of all shape directories, ascending. Names that are no handles, and handles that are not
+/// where they belong, are passed over: nothing would find them.
 ///
 /// # Errors
 /// A [`StorageFault`] other than that there are no shapes yet.
 pub fn list_shapes(disk: &dyn Disk, data: &Path) -> Result<Vec<Handle>, ShapeLogError> {
     let shapes = data.join("shapes");
     let mut handles = Vec::new();
-    for shard in list_or_none(disk, &shapes)? {
-        let names = list_or_none(disk, &shapes.join(shard))?;
-        handles.extend(names.iter().filter_map(|name| name.parse::<Handle>().ok()));
+    for found in list_or_none(disk, &shapes)? {
+        let names = list_or_none(disk, &shapes.join(&found))?;
+        let named = names.iter().filter_map(|name| name.parse::<Handle>().ok());
+        handles.extend(named.filter(|handle| shard(*handle) == found));
     }
     handles.sort_unstable();
     Ok(handles)
@@ -148,6 +170,42 @@ pub fn list_trash(disk: &dyn Disk, data: &Path) -> Result<Vec<String>, ShapeLogE
 /// `Vanished` where it is not there.
 pub fn purge(disk: &dyn Disk, data: &Path, name: &str) -> Result<(), ShapeLogError> {
     let path = data.join("trash").join(name);
+    Ok(disk.remove_dir_all(&path).named(Stage::Remove, FileKind::Directory)?)
+}
+
+/// A directory that was set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    pub handle: Handle,
+    pub since: Timestamp,
+}
+
+impl Quarantined {
+    fn name(self) -> String {
+        format!("{}-{}", self.since.0, self.handle)
+    }
+
+    fn parse(name: &str) -> Option<Quarantined> {
+        let (since, handle) = name.split_once('-')?;
+        Some(Quarantined { handle: handle.parse().ok()?, since: Timestamp(since.parse().ok()?) })
+    }
+}
+
+/// What was set aside. Other names are passed over.
+///
+/// # Errors
+/// A [`StorageFault`] other than that there is no quarantine.
+pub fn list_quarantined(disk: &dyn Disk, data: &Path) -> Result<Vec<Quarantined>, ShapeLogError> {
+    let names = list_or_none(disk, &data.join("quarantine"))?;
+    Ok(names.iter().filter_map(|name| Quarantined::parse(name)).collect())
+}
+
+/// Deletes what was set aside for good.
+///
+/// # Errors
+/// `Vanished` where it is not there.
+pub fn purge_quarantined(disk: &dyn Disk, data: &Path, entry: Quarantined) -> Result<(), ShapeLogError> {
+    let path = data.join("quarantine").join(entry.name());
     Ok(disk.remove_dir_all(&path).named(Stage::Remove, FileKind::Directory)?)
 }
 

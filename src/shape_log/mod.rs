@@ -22,10 +22,12 @@ mod encoder;
 mod error;
 mod files;
 mod flush;
+mod follow;
 mod frame;
 mod index;
 mod json;
 mod message;
+mod read_only;
 mod reader;
 mod recovery;
 mod shared;
@@ -40,9 +42,13 @@ mod tests;
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use encoder::{Encoded, Encoder, Op, TransactionHeaders, snapshot_columns};
 pub use error::{EncodeError, FaultClass, FileKind, ShapeLogError, Stage, StorageFault};
-pub use files::{ShapeFiles, list_shapes, list_trash, purge};
+pub use files::{
+    Quarantined, ShapeFiles, list_quarantined, list_shapes, list_trash, purge, purge_quarantined,
+};
 pub use flush::{SYNC_EACH_MAX, flush_all};
+pub use follow::{Followed, Follower};
 pub use json::messages;
+pub use read_only::ReadOnlyDisk;
 pub use reader::{Body, Range, Read};
 pub use recovery::{Verify, open_read_only};
 pub use sim_disk::{SimDisk, SimFault};

@@ -57,6 +57,39 @@ pub fn open_read_only(
 }
 
 impl Scan {
+    /// The same log later, written to meanwhile by its owner: reads on from the last commit. Not before
+    /// it, so nothing is said about the index.
+    ///
+    /// # Errors
+    /// `Corrupt` where a frame behind damaged bytes says that they had been durable; while the file is
+    /// being written, that may pass. `Vanished` where the file is gone.
+    pub fn carry_on(&self, log: &FileSlot) -> Result<Scan, StorageFault> {
+        let file = log.open()?;
+        let file_len = file.size().named(Stage::Read, FileKind::Log)?;
+        if file_len < self.end {
+            return Err(StorageFault::corrupt(FileKind::Log, file_len));
+        }
+        let mut walk = Walk {
+            marks: self.marks.clone(),
+            builder: self.builder,
+            committed: self.builder,
+            last: self.last,
+            end: self.end,
+        };
+        let torn_at = walk.read(FrameReader::new(Arc::clone(&file), self.end, file_len))?;
+        if later_frame_proves(file.as_ref(), torn_at, walk.end, file_len)? {
+            return Err(StorageFault::corrupt(FileKind::Log, torn_at));
+        }
+        Ok(Scan {
+            marks: walk.marks,
+            builder: walk.committed,
+            last: walk.last,
+            end: walk.end,
+            file_len,
+            ..*self
+        })
+    }
+
     pub fn publish(&self, file: Arc<FileSlot>, reader: &ShapeReader, incarnation: Incarnation) {
         let log = LogView {
             file,

@@ -236,4 +236,14 @@ fn destruction_in_passing_is_found() {
     assert_eq!(broken("src/cli/serve.rs", "fn f() { File::options().truncate(true); }"), [(2, RULE)]);
     assert_eq!(broken("src/shape_log/disk.rs", text), []);
     assert_eq!(broken("src/journal/archive/mod.rs", text), []);
+    assert_eq!(broken("src/runtime/boot.rs", "fn f() { rustix::fs::unlinkat(d, n, f); }"), [(2, RULE)]);
+}
+
+#[test]
+fn a_waiting_instance_that_could_write_is_found() {
+    const RULE: &str = "who waits only reads";
+    let text = "fn f() { File::create(p); }";
+    assert_eq!(broken("src/runtime/standby/catalog.rs", text), [(2, RULE)]);
+    assert_eq!(broken("src/shape_log/follow.rs", "fn f() { RealDisk::new(p); }"), [(2, RULE)]);
+    assert_eq!(broken("src/runtime/layout.rs", text), []);
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use samples::{causes_of_tables, events, recorded};
+use samples::{additions, causes_of_tables, events, recorded};
 use shapefold::events::{RECORD_VERSION, Recorded, decode, encode, names};
 use shapefold::state::{STATE_VERSION, State};
 
@@ -48,6 +48,7 @@ fn encoded_events(recorded: &[Recorded]) -> String {
 fn events_of_version_1_are_read_for_ever() {
     reads_for_ever("events/v1.hex", &recorded());
     reads_for_ever("events/v1-causes-of-tables.hex", &causes_of_tables());
+    reads_for_ever("events/v1-strangers.hex", &additions());
 }
 
 fn reads_for_ever(name: &str, samples: &[Recorded]) {

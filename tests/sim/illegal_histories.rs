@@ -170,6 +170,18 @@ fn o3_files_of_a_living_shape_and_destruction_unannounced() {
     let mut living = History::streaming();
     living.intend(1);
     living.breaks(&[Invariant::O3]);
+    let of_a_shape = DestructionTarget::Stranger(Handle { hash: 1, micros: 1 });
+    let of_nobody = DestructionTarget::Stranger(Handle { hash: 1, micros: 2 });
+    for (target, cause, legal) in [
+        (of_nobody, DestructionCause::Unknown, true),
+        (of_nobody, DestructionCause::QuarantineExpired, true),
+        (of_nobody, DestructionCause::ShapeInvalidated, false),
+        (of_a_shape, DestructionCause::Unknown, false),
+    ] {
+        let mut strange = History::streaming();
+        strange.then(OwnershipEvent::DestructiveIntent { intent: IntentId(1), target, cause });
+        strange.breaks(if legal { &[] } else { &[Invariant::O3] });
+    }
     let mut unannounced = History::streaming();
     let result = shapefold::events::DestructionResult::Done;
     unannounced.then(OwnershipEvent::DestructiveDone { intent: IntentId(5), result });

@@ -3,8 +3,9 @@
 //! Nothing here is part of the service. It starts a private Postgres ([`postgres`]) and the real
 //! service binary ([`service`]), speaks HTTP to it with a client of its own ([`http`],
 //! [`shape_client`]), and compares what a client holds with SQL ([`compare`]). The commands on top
-//! are [`demo`], [`demo_check`], [`soak`], [`chaos`] and [`mod@bench`].
+//! are [`demo`], [`demo_check`], [`soak`], [`chaos`], [`rolling`] and [`mod@bench`].
 
+pub mod audit;
 pub mod bench;
 pub mod bench_http;
 pub mod bench_journal;
@@ -17,6 +18,7 @@ pub mod http;
 pub mod journal;
 pub mod page;
 pub mod postgres;
+pub mod rolling;
 pub mod service;
 pub mod shape_client;
 pub mod soak;

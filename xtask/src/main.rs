@@ -10,6 +10,8 @@ use shapefold_xtask::chaos::{self, ChaosOptions};
 use shapefold_xtask::demo::{self, DemoOptions};
 use shapefold_xtask::directory::{RunDirectory, dev_directory};
 use shapefold_xtask::postgres::{Installation, MAJOR_VARIABLE, Server, stop_leftover};
+use shapefold_xtask::rolling::{self, RollingOptions};
+use shapefold_xtask::service::default_binary;
 use shapefold_xtask::soak::{self, SoakOptions};
 use shapefold_xtask::{Outcome, demo_check};
 use tokio::signal::unix::{SignalKind, signal};
@@ -55,6 +57,16 @@ enum Task {
         rounds: u32,
         #[arg(long)]
         seed: Option<u64>,
+    },
+    /// Rolling deploys of two builds on one data directory
+    ChaosRolling {
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
+        #[arg(long)]
+        seed: Option<u64>,
+        /// The second build: a path to its binary. The debug build where there is one
+        #[arg(long)]
+        other: Option<std::path::PathBuf>,
     },
     /// Streaming rate against pg_recvlogical
     BenchReplication(Bench),
@@ -162,6 +174,10 @@ async fn run(arguments: Arguments) -> Outcome<bool> {
         Task::DemoCheck => demo_check::run(postgres).await,
         Task::Soak { minutes, seed } => soak::run(SoakOptions { minutes, seed, postgres }).await,
         Task::ChaosPowerLoss { rounds, seed } => chaos::run(ChaosOptions { rounds, seed, postgres }).await,
+        Task::ChaosRolling { rounds, seed, other } => {
+            let other = other.or_else(|| rolling::other_build(&default_binary().ok()?));
+            rolling::run(RollingOptions { rounds, seed, postgres, other }).await
+        }
         Task::BenchReplication(bench) => bench::replication(options(bench)).await,
         Task::BenchInitialSync(bench) => bench::initial_sync(options(bench)).await,
         Task::BenchHttp { clients, writes, json } => {

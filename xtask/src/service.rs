@@ -38,6 +38,9 @@ pub struct ServiceSettings {
     pub environment: Vec<(String, String)>,
     /// Where all output is appended to, besides being kept in memory.
     pub log_file: Option<PathBuf>,
+    /// A program with its arguments that the binary is started by, and that makes way for it: the child
+    /// must be the service itself.
+    pub wrapper: Vec<String>,
 }
 
 impl ServiceSettings {
@@ -51,6 +54,7 @@ impl ServiceSettings {
             stream_id: "default".to_owned(),
             environment: Vec::new(),
             log_file: None,
+            wrapper: Vec::new(),
         }
     }
 
@@ -94,7 +98,14 @@ impl Service {
 
     fn launch(&mut self) -> Outcome<()> {
         let settings = &self.settings;
-        let mut command = Command::new(&settings.binary);
+        let mut command = match settings.wrapper.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&settings.binary);
+                command
+            }
+            None => Command::new(&settings.binary),
+        };
         command.arg("serve").env_clear();
         for name in ["PATH", "HOME", "TMPDIR", "RUST_LOG", "RUST_BACKTRACE"] {
             if let Some(value) = std::env::var_os(name) {

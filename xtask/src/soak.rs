@@ -49,6 +49,7 @@ struct Figures {
 }
 
 /// A client that follows its shape until told to stop, and what was refused meanwhile.
+#[derive(Debug)]
 pub struct Follower {
     pub table: Table,
     pub client: ShapeClient,

@@ -42,6 +42,9 @@ impl Decision<'_> {
             Input::SnapshotFailed { sid, attempt, failure } => self.snapshot_failed(sid, attempt, failure),
             Input::SnapshotStopped { sid } => self.snapshot_stopped(sid),
             Input::FilesTrashed { sid, intent, result } => self.files_trashed(sid, intent, result),
+            Input::StrangerFound { handle } => self.stranger_found(handle),
+            Input::QuarantineExpired { handle } => self.quarantine_expired(handle),
+            Input::StrangerSettled { intent, result } => self.stranger_settled(intent, result),
             Input::WriterReady { sid, incarnation, recovered, trimmed_bytes } => {
                 self.writer_ready(sid, incarnation, recovered, trimmed_bytes)
             }

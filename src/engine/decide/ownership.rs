@@ -1,10 +1,10 @@
 //! Deciding about the process, its directory, and its end.
 
-use crate::domain::Sid;
+use crate::domain::{Handle, Sid};
 use crate::engine::{Boot, Decision, Effect, Refusal};
 use crate::events::{
-    DestructionResult, DrainCause, ExitCause, FaultClass, FileKind, IntentId, InvalidationCause,
-    JournalEvent, LossEvidence, OwnershipEvent, RemovalStep, ShapeEvent, Stage,
+    DestructionCause, DestructionResult, DestructionTarget, DrainCause, ExitCause, FaultClass, FileKind,
+    IntentId, InvalidationCause, JournalEvent, LossEvidence, OwnershipEvent, RemovalStep, ShapeEvent, Stage,
 };
 use crate::state::Life;
 
@@ -109,6 +109,45 @@ impl Decision<'_> {
             let running = self.state().shapes[&sid].life < Life::Live;
             self.invalidate(sid, InvalidationCause::StorageDamaged, Some(fault), running);
         }
+        Ok(())
+    }
+
+    /// Files that nobody knows are set aside one directory at a time, and kept: that the journal does not
+    /// know them is no proof that nobody needs them.
+    pub(super) fn stranger_found(&mut self, handle: Handle) -> Result<(), Refusal> {
+        let intent = self.announce_stranger(handle, DestructionCause::Unknown)?;
+        self.ask(Effect::QuarantineFiles { handle, intent });
+        Ok(())
+    }
+
+    pub(super) fn quarantine_expired(&mut self, handle: Handle) -> Result<(), Refusal> {
+        let intent = self.announce_stranger(handle, DestructionCause::QuarantineExpired)?;
+        self.ask(Effect::PurgeQuarantined { handle, intent });
+        Ok(())
+    }
+
+    fn announce_stranger(&mut self, handle: Handle, cause: DestructionCause) -> Result<IntentId, Refusal> {
+        self.require_active()?;
+        let target = DestructionTarget::Stranger(handle);
+        let known = self.state().shapes.values().any(|shape| shape.handle == handle);
+        if known || self.state().owner.open_intents.iter().any(|(_, open)| *open == target) {
+            return Err(Refusal::NoStranger);
+        }
+        let intent = IntentId(self.state().owner.last_intent.0 + 1);
+        self.record(None, OwnershipEvent::DestructiveIntent { intent, target, cause });
+        Ok(intent)
+    }
+
+    pub(super) fn stranger_settled(
+        &mut self,
+        intent: IntentId,
+        result: DestructionResult,
+    ) -> Result<(), Refusal> {
+        self.require_owned()?;
+        if !self.state().owner.open_intents.iter().any(|(open, _)| *open == intent) {
+            return Err(Refusal::NoStranger);
+        }
+        self.record(None, OwnershipEvent::DestructiveDone { intent, result });
         Ok(())
     }
 

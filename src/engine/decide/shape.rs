@@ -180,8 +180,10 @@ impl Decision<'_> {
             let because = shape.invalidated.map(|invalidation| invalidation.event);
             let intent = IntentId(self.state().owner.last_intent.0 + 1);
             let cause = DestructionCause::ShapeInvalidated;
+            let damaged = |cause| cause == InvalidationCause::StorageDamaged;
+            let keep = shape.invalidated.is_some_and(|invalidation| damaged(invalidation.cause));
             self.record(because, OwnershipEvent::DestructiveIntent { intent, target, cause });
-            self.ask(Effect::TrashFiles { sid, handle, intent });
+            self.ask(Effect::TrashFiles { sid, handle, intent, keep });
         }
     }
 }

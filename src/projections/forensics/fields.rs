@@ -54,8 +54,16 @@ fn ownership(event: &OwnershipEvent) -> Value {
         }
         OwnershipEvent::Lost { epoch, evidence } => json!({"epoch": epoch, "evidence": word(evidence)}),
         OwnershipEvent::DestructiveIntent { intent, target, cause } => {
-            let DestructionTarget::ShapeFiles(sid) = target;
-            json!({"intent": intent, "target": "ShapeFiles", "sid": sid, "cause": word(cause)})
+            let cause = word(cause);
+            match target {
+                DestructionTarget::ShapeFiles(sid) => {
+                    json!({"intent": intent, "target": "ShapeFiles", "sid": sid, "cause": cause})
+                }
+                DestructionTarget::Stranger(handle) => {
+                    let handle = handle.to_string();
+                    json!({"intent": intent, "target": "Stranger", "handle": handle, "cause": cause})
+                }
+            }
         }
         OwnershipEvent::DestructiveDone { intent, result } => {
             json!({"intent": intent, "result": word(result)})

@@ -118,10 +118,10 @@ pub fn subject(event: &Event) -> Option<Sid> {
         Event::Shape(event) => Some(event.sid()),
         Event::Consumer(event) => Some(event.sid()),
         Event::Ownership(OwnershipEvent::StorageFault { sid, .. }) => *sid,
-        Event::Ownership(OwnershipEvent::DestructiveIntent { target, .. }) => {
-            let DestructionTarget::ShapeFiles(sid) = target;
-            Some(*sid)
-        }
+        Event::Ownership(OwnershipEvent::DestructiveIntent { target, .. }) => match target {
+            DestructionTarget::ShapeFiles(sid) => Some(*sid),
+            DestructionTarget::Stranger(_) => None,
+        },
         Event::Ownership(_) | Event::Stream(_) | Event::Flush(_) | Event::Journal(_) => None,
     }
 }

@@ -10,8 +10,8 @@ use std::fmt;
 
 use crate::domain::{EventId, Lsn, Seq, Sid, SidSet, Timestamp};
 use crate::events::{
-    AckCause, ConsumerEvent, DestructionTarget, Event, ExitCause, OwnershipEvent, PreviousEnd, Recorded,
-    RemovalStep, ShapeEvent, StreamEvent,
+    AckCause, ConsumerEvent, DestructionCause, DestructionTarget, Event, ExitCause, OwnershipEvent,
+    PreviousEnd, Recorded, RemovalStep, ShapeEvent, StreamEvent,
 };
 use crate::projections::Projections;
 use crate::projections::forensics::subject;
@@ -283,9 +283,20 @@ fn check_ownership(state: &State, event: &OwnershipEvent, findings: &mut Finding
                 findings.push((Invariant::O4, format!("released with {writers} writers left")));
             }
         }
-        OwnershipEvent::DestructiveIntent { target: DestructionTarget::ShapeFiles(sid), .. } => {
+        OwnershipEvent::DestructiveIntent { target: DestructionTarget::ShapeFiles(sid), cause, .. } => {
             if state.shape(*sid).is_none_or(|shape| shape.life != Life::Invalidated) {
                 findings.push((Invariant::O3, format!("files of shape {sid}, which is not invalidated")));
+            }
+            if *cause != DestructionCause::ShapeInvalidated {
+                findings.push((Invariant::O3, format!("files of shape {sid} for another reason")));
+            }
+        }
+        OwnershipEvent::DestructiveIntent { target: DestructionTarget::Stranger(handle), cause, .. } => {
+            if state.shapes.values().any(|shape| shape.handle == *handle) {
+                findings.push((Invariant::O3, format!("files under {handle}, which a shape has")));
+            }
+            if *cause == DestructionCause::ShapeInvalidated {
+                findings.push((Invariant::O3, format!("files under {handle} as if they were a shape's")));
             }
         }
         OwnershipEvent::DestructiveDone { intent, .. } => {

@@ -2,8 +2,8 @@
 
 use crate::domain::{EventId, Seq, Sid};
 use crate::events::{
-    AckCause, ConsumerEvent, DestructionTarget, Event, ExitCause, FaultClass, FlushEvent, HistoryCause,
-    InvalidationCause, JournalEvent, OwnershipEvent, PreviousEnd, ShapeEvent, StreamEvent,
+    AckCause, ConsumerEvent, DestructionCause, DestructionTarget, Event, ExitCause, FaultClass, FlushEvent,
+    HistoryCause, InvalidationCause, JournalEvent, OwnershipEvent, PreviousEnd, ShapeEvent, StreamEvent,
 };
 use crate::projections::forensics::{Names, commas};
 
@@ -40,10 +40,20 @@ fn ownership(event: &OwnershipEvent, names: &Names) -> String {
         OwnershipEvent::Lost { epoch, evidence } => {
             format!("epoch {epoch} found that it had lost the directory ({evidence:?})")
         }
-        OwnershipEvent::DestructiveIntent { intent, target, .. } => {
-            let DestructionTarget::ShapeFiles(sid) = target;
-            format!("the files of shape {} are to be removed (intent {})", names.call(*sid), intent.0)
-        }
+        OwnershipEvent::DestructiveIntent { intent, target, cause } => match (target, cause) {
+            (DestructionTarget::ShapeFiles(sid), _) => {
+                format!("the files of shape {} are to be removed (intent {})", names.call(*sid), intent.0)
+            }
+            (DestructionTarget::Stranger(handle), DestructionCause::QuarantineExpired) => {
+                format!("files set aside under {handle} are to be removed (intent {})", intent.0)
+            }
+            (
+                DestructionTarget::Stranger(handle),
+                DestructionCause::Unknown | DestructionCause::ShapeInvalidated,
+            ) => {
+                format!("the directory {handle}, of no known shape, is to be set aside (intent {})", intent.0)
+            }
+        },
         OwnershipEvent::DestructiveDone { intent, .. } => format!("files were removed (intent {})", intent.0),
         OwnershipEvent::StorageFault { class, stage, file, sid, count } => {
             let whose = sid.map(|sid| format!(" of shape {}", names.call(sid))).unwrap_or_default();

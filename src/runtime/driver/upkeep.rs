@@ -1,8 +1,9 @@
 //! What the driver does now and then: look after the lock, the disk, the writers, the journal.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::domain::{EventId, Sid};
+use crate::domain::{EventId, Handle, Sid};
 use crate::engine::Input;
 use crate::events::{DrainCause, FaultClass, FileKind, InvalidationCause, JournalEvent, Stage};
 use crate::journal::ReserveState;
@@ -11,6 +12,7 @@ use crate::runtime::archiver::Archived;
 use crate::runtime::clock;
 use crate::runtime::driver::{Audit, Driver, Fatal, Message};
 use crate::runtime::faults;
+use crate::runtime::quarantine::{Found, STRANGERS_MAX, Timing};
 
 /// Is the directory still ours?
 const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -50,19 +52,33 @@ impl Driver {
         }
     }
 
+    /// Is the directory still ours? What the operating system cannot say is no evidence of a loss.
+    pub(super) fn look_at_lock(&mut self) {
+        if let Err(lost) = self.lock.still_held()
+            && !matches!(lost, NotHeld::Unverified(_))
+        {
+            self.state.lost = Some(lost);
+        }
+    }
+
+    /// # Errors
+    /// [`Fatal::OwnershipLost`]: it is not. Told to the journal, as far as that can still be written.
+    pub(super) fn require_directory(&mut self) -> Result<(), Fatal> {
+        let Some(lost) = self.state.lost.take() else { return Ok(()) };
+        tracing::error!(%lost, "the data directory is no longer owned by this process");
+        self.input(Input::OwnershipLost { evidence: faults::evidence(&lost) });
+        // Best effort: nothing waits for a journal in a directory that is no longer ours.
+        let _closed = self.persist();
+        Err(Fatal::OwnershipLost(lost))
+    }
+
     /// What is due now and then. Whether a drain has taken too long.
     pub(super) fn tick(&mut self) -> Result<bool, Fatal> {
         let now = Instant::now();
         if now.duration_since(self.state.checked.lock) >= LOCK_CHECK_INTERVAL {
             self.state.checked.lock = now;
-            // What the operating system could not say is no evidence of a loss.
-            if let Err(lost) = self.lock.still_held()
-                && !matches!(lost, NotHeld::Unverified(_))
-            {
-                tracing::error!(%lost, "the data directory is no longer owned by this process");
-                self.input(Input::OwnershipLost { evidence: faults::evidence(&lost) });
-                return Err(Fatal::OwnershipLost(lost));
-            }
+            self.look_at_lock();
+            self.require_directory()?;
         }
         if now.duration_since(self.state.checked.reserve) >= RESERVE_CHECK_INTERVAL {
             self.state.checked.reserve = now;
@@ -83,6 +99,10 @@ impl Driver {
             let persist = self.core.audit(clock::now());
             self.follow(persist);
         }
+        if now.duration_since(self.state.checked.strangers) >= Timing::current().every {
+            self.state.checked.strangers = now;
+            self.executor.survey();
+        }
         self.input(Input::Tick);
         self.relieve();
         // The checkpoint covers what the journal has been handed.
@@ -95,6 +115,19 @@ impl Driver {
             tracing::warn!("the drain takes too long and is cut short; nothing acknowledged is lost");
         }
         Ok(late)
+    }
+
+    /// Directories that no shape has are set aside, and what has been aside for long enough is removed.
+    pub(super) fn surveyed(&mut self, found: Found) {
+        let known: BTreeSet<Handle> =
+            self.core.engine().state().shapes.values().map(|shape| shape.handle).collect();
+        let strangers = found.directories.into_iter().filter(|handle| !known.contains(handle));
+        for handle in strangers.take(STRANGERS_MAX) {
+            self.input(Input::StrangerFound { handle });
+        }
+        for handle in found.expired.into_iter().take(STRANGERS_MAX) {
+            self.input(Input::QuarantineExpired { handle });
+        }
     }
 
     /// A disk that is nearly full ends the service while there is room to end it in order; what is not

@@ -4,6 +4,7 @@ mod crashes;
 mod damage;
 mod encoding;
 mod faults;
+mod following;
 mod formats;
 mod publication;
 mod reading;

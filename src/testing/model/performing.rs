@@ -61,6 +61,9 @@ impl World {
             | Effect::StopWriter { .. }
             | Effect::Deliver { .. }
             | Effect::ForgetBefore { .. } => self.perform_writer(effect),
+            Effect::QuarantineFiles { .. } | Effect::PurgeQuarantined { .. } => {
+                self.fail("nobody has looked for strangers".to_owned());
+            }
             Effect::Exit => self.exit(),
             Effect::Abort => self.crash(),
         }

@@ -107,8 +107,29 @@ const IMPURE_STD: [&str; 7] = ["fs", "io", "net", "thread", "env", "process", "o
 const MAY_DESTROY: [&str; 4] =
     ["src/shape_log/disk.rs", "src/journal/", "src/replication/spill.rs", "src/ownership/"];
 
-const DESTRUCTIVE: [&str; 5] =
-    ["fs::remove_file(", "fs::remove_dir(", "fs::remove_dir_all(", "fs::rename(", ".truncate(true)"];
+const DESTRUCTIVE: [&str; 7] = [
+    "fs::remove_file(",
+    "fs::remove_dir(",
+    "fs::remove_dir_all(",
+    "fs::rename(",
+    ".truncate(true)",
+    "unlinkat(",
+    "renameat(",
+];
+
+/// What an instance runs that does not own the directory. It goes through the read-only disk.
+const MAY_ONLY_READ: [&str; 2] = ["src/runtime/standby/", "src/shape_log/follow.rs"];
+
+const CHANGING: [&str; 8] = [
+    "OpenOptions",
+    "File::create",
+    "fs::write(",
+    "create_dir",
+    "set_len(",
+    "write_at(",
+    "write_all",
+    "RealDisk",
+];
 
 /// A line that a rule does not apply to, and why.
 pub struct Exception {
@@ -142,6 +163,7 @@ pub fn check(sources: &[Source]) -> Vec<Violation> {
         check_direction(source, &mut found);
         check_effects(source, &mut found);
         check_destruction(source, &mut found);
+        check_reading(source, &mut found);
         check_purity(source, &mut found);
         check_unwrap(source, &mut found);
         check_wildcards(source, &mut found);
@@ -222,6 +244,17 @@ fn check_destruction(source: &Source, found: &mut Vec<Violation>) {
         for (at, _) in source.code.match_indices(call) {
             let what = "files go by way of the disk of the shape logs, once the journal says so";
             found.push(violation(source, at, "nothing is destroyed in passing", what));
+        }
+    }
+}
+
+fn check_reading(source: &Source, found: &mut Vec<Violation>) {
+    if !MAY_ONLY_READ.iter().any(|place| source.path.starts_with(place)) {
+        return;
+    }
+    for call in CHANGING {
+        for (at, _) in source.code.match_indices(call) {
+            found.push(violation(source, at, "who waits only reads", call));
         }
     }
 }

@@ -42,6 +42,20 @@ fn numbered(events: Vec<Event>) -> Vec<Recorded> {
     events.into_iter().enumerate().map(event).collect()
 }
 
+/// What events of version 1 have been able to say since they were first written down.
+pub fn additions() -> Vec<Recorded> {
+    let stranger = DestructionTarget::Stranger(Handle { hash: 5, micros: 77 });
+    let intend = |(index, (target, cause)): (u64, (DestructionTarget, DestructionCause))| Recorded {
+        id: EventId(index + 1),
+        at: Timestamp(1_774_000_000_000_000),
+        epoch: Epoch(7),
+        because: None,
+        event: OwnershipEvent::DestructiveIntent { intent: IntentId(index + 1), target, cause }.into(),
+    };
+    let additions = [(stranger, DestructionCause::Unknown), (stranger, DestructionCause::QuarantineExpired)];
+    (0..).zip(additions).map(intend).collect()
+}
+
 pub fn events() -> Vec<Event> {
     let mut events = beginning();
     events.extend(streaming());

@@ -9,14 +9,18 @@ mod http_encoding;
 mod http_limits;
 mod http_live;
 mod http_log;
+mod ownership;
 mod partitions;
+mod quarantine;
 mod restart;
 mod schema_changes;
 mod slow_readers;
 mod snapshot_failures;
 mod snapshot_stitching;
+mod standby;
 mod supervision;
 mod values;
+mod versions;
 
 use std::path::Path;
 use std::process::Command;

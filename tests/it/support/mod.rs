@@ -15,6 +15,7 @@ pub use database::{TestDatabase, database, database_on};
 pub use node::{NodeClient, NodeFollower};
 pub use running::{BINARY, Service};
 pub use script::NodeScript;
+pub use shapefold_xtask::audit::Audit;
 pub use shapefold_xtask::compare::{Table, difference, rows_in_postgres};
 pub use shapefold_xtask::http::{HttpClient, Response, encode};
 pub use shapefold_xtask::journal;

@@ -81,7 +81,10 @@ impl World {
                     shape.set_phase(Phase::Ended);
                 }
             }
-            Effect::TrashFiles { sid, handle, intent } => {
+            Effect::QuarantineFiles { .. } | Effect::PurgeQuarantined { .. } => {
+                self.fail("nobody has looked for strangers".to_owned());
+            }
+            Effect::TrashFiles { sid, handle, intent, .. } => {
                 let target = DestructionTarget::ShapeFiles(sid);
                 process.trashing.push((sid, handle, intent));
                 if !self.durable.owner.open_intents.contains(&(intent, target)) {

@@ -43,6 +43,9 @@ impl World {
             Effect::SendStatus { .. } => self.fail("an acknowledgement among the effects"),
             // The publication plays no part here.
             Effect::ReleasePublication { .. } => {}
+            Effect::QuarantineFiles { .. } | Effect::PurgeQuarantined { .. } => {
+                self.fail("something is set aside, and there is nothing strange in this world");
+            }
             Effect::Exit | Effect::Abort => {
                 if effect == Effect::Exit && !process.writers.is_empty() {
                     self.fail("O4: the process exits and leaves writers");

@@ -1,0 +1,157 @@
+//! Reading the files of a shape while another process writes them.
+//!
+//! What can be relied on: the definition and a complete snapshot never change; the log grows by whole
+//! frames at its end, and is only ever cut back to the end of a commit; a shape that has ended is
+//! renamed away as a whole. So a reader that believes nothing but frames that verify, up to the last
+//! that carries a commit, sees a state that the shape has really had. What lies behind that commit is
+//! still being written, or the rest of a crash; it is looked at again next time.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::domain::{Handle, Incarnation, ShapeDefinition};
+
+use super::disk::Disk;
+use super::error::{FaultClass, FileKind, ShapeLogError, Stage, StorageFault};
+use super::files::ShapeFiles;
+use super::read_only::ReadOnlyDisk;
+use super::recovery::{Scan, Verify, scan};
+use super::snapshot::SnapshotState;
+use super::view::ShapeReader;
+
+/// What a look at the files has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Followed {
+    Unchanged,
+    /// A new view was published.
+    Changed,
+    /// The directory is not there any more: the shape has ended.
+    Gone,
+}
+
+/// A shape whose files belong to another process. Never writes.
+#[derive(Debug)]
+pub struct Follower {
+    files: ShapeFiles,
+    reader: Arc<ShapeReader>,
+    /// The log as it was at the last look, and what was found in it.
+    seen: Option<(LogIdentity, Scan)>,
+}
+
+/// Differs wherever the content of the log file may differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LogIdentity {
+    dev: u64,
+    ino: u64,
+    len: u64,
+    /// Seconds and nanoseconds.
+    changed: (i64, i64),
+}
+
+impl Follower {
+    /// Opens a shape for reading. `None` where there are no files of it, or its snapshot is not
+    /// complete.
+    ///
+    /// # Errors
+    /// A [`StorageFault`], or [`ShapeLogError::DefinitionVersion`] of a newer release.
+    pub fn open(data: &Path, handle: Handle) -> Result<Option<(ShapeDefinition, Follower)>, ShapeLogError> {
+        let files = ShapeFiles::open(disk(), data, handle);
+        let definition = match files.read_definition() {
+            Ok(definition) => definition,
+            Err(ShapeLogError::Storage(fault)) if fault.class == FaultClass::Vanished => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let reader = ShapeReader::open(&files)?;
+        if reader.view().snapshot_state() != SnapshotState::Complete {
+            return Ok(None);
+        }
+        let mut follower = Follower { files, reader, seen: None };
+        match follower.follow()? {
+            Followed::Gone => Ok(None),
+            Followed::Unchanged | Followed::Changed => Ok(Some((definition, follower))),
+        }
+    }
+
+    /// Whether there is a directory of that handle, complete or not.
+    ///
+    /// # Errors
+    /// The file system does not say.
+    pub fn exists(data: &Path, handle: Handle) -> io::Result<bool> {
+        ShapeFiles::open(disk(), data, handle).dir.try_exists()
+    }
+
+    #[must_use]
+    pub fn reader(&self) -> &Arc<ShapeReader> {
+        &self.reader
+    }
+
+    /// Looks at the files and publishes what is new. One `stat` where nothing is.
+    ///
+    /// # Errors
+    /// A [`StorageFault`]: what was published before stays and may be out of date. `Corrupt` may pass: a
+    /// new owner may be cutting off what a crash left behind.
+    pub fn follow(&mut self) -> Result<Followed, ShapeLogError> {
+        let found = match fs::metadata(self.files.path("log")) {
+            Ok(found) => LogIdentity {
+                dev: found.dev(),
+                ino: found.ino(),
+                len: found.len(),
+                changed: (found.mtime(), found.mtime_nsec()),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.without_log(),
+            Err(error) => return Err(StorageFault::new(&error, Stage::Read, FileKind::Log).into()),
+        };
+        if self.seen.as_ref().is_some_and(|(seen, _)| *seen == found) {
+            return Ok(Followed::Unchanged);
+        }
+        match self.read_on(found) {
+            Ok(scan) => {
+                let changed = self.seen.as_ref().is_none_or(|(seen, before)| {
+                    before.end != scan.end || (seen.dev, seen.ino) != (found.dev, found.ino)
+                });
+                if changed {
+                    let log = Arc::new(self.files.slot(FileKind::Log));
+                    scan.publish(log, &self.reader, Incarnation(0));
+                }
+                self.seen = Some((found, scan));
+                Ok(if changed { Followed::Changed } else { Followed::Unchanged })
+            }
+            // Renamed away since the look at it.
+            Err(fault) if fault.class == FaultClass::Vanished => self.without_log(),
+            Err(fault) => Err(fault.into()),
+        }
+    }
+
+    /// From the last commit that was seen, where this is still the same file; otherwise from the start.
+    fn read_on(&self, found: LogIdentity) -> Result<Scan, StorageFault> {
+        let log = self.files.slot(FileKind::Log);
+        let before = self
+            .seen
+            .as_ref()
+            .filter(|(seen, scan)| (seen.dev, seen.ino) == (found.dev, found.ino) && found.len >= scan.end);
+        match before {
+            Some((_, scan)) => scan.carry_on(&log),
+            None => scan(&log, &self.files.slot(FileKind::Index), Verify::Tail),
+        }
+    }
+
+    /// There is no log: nothing has changed since the snapshot, or the shape has ended.
+    fn without_log(&self) -> Result<Followed, ShapeLogError> {
+        match self.files.path("definition").try_exists() {
+            Ok(false) => Ok(Followed::Gone),
+            Ok(true) if self.seen.is_none() => Ok(Followed::Unchanged),
+            Ok(true) => {
+                let class = FaultClass::Vanished;
+                Err(StorageFault { class, stage: Stage::Open, file: FileKind::Log }.into())
+            }
+            Err(error) => Err(StorageFault::new(&error, Stage::Read, FileKind::Definition).into()),
+        }
+    }
+}
+
+fn disk() -> Arc<dyn Disk> {
+    Arc::new(ReadOnlyDisk)
+}
