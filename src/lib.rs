@@ -18,3 +18,4 @@ pub mod server;
 pub mod shape_log;
 pub mod snapshot;
 pub mod state;
+pub mod telemetry;

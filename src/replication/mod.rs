@@ -21,7 +21,7 @@ pub use publication::{
     EnsuredTable, Fence, PublicationInfo, PublishedTable, drop_table, ensure_publication, ensure_table,
     published_relations, published_tables, set_identity_full,
 };
-pub use slot::{SlotInfo, publication_name, slot_name};
+pub use slot::{Failover, SlotInfo, publication_name, random_slot_name, slot_name};
 pub use spill::Transaction;
 pub use status::StatusSender;
 pub use stream::{Frame, ReplicationStream, StreamOptions, TransactionStream};

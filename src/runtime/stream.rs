@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::domain::{Generation, Lsn};
 use crate::engine::{Input, PostgresReady};
@@ -14,6 +15,7 @@ use crate::replication::{
     Assembler, HistoryBroken, Ready, ReplicationError, ReplicationSettings, SPILL_BYTES_DEFAULT,
     StartupNotice, StatusSender, StreamItem, TransactionStream, connect_and_identify,
 };
+use crate::runtime::connections::Connections;
 use crate::runtime::driver::Message;
 use crate::runtime::handle::{Service, Status};
 
@@ -66,9 +68,38 @@ impl Acknowledgements {
     }
 }
 
+/// When connections are closed for want of work: contract 6.9.
+#[derive(Debug)]
+pub struct Idle {
+    timeout: Option<Duration>,
+    pools: [Connections; 2],
+}
+
+impl Idle {
+    /// After `timeout` without a transaction the stream ends, and these connections are closed.
+    #[must_use]
+    pub fn new(timeout: Option<Duration>, pools: [Connections; 2]) -> Idle {
+        Idle { timeout, pools }
+    }
+
+    /// When it is time, counted from a transaction that came just now.
+    fn deadline(&self) -> Option<Instant> {
+        self.timeout.map(|timeout| Instant::now() + timeout)
+    }
+}
+
+/// Waits for a moment that may never come.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The task.
 #[derive(Debug)]
 pub struct StreamTask {
+    pub idle: Idle,
     pub settings: ReplicationSettings,
     pub spill_dir: PathBuf,
     pub commands: mpsc::Receiver<Command>,
@@ -93,6 +124,12 @@ impl StreamTask {
 
     /// From connecting to the end of the stream; the command that came meanwhile, or the next.
     async fn serve_connection(&mut self) -> Option<Command> {
+        if self.service.is_asleep() {
+            tokio::select! {
+                () = self.service.work() => tracing::info!("connecting to the database: somebody has asked"),
+                command = self.commands.recv() => return command,
+            }
+        }
         let ready = tokio::select! {
             ready = connect(&self.settings, &self.service) => ready,
             command = self.commands.recv() => return command,
@@ -108,6 +145,13 @@ impl StreamTask {
         self.acknowledgements.set(None);
         match stopped {
             Ended::Commanded(command) => command,
+            Ended::Idle => {
+                tracing::info!("nothing came for long: all connections to the database are closed");
+                self.service.set_asleep(true);
+                self.idle.pools.iter().for_each(Connections::clear);
+                self.batches.send(Batch::Stopped { generation, cause: StopCause::Idle }).await.ok()?;
+                self.commands.recv().await
+            }
             Ended::Failed(cause) => {
                 let reason = "the replication stream has ended; it is being started again".to_owned();
                 self.service.set_status(Status::Waiting { reason });
@@ -126,12 +170,18 @@ impl StreamTask {
         let assembler = Assembler::new(self.spill_dir.clone(), SPILL_BYTES_DEFAULT);
         let mut stream = TransactionStream::new(stream, assembler);
         self.acknowledgements.set(Some((generation, stream.status())));
+        self.service.progress().restart(std::time::Instant::now());
         self.service.set_status(Status::Active);
+        self.service.set_asleep(false);
         tracing::info!(%generation, "streaming from Postgres");
         let mut items = Vec::new();
+        let mut idle_at = self.idle.deadline();
         loop {
             tokio::select! {
                 result = stream.next_batch(&mut items) => {
+                    if items.iter().any(|item| matches!(item, StreamItem::Transaction(_))) {
+                        idle_at = self.idle.deadline();
+                    }
                     if !items.is_empty() {
                         let batch = Batch::Items { generation, items: std::mem::take(&mut items) };
                         if self.batches.send(batch).await.is_err() {
@@ -145,6 +195,10 @@ impl StreamTask {
                 command = self.commands.recv() => {
                     stream.close().await;
                     return Ended::Commanded(command);
+                }
+                () = until(idle_at) => {
+                    stream.close().await;
+                    return Ended::Idle;
                 }
             }
         }
@@ -173,6 +227,8 @@ impl StreamTask {
 enum Ended {
     Failed(StopCause),
     Commanded(Option<Command>),
+    /// Nothing came for as long as was configured.
+    Idle,
 }
 
 /// Connects, for as long as it takes. The same error is told once, and again now and then: a database
@@ -194,6 +250,8 @@ async fn connect(settings: &ReplicationSettings, service: &Service) -> Ready {
                 // The condition that is not met first, and why: contract 6.6.
                 let reason = format!("Timeout waiting for Postgres lock acquisition: {text}");
                 service.set_status(Status::Waiting { reason });
+                // Who waits for connections is told that there are none.
+                service.set_asleep(false);
                 last = Some(text);
             }
         }

@@ -63,6 +63,7 @@ impl From<PgError> for SnapshotError {
             }
             PgErrorKind::LockTimeout => SnapshotError::LockTimeout,
             PgErrorKind::Cancelled => SnapshotError::Cancelled,
+            PgErrorKind::PoolQueueTimeout => SnapshotError::PoolQueueTimeout,
             PgErrorKind::Unreachable | PgErrorKind::NotReady | PgErrorKind::TooManyConnections => {
                 SnapshotError::Unavailable
             }

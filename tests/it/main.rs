@@ -6,6 +6,7 @@ mod docs;
 mod filter_differential;
 mod formats;
 mod http_contract;
+mod operations;
 mod postgres;
 mod service;
 mod support;

@@ -298,7 +298,7 @@ fn unusual(event: &Event, active: bool) -> Option<Kind> {
         Event::Stream(StreamEvent::HistoryBroken { .. }) => Some(Kind::HistoryBroken),
         Event::Stream(StreamEvent::LockLost { .. }) => Some(Kind::StreamLost),
         Event::Stream(StreamEvent::Stopped { cause, .. }) => match cause {
-            StopCause::Drain => None,
+            StopCause::Drain | StopCause::Idle => None,
             StopCause::Connection | StopCause::Server | StopCause::Protocol | StopCause::Spill => {
                 Some(Kind::StreamLost)
             }
@@ -314,9 +314,10 @@ fn unusual(event: &Event, active: bool) -> Option<Kind> {
         Event::Consumer(ConsumerEvent::StallSuspected { .. }) => Some(Kind::Stall),
         Event::Shape(ShapeEvent::SnapshotFailed { .. }) => Some(Kind::SnapshotFailed),
         Event::Shape(ShapeEvent::Invalidated { cause, .. }) => match cause {
-            InvalidationCause::Deleted | InvalidationCause::SchemaChanged | InvalidationCause::Truncated => {
-                None
-            }
+            InvalidationCause::Deleted
+            | InvalidationCause::SchemaChanged
+            | InvalidationCause::Truncated
+            | InvalidationCause::Expired => None,
             InvalidationCause::SnapshotFailed
             | InvalidationCause::SnapshotInterrupted
             | InvalidationCause::WriterFailed { .. }

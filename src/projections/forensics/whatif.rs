@@ -139,7 +139,8 @@ impl WhatIf {
             | InvalidationCause::Backlog
             | InvalidationCause::OldRowMissing
             | InvalidationCause::JournalLost
-            | InvalidationCause::StorageDamaged => {}
+            | InvalidationCause::StorageDamaged
+            | InvalidationCause::Expired => {}
         }
         self.suspected.remove(&sid);
         self.given_up.remove(&sid);

@@ -84,6 +84,7 @@ impl Driver {
             self.follow(persist);
         }
         self.input(Input::Tick);
+        self.observe(now);
         self.relieve();
         // The checkpoint covers what the journal has been handed.
         self.persist()?;

@@ -255,5 +255,9 @@ fn endings() -> Vec<Event> {
         events.push(OwnershipEvent::Lost { epoch: Epoch(7), evidence }.into());
     }
     events.push(OwnershipEvent::Released { epoch: Epoch(7), pending: 1, acked: Lsn(1_202) }.into());
+    // Added later: at the end, so that the lines of the fixture before stay as they are.
+    events.push(ShapeEvent::Invalidated { sid, cause: InvalidationCause::Expired }.into());
+    let idle = StreamEvent::Stopped { generation: GENERATION, cause: StopCause::Idle, received: Lsn(1_400) };
+    events.push(idle.into());
     events
 }
