@@ -27,7 +27,7 @@ struct Arguments {
 enum Command {
     /// Serve shapes over HTTP. Every option is also an environment variable of the Electric sync
     /// service.
-    #[command(visible_alias = "start", after_long_help = accepted::help())]
+    #[command(visible_alias = "start", after_help = accepted::help())]
     Serve(Box<serve::Arguments>),
     /// Serve shapes of a database of yours that two demo tables are made in, with a page that shows them.
     Demo(Box<demo::Arguments>),
@@ -41,15 +41,17 @@ enum Command {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let arguments = Arguments::try_parse().unwrap_or_else(|error| {
-        let variable = variable_of(&error);
-        // Help and version are errors to clap, too.
-        let _printed = error.print();
-        if let Some(variable) = variable {
-            eprintln!("\nThe value may come from the environment variable {variable}.");
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are errors to clap, too.
+            let _printed = error.print();
+            if let Some(variable) = variable_of(&error) {
+                eprintln!("\nThe value may come from the environment variable {variable}.");
+            }
+            return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
-        std::process::exit(error.exit_code())
-    });
+    };
     match arguments.command {
         Command::Serve(arguments) => serve::run(*arguments),
         Command::Demo(arguments) => demo::run(*arguments),

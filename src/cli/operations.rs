@@ -120,7 +120,7 @@ pub enum LogFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 #[value(rename_all = "lower")]
 pub enum FailoverSlot {
-    /// From Postgres 17 on, on a primary, unless the slot is temporary.
+    // From Postgres 17 on, unless the slot is temporary.
     Auto,
     True,
     False,

@@ -150,18 +150,6 @@ pub fn checked_settings(arguments: Arguments) -> Result<Checked, String> {
     Ok(Checked { service, open_files_wanted })
 }
 
-/// As many as the system lets this process have: each client takes one.
-fn raise_open_files() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if limit.current != limit.maximum
-        && let Err(error) = setrlimit(Resource::Nofile, raised)
-    {
-        tracing::warn!(%error, "the limit of open files could not be raised");
-    }
-}
-
 /// Runs until a signal or a fatal error.
 pub fn run(arguments: Arguments) -> ExitCode {
     run_with(arguments, |_, _| std::future::ready(()))
@@ -176,7 +164,6 @@ where
         eprintln!("error: {message}");
         return ExitCode::FAILURE;
     }
-    raise_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -290,7 +277,7 @@ async fn stop(running: &mut Running) -> Result<(), crate::runtime::Stopped> {
 pub type Parts = (Settings, (SocketAddr, server::Settings), Export);
 
 fn settings(arguments: Arguments, data_dir: &Path) -> Result<Parts, String> {
-    for accepted in accepted::check(|name| std::env::var_os(name))? {
+    for accepted in accepted::check(std::env::var_os)? {
         tracing::info!(variable = accepted.name, why = accepted.why, "a variable that has no effect is set");
     }
     let secret = secret(&arguments)?;

@@ -1,5 +1,6 @@
 //! SQL connections, opened when needed, kept for the next, bounded in number.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ struct Shared {
     url: DatabaseUrl,
     options: ConnectOptions,
     idle: Mutex<Vec<SqlClient>>,
+    /// Nothing is kept until somebody asks for a connection again.
+    closed: AtomicBool,
     permits: Arc<Semaphore>,
     counts: OnceLock<Counts>,
 }
@@ -59,6 +62,7 @@ impl Connections {
                 url,
                 options,
                 idle: Mutex::default(),
+                closed: AtomicBool::new(false),
                 permits,
                 counts: OnceLock::new(),
             }),
@@ -83,6 +87,7 @@ impl Connections {
     /// Those of connecting; `PoolQueueTimeout` after [`PLACE_WAIT_MAX`] without a place.
     pub async fn get(&self) -> Result<Loan, PgError> {
         let place = self.place(PLACE_WAIT_MAX).await?;
+        self.shared.closed.store(false, Ordering::Release);
         loop {
             let idle = place.idle().pop();
             match idle {
@@ -111,8 +116,10 @@ impl Connections {
         Ok(Place { shared: Arc::clone(&self.shared), _permit: permit })
     }
 
-    /// Closes what is idle: after Postgres was away, old connections only cost an error each.
-    pub fn clear(&self) {
+    /// Closes what is idle, and what is in use when it is given back: for want of work, until somebody
+    /// asks again.
+    pub fn close(&self) {
+        self.shared.closed.store(true, Ordering::Release);
         self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
@@ -132,6 +139,9 @@ impl Place {
 
     /// Keeps a connection for the next; it must be outside a transaction.
     pub fn keep(self, client: SqlClient) {
+        if self.shared.closed.load(Ordering::Acquire) {
+            return;
+        }
         self.idle().push(client);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use futures_util::FutureExt;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::domain::{
@@ -217,6 +218,10 @@ impl Service {
     }
 
     pub(super) fn set_asleep(&self, asleep: bool) {
+        if asleep {
+            // Left from the last time, when two asked at once: nobody has asked since.
+            let _stale = self.shared.wake.notified().now_or_never();
+        }
         self.shared.asleep.send_replace(asleep);
     }
 

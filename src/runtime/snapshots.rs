@@ -169,7 +169,7 @@ impl Task {
             Err(Problem::NotWanted) => None,
             Err(problem) => {
                 let (failure, told) = self.explain(&problem);
-                tracing::warn!(%sid, handle = %self.shape.handle, ?failure, "a snapshot failed");
+                tracing::warn!(%sid, shape_handle = %self.shape.handle, ?failure, "a snapshot failed");
                 // The client that asked gets the reason; the journal gets its kind.
                 self.shape.set_phase(Phase::Failed(told));
                 if let Problem::ShapeLog(ShapeLogError::Storage(fault)) = problem {

@@ -23,6 +23,12 @@ use crate::runtime::handle::{Service, Status};
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
+/// What a request is told that waits in vain: contract 6.6, the first of these that is not there yet.
+const LOCK_TEXT: &str = "Timeout waiting for Postgres lock acquisition";
+const CLIENT_TEXT: &str = "Timeout waiting for replication client to be ready";
+/// Where no error is known: what most often holds it up.
+const CLIENT_HINT: &str = "Timeout waiting for replication client to be ready. Check that you don't have pending transactions in the database. Electric has to wait for all pending transactions to commit or rollback before it can create the replication slot.";
+
 /// An error that repeats is logged again this many attempts later.
 const LOG_EVERY: u32 = 30;
 
@@ -148,12 +154,13 @@ impl StreamTask {
             Ended::Idle => {
                 tracing::info!("nothing came for long: all connections to the database are closed");
                 self.service.set_asleep(true);
-                self.idle.pools.iter().for_each(Connections::clear);
+                self.idle.pools.iter().for_each(Connections::close);
                 self.batches.send(Batch::Stopped { generation, cause: StopCause::Idle }).await.ok()?;
                 self.commands.recv().await
             }
             Ended::Failed(cause) => {
-                let reason = "the replication stream has ended; it is being started again".to_owned();
+                let reason =
+                    format!("{LOCK_TEXT}: the replication stream has ended; it is being started again");
                 self.service.set_status(Status::Waiting { reason });
                 self.batches.send(Batch::Stopped { generation, cause }).await.ok()?;
                 self.commands.recv().await
@@ -238,7 +245,11 @@ async fn connect(settings: &ReplicationSettings, service: &Service) -> Ready {
     let mut last: Option<String> = None;
     let mut repeated = 0;
     loop {
-        let mut notify = |notice: StartupNotice| tell(&notice, service);
+        let mut locked = false;
+        let mut notify = |notice: StartupNotice| {
+            locked |= notice == StartupNotice::LockTaken;
+            tell(&notice, service);
+        };
         match connect_and_identify(settings, &mut notify).await {
             Ok(ready) => return ready,
             Err(error) => {
@@ -248,7 +259,7 @@ async fn connect(settings: &ReplicationSettings, service: &Service) -> Ready {
                     tracing::error!(error = %text, repeated, "cannot stream from Postgres yet; trying again");
                 }
                 // The condition that is not met first, and why: contract 6.6.
-                let reason = format!("Timeout waiting for Postgres lock acquisition: {text}");
+                let reason = format!("{}: {text}", if locked { CLIENT_TEXT } else { LOCK_TEXT });
                 service.set_status(Status::Waiting { reason });
                 // Who waits for connections is told that there are none.
                 service.set_asleep(false);
@@ -278,18 +289,20 @@ fn tell(notice: &StartupNotice, service: &Service) {
     match notice {
         StartupNotice::WaitingForLock => {
             tracing::info!("waiting for the advisory lock: another instance streams from this slot");
-            let reason = "Timeout waiting for Postgres lock acquisition".to_owned();
-            service.set_status(Status::Waiting { reason });
+            service.set_status(Status::Waiting { reason: LOCK_TEXT.to_owned() });
         }
-        StartupNotice::LockTaken => tracing::info!("the advisory lock is held"),
+        StartupNotice::LockTaken => {
+            tracing::info!("the advisory lock is held");
+            if !service.is_asleep() {
+                service.set_status(Status::Waiting { reason: CLIENT_HINT.to_owned() });
+            }
+        }
         StartupNotice::HolderTerminated { backend_pid } => {
             tracing::warn!(backend_pid, "ended a backend that held the lock and did not stream");
         }
         StartupNotice::WaitingForSlot => {
             tracing::warn!("the slot cannot be made before the transactions that run now have ended");
-            service.set_status(Status::Waiting {
-                reason: "Timeout waiting for replication client to be ready. Check that you don't have pending transactions in the database. Electric has to wait for all pending transactions to commit or rollback before it can create the replication slot.".to_owned(),
-            });
+            service.set_status(Status::Waiting { reason: CLIENT_HINT.to_owned() });
         }
     }
 }

@@ -105,7 +105,6 @@ where
     let origin = request.headers().get(ORIGIN).cloned();
     let id = request_id(request.headers());
     let method = request.method().clone();
-    let method_told = method.clone();
     let begun = Instant::now();
     let span = begin_span(app, route, &request);
     // A bug in the handling of one request is a 500 for one client.
@@ -115,10 +114,10 @@ where
     let status = response.status();
     count(app.service.metrics(), route, status, begun);
     if let Some(span) = span {
-        end_span(span, &response);
+        end_span(*span, &response);
     }
     if tracing::enabled!(tracing::Level::DEBUG) {
-        tell(route, &method_told, &response, begun);
+        tell(route, &method, &response, begun);
     }
     if status != StatusCode::UNAUTHORIZED {
         add_cors_headers(response.headers_mut(), route, origin);
@@ -146,14 +145,15 @@ fn tell(route: Route, method: &Method, response: &Response, begun: Instant) {
 }
 
 /// The span of a request to the shape route (contract 6.3), as the caller's trace wants it.
-fn begin_span<B>(app: &App, route: Route, request: &Request<B>) -> Option<OpenSpan> {
+fn begin_span<B>(app: &App, route: Route, request: &Request<B>) -> Option<Box<OpenSpan>> {
     if route != Route::Shape || request.method() == Method::OPTIONS {
         return None;
     }
     let header = |name: &'static str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let parent = header("traceparent").and_then(TraceContext::parse);
     let tracer = app.service.tracer();
-    let mut span = tracer.begin("Plug_shape_get", SpanKind::Server, Sampling::Ratio, parent)?;
+    // Apart: the request may wait for long, and most have none.
+    let mut span = Box::new(tracer.begin("Plug_shape_get", SpanKind::Server, Sampling::Ratio, parent)?);
     span.set("http.request.method", Attribute::Text(request.method().to_string()));
     span.set("http.route", Attribute::Text("/v1/shape".to_owned()));
     let rate = header("tracestate").and_then(|state| {

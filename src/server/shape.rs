@@ -73,6 +73,7 @@ pub(super) async fn get(app: &App, call: Call) -> Result<Response, Failure> {
         let subset = SubsetRequest::new(&asked, (*subset)?, &definition.relation)?;
         return Box::pin(async move {
             let shape = locate(app, &asked, definition).await?;
+            app.service.touch(&shape);
             subset.answer(app, &shape, app.admission.settle(permit)).await
         })
         .await;
@@ -255,7 +256,7 @@ impl Reading<'_> {
                     if matches!(self.shape.phase(), Phase::Failed(_) | Phase::Ended) {
                         return Err(over(self.app, &self.shape));
                     }
-                    tracing::error!(handle = %self.shape.handle, %error, "a shape log cannot be read");
+                    tracing::error!(shape_handle = %self.shape.handle, %error, "a shape log cannot be read");
                     return Err(Failure::LogUnreadable(error.to_string()));
                 }
             };

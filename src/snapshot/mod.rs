@@ -204,6 +204,8 @@ mod tests {
         );
         assert_eq!(of("55P03", "canceling statement due to lock timeout"), SnapshotError::LockTimeout);
         assert_eq!(of("57P01", "terminating connection"), SnapshotError::Unavailable);
+        let queue = SnapshotError::from(PgError::new(PgErrorKind::PoolQueueTimeout, "all are in use"));
+        assert_eq!(queue.to_string(), "Snapshot creation failed because of a connection pool queue timeout");
         assert!(!of("22P02", "invalid input syntax for type integer: 42 ").to_string().contains("42 "));
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 10] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -16,6 +16,7 @@ const DOCUMENTS: [&str; 9] = [
     "docs/conformance.md",
     "docs/guarantees.md",
     "docs/journal-format.md",
+    "docs/operations.md",
     "docs/shape-log-format.md",
 ];
 

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use samples::{events, recorded};
-use shapefold::events::{RECORD_VERSION, decode, encode, names};
+use samples::{events, operations, recorded};
+use shapefold::events::{RECORD_VERSION, Recorded, decode, encode, names};
 use shapefold::state::{STATE_VERSION, State};
 
 fn data(name: &str) -> PathBuf {
@@ -37,8 +37,8 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 /// `name hex` a line, in the order of the samples.
-fn encoded_events() -> String {
-    recorded()
+fn encoded_events(recorded: &[Recorded]) -> String {
+    recorded
         .iter()
         .map(|recorded| format!("{} {}\n", recorded.event.name(), hex(&encode(recorded))))
         .collect()
@@ -46,11 +46,15 @@ fn encoded_events() -> String {
 
 #[test]
 fn events_of_version_1_are_read_for_ever() {
-    let fixture = fixture("events/v1.hex", || encoded_events().into_bytes());
+    reads_for_ever("events/v1.hex", &recorded());
+    reads_for_ever("events/v1-operations.hex", &operations());
+}
+
+fn reads_for_ever(name: &str, samples: &[Recorded]) {
+    let fixture = fixture(name, || encoded_events(samples).into_bytes());
     let lines = String::from_utf8(fixture).expect("the fixture is text");
-    let samples = recorded();
     assert_eq!(lines.lines().count(), samples.len(), "a sample was added: add its line to the fixture, too");
-    for (line, sample) in lines.lines().zip(&samples) {
+    for (line, sample) in lines.lines().zip(samples) {
         let (name, bytes) = line.split_once(' ').expect("a name and bytes");
         let bytes = unhex(bytes);
         assert_eq!((name, bytes.first()), (sample.event.name(), Some(&1)));

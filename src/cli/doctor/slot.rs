@@ -51,6 +51,17 @@ pub(super) async fn look(
     } else {
         findings.good("slot limit", format!("max_slot_wal_keep_size is {limit}"));
     }
+    let idle: Option<String> = client
+        .query_one("SELECT nullif(current_setting('idle_replication_slot_timeout', true), '0')", &[])
+        .await?
+        .try_get(0)?;
+    if let Some(idle) = idle.filter(|idle| !idle.is_empty()) {
+        findings.warning(
+            "slot limit",
+            format!("idle_replication_slot_timeout is {idle}: a slot that nobody reads from is invalidated"),
+            "Set it to 0, or keep the service running: shapes start over where it strikes.",
+        );
+    }
     if settings.temporary_slot {
         findings.good("slot", "a temporary one is made for each connection");
         return Ok(());
@@ -116,11 +127,13 @@ fn describe(name: &str, slot: &Slot, version: u32, findings: &mut Findings) {
 
 /// How long until Postgres may throw away what the slot needs, were the service to stop now.
 async fn time_left(client: &SqlClient, safe: i64, findings: &mut Findings) -> Result<(), PgError> {
-    const END: &str = "SELECT (pg_current_wal_lsn() - '0/0')::int8";
-    let before: i64 = client.query_one(END, &[]).await?.try_get(0)?;
+    const END: &str = "SELECT pg_current_wal_lsn()::text";
+    // The difference is small, the positions may be beyond what is signed.
+    const GROWTH: &str = "SELECT (pg_current_wal_lsn() - $1::text::pg_lsn)::int8";
+    let before: String = client.query_one(END, &[]).await?.try_get(0)?;
     tokio::time::sleep(WATCHED).await;
-    let after: i64 = client.query_one(END, &[]).await?.try_get(0)?;
-    let rate = (after - before) as f64 / WATCHED.as_secs_f64();
+    let growth: i64 = client.query_one(GROWTH, &[&before]).await?.try_get(0)?;
+    let rate = growth as f64 / WATCHED.as_secs_f64();
     let message = format!("{} may come before it is reached", bytes(u64::try_from(safe).unwrap_or(0)));
     if rate <= 0.0 {
         findings.good("slot limit", format!("{message}; nothing is written at the moment"));

@@ -19,6 +19,18 @@ const GENERATION: Generation = Generation(1);
 
 /// The samples as one history, in its order: every part of a record is there at least once.
 pub fn recorded() -> Vec<Recorded> {
+    numbered(events())
+}
+
+/// Values that came with the limit of shapes and the closing of idle connections.
+pub fn operations() -> Vec<Recorded> {
+    let stopped =
+        StreamEvent::Stopped { generation: GENERATION, cause: StopCause::Idle, received: Lsn(1_400) };
+    let expired = ShapeEvent::Invalidated { sid: FIRST, cause: InvalidationCause::Expired };
+    numbered(vec![expired.into(), stopped.into()])
+}
+
+fn numbered(events: Vec<Event>) -> Vec<Recorded> {
     let event = |(index, event): (usize, Event)| {
         let id = EventId(index as u64 + 1);
         Recorded {
@@ -29,7 +41,7 @@ pub fn recorded() -> Vec<Recorded> {
             event,
         }
     };
-    events().into_iter().enumerate().map(event).collect()
+    events.into_iter().enumerate().map(event).collect()
 }
 
 pub fn events() -> Vec<Event> {
@@ -255,9 +267,5 @@ fn endings() -> Vec<Event> {
         events.push(OwnershipEvent::Lost { epoch: Epoch(7), evidence }.into());
     }
     events.push(OwnershipEvent::Released { epoch: Epoch(7), pending: 1, acked: Lsn(1_202) }.into());
-    // Added later: at the end, so that the lines of the fixture before stay as they are.
-    events.push(ShapeEvent::Invalidated { sid, cause: InvalidationCause::Expired }.into());
-    let idle = StreamEvent::Stopped { generation: GENERATION, cause: StopCause::Idle, received: Lsn(1_400) };
-    events.push(idle.into());
     events
 }

@@ -52,8 +52,9 @@ fn help() -> (BTreeMap<String, Option<String>>, BTreeSet<String>) {
         let (name, rest) = part.split_once(['=', ']']).expect("a variable has an end");
         // The default stands before the next option's variable.
         let default = rest.split_once("[default: ").map(|(_, rest)| {
-            let end = rest.find("]\n").expect("a default ends its line");
-            rest[..end].to_owned()
+            let line = rest.lines().next().expect("a default ends its line");
+            let default = line.split_once("] [possible values").map_or(line, |(default, _)| default);
+            default.trim_end_matches(']').to_owned()
         });
         variables.insert(name.to_owned(), default.filter(|default| default != "\"\""));
     }

@@ -145,6 +145,7 @@ async fn an_idle_database_in_a_busy_server_keeps_no_log() {
     let busy = database("busydb").await;
     busy.execute("CREATE TABLE noise (id int, v text)").await;
     let (_service, _client, _before) = running(&idle).await;
+    // Positions of a young server fit into a signed number.
     let confirmed = format!(
         "SELECT (confirmed_flush_lsn - '0/0')::int8 FROM pg_replication_slots WHERE slot_name = 'electric_slot_{}'",
         idle.name

@@ -84,6 +84,13 @@ async fn metrics_follow_what_happens() {
     settled("shapefold_shapes_owing").await;
     settled("shapefold_held_bytes").await;
     let text = scrape(&service).await.text();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
+    let document = std::fs::read_to_string(path).expect("the document is there");
+    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').expect("a name and a type");
+        let row = format!("| `{name}` | {kind} |");
+        assert!(document.contains(&row), "docs/operations.md lacks {row}");
+    }
     for secret in ["items", "round 2", &database.name] {
         assert!(!text.contains(secret), "{secret} is in\n{text}");
     }
@@ -107,6 +114,49 @@ async fn readiness_says_how_it_gets_on() {
     assert_eq!((&body["ready"], &body["progressing"]), (&true.into(), &true.into()), "{body}");
     assert_eq!(body["status"], "active");
     assert_eq!(answer.header("cache-control"), Some("no-cache, no-store, must-revalidate"));
+}
+
+/// A shape whose snapshot waits for an open transaction owes what is committed meanwhile: the service is
+/// active, and not ready, and says on whose account.
+#[tokio::test]
+async fn a_shape_that_holds_everything_up_is_named() {
+    let database = database("holder").await;
+    database.execute(TABLE).await;
+    database.execute("ALTER TABLE items REPLICA IDENTITY FULL").await;
+    let mut service = Service::start(&database, |settings| {
+        settings
+            .set("SHAPEFOLD_READY_STALL_AFTER", "1500ms")
+            .set("ELECTRIC_SYSTEM_METRICS_POLL_INTERVAL", "100ms");
+    })
+    .await;
+    let mut blocking = database.client().await;
+    let transaction = blocking.transaction().await.expect("a transaction");
+    transaction.batch_execute("UPDATE items SET v = 'open' WHERE id = 1").await.expect("it is written");
+    let mut http = service.http();
+    let request = tokio::spawn(async move { http.get("/v1/shape?table=items&offset=-1").await });
+    let published = format!(
+        "SELECT count(*) FROM pg_publication_tables WHERE pubname = 'electric_publication_{}'",
+        database.name
+    );
+    until("the table is published", async || {
+        (database.value(&published).await.as_deref() == Some("1")).then_some(())
+    })
+    .await;
+    database.execute("UPDATE items SET v = 'owed' WHERE id = 2").await;
+    let told = until("it is not ready", async || {
+        let answer = service.get("/v1/ready").await;
+        (answer.status == 503).then(|| answer.json()).filter(|told| told["progress"]["shapes_owing"] == 1)
+    })
+    .await;
+    assert_eq!(service.health().await, Some(200), "active is not ready");
+    assert_eq!((&told["ready"], &told["progressing"]), (&false.into(), &false.into()), "{told}");
+    let holder = told["progress"]["holder"]["shape_handle"].as_str().expect("a holder").to_owned();
+    let message = told["message"].as_str().expect("a message");
+    assert!(message.contains("has not moved") && message.contains(&holder), "{message}");
+    transaction.commit().await.expect("it commits");
+    let answer = request.await.expect("no panic").expect("an answer");
+    assert_eq!((answer.status, answer.header("electric-handle")), (200, Some(&*holder)), "{}", answer.text());
+    until("it is ready", async || (service.get("/v1/ready").await.status == 200).then_some(())).await;
 }
 
 /// Spans and metrics arrive, continue the caller's trace, and hold nothing of the data.
