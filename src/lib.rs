@@ -18,5 +18,6 @@ pub mod server;
 pub mod shape_log;
 pub mod snapshot;
 pub mod state;
+pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -1,15 +1,16 @@
 //! `shapefold serve`: from settings to a running service and back to an exit code.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
-use crate::cli::values;
+use crate::cli::export::Export;
+use crate::cli::operations::Operations;
+use crate::cli::{accepted, log, values};
 use crate::engine::Policy;
 use crate::events::DrainCause;
 use crate::postgres::{ConnectOptions, DatabaseUrl, SslMode, TcpOptions, Tls};
@@ -18,9 +19,6 @@ use crate::runtime::settings::Settings;
 use crate::runtime::{Running, start};
 use crate::server;
 
-/// Libraries that say too much at any level: tokio-postgres logs every query with its SQL, in which a shape's
-/// where clause is.
-const QUIET: &str = "sled=warn,tokio_postgres=warn";
 /// Answers under way when the service stops may take this long.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(15);
 
@@ -116,16 +114,46 @@ pub struct Arguments {
     /// Directory of shapes and journal; owned by one process at a time.
     #[arg(long, env = "ELECTRIC_STORAGE_DIR", default_value = "./persistent")]
     storage_dir: PathBuf,
-    /// Kind of storage; only FAST_FILE is supported.
+    /// FAST_FILE, or MEMORY: a directory for temporary files, gone with the process.
     #[arg(long, env = "ELECTRIC_STORAGE", default_value = "FAST_FILE")]
     storage: String,
     /// A shape whose writes make no progress for so long is suspected, and after twice that ended.
     #[arg(long, env = "ELECTRIC_FLUSH_STALL_GRACE_PERIOD", value_parser = values::duration, default_value = "1min")]
     flush_stall_grace_period: Duration,
 
-    /// error, warning, info, debug, or a filter of the `tracing` crate.
-    #[arg(long, env = "ELECTRIC_LOG_LEVEL", default_value = "info")]
-    log_level: String,
+    #[command(flatten)]
+    operations: Operations,
+}
+
+/// What `doctor` looks at.
+#[derive(Debug)]
+pub struct Checked {
+    pub service: Settings,
+    /// One for each client, and those of the service itself.
+    pub open_files_wanted: u64,
+}
+
+/// Open files of the service itself: shape logs, journal, connections to the database.
+const OPEN_FILES_OWN: u64 = 8_192;
+
+impl Arguments {
+    /// The data directory, unless it is a temporary one.
+    #[must_use]
+    pub fn data_dir(&self) -> Option<PathBuf> {
+        (!self.storage.eq_ignore_ascii_case("MEMORY")).then(|| self.storage_dir.clone())
+    }
+}
+
+/// The settings as `serve` would take them.
+///
+/// # Errors
+/// The first setting that is wrong.
+pub fn checked_settings(arguments: Arguments) -> Result<Checked, String> {
+    let storage = storage(&arguments.storage, &arguments.storage_dir)?;
+    let (service, (_, server), _) = settings(arguments, storage.path())?;
+    let clients = server.initial_requests_max.saturating_add(server.existing_requests_max);
+    let open_files_wanted = OPEN_FILES_OWN.saturating_add(u64::try_from(clients).unwrap_or(u64::MAX));
+    Ok(Checked { service, open_files_wanted })
 }
 
 /// Runs until a signal or a fatal error.
@@ -138,7 +166,10 @@ pub fn run_with<F>(arguments: Arguments, beside: impl FnOnce(&Parts, SocketAddr)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    start_log(&arguments.log_level);
+    if let Err(message) = log::start(&arguments.operations) {
+        eprintln!("error: {message}");
+        return ExitCode::FAILURE;
+    }
     super::descriptors::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
@@ -147,8 +178,11 @@ where
             return ExitCode::FAILURE;
         }
     };
-    let parts = match settings(arguments) {
-        Ok(parts) => parts,
+    let parsed = storage(&arguments.storage, &arguments.storage_dir)
+        .and_then(|storage| Ok((settings(arguments, storage.path())?, storage)));
+    // What is temporary goes when everything that uses it has ended.
+    let (parts, _storage) = match parsed {
+        Ok(parsed) => parsed,
         Err(message) => {
             tracing::error!("{message}");
             return ExitCode::FAILURE;
@@ -179,8 +213,15 @@ where
         }
         Err(error) => tracing::warn!(%error, "the port is not known"),
     }
-    let (service, (_, server)) = parts;
+    let (service, (address, server), export) = parts;
     let mut running = start(service);
+    let exporting = match export.begin(address.ip(), &running.service).await {
+        Ok(exporting) => exporting,
+        Err(message) => {
+            tracing::error!("{message}");
+            return ExitCode::FAILURE;
+        }
+    };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let http = tokio::spawn(server::serve(listener, running.service.clone(), server, async {
         // Dropping the sender stops the server, too.
@@ -191,6 +232,7 @@ where
     if tokio::time::timeout(SHUTDOWN_MAX, http).await.is_err() {
         tracing::warn!("some answers were cut off");
     }
+    exporting.end().await;
     code
 }
 
@@ -238,23 +280,13 @@ async fn stop(running: &mut Running) -> Result<(), crate::runtime::Stopped> {
     running.ended().await
 }
 
-fn start_log(level: &str) {
-    let level = match level.to_ascii_lowercase().as_str() {
-        "warning" | "notice" => "warn".to_owned(),
-        "critical" | "alert" | "emergency" => "error".to_owned(),
-        other => other.to_owned(),
-    };
-    // sled tells its own life at info.
-    let filter = EnvFilter::try_new(format!("{level},{QUIET}"))
-        .unwrap_or_else(|_| EnvFilter::new(format!("info,{QUIET}")));
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false).init();
-}
+/// Settings of the service, of its HTTP server with its address, and of what it tells about itself.
+pub type Parts = (Settings, (SocketAddr, server::Settings), Export);
 
-/// Settings of the service, and of its HTTP server with its address.
-pub type Parts = (Settings, (SocketAddr, server::Settings));
-
-fn settings(arguments: Arguments) -> Result<Parts, String> {
-    check_storage(&arguments.storage)?;
+fn settings(arguments: Arguments, data_dir: &Path) -> Result<Parts, String> {
+    for accepted in accepted::check(std::env::var_os)? {
+        tracing::info!(variable = accepted.name, why = accepted.why, "a variable that has no effect is set");
+    }
     let secret = secret(&arguments)?;
     let database_url = parse_url(&arguments.database_url)?;
     let query = arguments.pooled_database_url.as_deref().or(arguments.query_database_url.as_deref());
@@ -266,8 +298,9 @@ fn settings(arguments: Arguments) -> Result<Parts, String> {
         .map_err(|error| format!("ELECTRIC_MAX_CONCURRENT_REQUESTS: {error}"))?;
     let ip: IpAddr =
         if arguments.listen_on_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let export = Export::new(&arguments.operations)?;
     let service = Settings {
-        data_dir: arguments.storage_dir,
+        data_dir: data_dir.to_owned(),
         database_url,
         query_url,
         connect,
@@ -284,6 +317,7 @@ fn settings(arguments: Arguments) -> Result<Parts, String> {
         archive_age_max: Duration::from_secs(72 * 3600),
         archive_bytes_max: 2 << 30,
         policy: Policy { stall_grace: arguments.flush_stall_grace_period, ..Policy::default() },
+        operation: arguments.operations.to_settings(),
     };
     let server = server::Settings {
         secret,
@@ -295,9 +329,10 @@ fn settings(arguments: Arguments) -> Result<Parts, String> {
         existing_requests_max: limits.existing,
         read_timeout: arguments.tcp_read_timeout,
         send_timeout: arguments.tcp_send_timeout,
+        stall_after: arguments.operations.ready_stall_after,
         ..server::Settings::default()
     };
-    Ok((service, (SocketAddr::new(ip, arguments.port), server)))
+    Ok((service, (SocketAddr::new(ip, arguments.port), server), export))
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -316,14 +351,35 @@ fn existing() -> usize {
     10_000
 }
 
-fn check_storage(kind: &str) -> Result<(), String> {
+/// Where the data of the service is, and what has to be kept for it to stay.
+#[derive(Debug)]
+enum Storage {
+    Kept(PathBuf),
+    /// Removed when the service has ended.
+    Temporary(tempfile::TempDir),
+}
+
+impl Storage {
+    fn path(&self) -> &Path {
+        match self {
+            Storage::Kept(path) => path,
+            Storage::Temporary(folder) => folder.path(),
+        }
+    }
+}
+
+fn storage(kind: &str, directory: &Path) -> Result<Storage, String> {
     match kind.to_ascii_uppercase().as_str() {
-        "FAST_FILE" => Ok(()),
+        "FAST_FILE" => Ok(Storage::Kept(directory.to_owned())),
+        "MEMORY" => {
+            tempfile::Builder::new().prefix("shapefold-memory-").tempdir().map(Storage::Temporary).map_err(
+                |error| format!("ELECTRIC_STORAGE=MEMORY needs a directory for temporary files: {error}"),
+            )
+        }
         "FILE" | "LEGACY_FILE" => {
             Err("ELECTRIC_STORAGE: this kind is no longer there; use FAST_FILE".to_owned())
         }
-        "MEMORY" => Err("ELECTRIC_STORAGE: MEMORY is not supported yet; use FAST_FILE on a tmpfs".to_owned()),
-        _ => Err("ELECTRIC_STORAGE must be FAST_FILE".to_owned()),
+        _ => Err("ELECTRIC_STORAGE must be FAST_FILE or MEMORY".to_owned()),
     }
 }
 

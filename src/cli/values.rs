@@ -59,6 +59,28 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
+/// A whole number above zero.
+///
+/// # Errors
+/// The text is none.
+pub fn positive(text: &str) -> Result<usize, String> {
+    match text.trim().parse() {
+        Ok(0) | Err(_) => Err("must be a whole number above 0".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+/// A number from 0 to 1.
+///
+/// # Errors
+/// The text is none.
+pub fn ratio(text: &str) -> Result<f64, String> {
+    match text.trim().parse() {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
+        Ok(_) | Err(_) => Err("must be a number from 0 to 1".to_owned()),
+    }
+}
+
 fn split(text: &str) -> Result<(f64, &str), String> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -90,6 +112,14 @@ mod tests {
         for bad in ["", "0", "MB", "5 TB"] {
             assert!(size(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn reads_counts_and_ratios() {
+        assert_eq!(positive(" 2 "), Ok(2));
+        assert!(positive("0").is_err() && positive("-1").is_err() && positive("many").is_err());
+        assert_eq!(ratio("0.01"), Ok(0.01));
+        assert!(ratio("1.1").is_err() && ratio("-0.1").is_err() && ratio("NaN").is_err());
     }
 
     #[test]

@@ -110,6 +110,9 @@ pub enum InvalidationCause {
     /// Its files could not be read.
     #[serde(rename = "c")]
     StorageDamaged,
+    /// There were more shapes than may be, and this one had not been asked for the longest.
+    #[serde(rename = "e")]
+    Expired,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

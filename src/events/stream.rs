@@ -97,6 +97,9 @@ pub enum StopCause {
     Spill,
     #[serde(rename = "d")]
     Drain,
+    /// Nothing came for so long that the connections were closed; a request opens them again.
+    #[serde(rename = "i")]
+    Idle,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{CancelToken, Client};
+use tokio_postgres::{CancelToken, Client, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::postgres::transport::{Encryption, dial, encryption_attempts};
@@ -82,9 +82,13 @@ async fn connect_once(
         let settings: String =
             SESSION_SETTINGS.iter().map(|(name, value)| format!("SET {name} = '{value}';")).collect();
         client.batch_execute(&settings).await?;
-        let row = client.query_one("SELECT current_setting('server_version_num')::int4", &[]).await?;
-        let version: i32 = row.try_get(0)?;
-        Ok::<_, tokio_postgres::Error>((client, u32::try_from(version).unwrap_or(0)))
+        // Not as a prepared statement: a pooler may have another server connection execute it.
+        let answer = client.simple_query("SELECT current_setting('server_version_num')").await?;
+        let version = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            _ => None,
+        });
+        Ok::<_, tokio_postgres::Error>((client, version.unwrap_or(0)))
     };
     let (client, server_version) = match tokio::time::timeout(STARTUP_WAIT_MAX, startup).await {
         Ok(result) => result?,

@@ -46,6 +46,8 @@ pub enum PgErrorKind {
     Cancelled,
     /// A table, schema, column, function, publication or slot is gone.
     UndefinedObject,
+    /// All connections that this process may have are in use.
+    PoolQueueTimeout,
     /// The bytes received are not the protocol.
     Protocol,
     /// Everything else; see [`PgError::sqlstate`].
@@ -127,6 +129,7 @@ impl PgError {
             | PgErrorKind::LockTimeout
             | PgErrorKind::Cancelled
             | PgErrorKind::UndefinedObject
+            | PgErrorKind::PoolQueueTimeout
             | PgErrorKind::Protocol
             | PgErrorKind::Other => false,
         }
@@ -174,6 +177,9 @@ impl PgError {
             PgErrorKind::Cancelled => {
                 "Raise statement_timeout of the role, or find out who cancels its queries."
             }
+            PgErrorKind::PoolQueueTimeout => {
+                "Raise ELECTRIC_DB_POOL_SIZE, or find out which queries hold the connections."
+            }
             PgErrorKind::UndefinedObject => "Create the object again, or correct its name.",
             PgErrorKind::Protocol => {
                 "Check that DATABASE_URL points to Postgres itself and not to a pooler or proxy."
@@ -208,6 +214,7 @@ impl fmt::Display for PgError {
             PgErrorKind::QuotaExceeded => "a quota of the database is used up",
             PgErrorKind::LockTimeout => "waited too long for a lock",
             PgErrorKind::Cancelled => "the query was cancelled",
+            PgErrorKind::PoolQueueTimeout => "waited too long for a connection",
             PgErrorKind::UndefinedObject => "an object does not exist",
             PgErrorKind::Protocol => "the server does not speak the Postgres protocol as expected",
             PgErrorKind::Other => "the database reported an error",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::domain::Oid;
 use crate::postgres::{ConnectOptions, DatabaseUrl, PgError, PgErrorKind, SqlClient, connect};
 use crate::replication::publication::{PublicationInfo, ensure_publication};
-use crate::replication::slot::{self, SlotInfo};
+use crate::replication::slot::{self, Failover, SlotInfo};
 use crate::replication::{ReplicationClient, ReplicationError, published_relations};
 
 /// How long the lock may take before somebody is told that we wait for it.
@@ -13,6 +13,13 @@ const LOCK_NOTICE_AFTER: Duration = Duration::from_millis(250);
 
 /// How often a wait is looked into and reported (contract 6.7).
 const NOTICE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Tests of what happens then do not wait that long.
+fn notice_interval() -> Duration {
+    let millis =
+        cfg!(feature = "test-hooks").then(|| std::env::var("SHAPEFOLD_TEST_NOTICE_MS").ok()).flatten();
+    millis.and_then(|millis| millis.parse().ok()).map_or(NOTICE_INTERVAL, Duration::from_millis)
+}
 
 /// What to connect to.
 #[derive(Clone, Debug)]
@@ -23,6 +30,7 @@ pub struct ReplicationSettings {
     pub publication: String,
     /// The slot ends with the connection.
     pub temporary_slot: bool,
+    pub failover: Failover,
 }
 
 /// What happens while we connect.
@@ -128,7 +136,7 @@ async fn take_lock(
             }
             Err(_) if interval == LOCK_NOTICE_AFTER => {
                 notify(StartupNotice::WaitingForLock);
-                interval = NOTICE_INTERVAL;
+                interval = notice_interval();
             }
             Err(_) => {
                 let idle = idle_holders(sql, slot, own_pid).await?;
@@ -179,9 +187,15 @@ async fn ensure_slot(
     if broken.is_some() {
         slot::drop_slot(sql, name).await?;
     }
-    let mut created = std::pin::pin!(slot::create(client, name, settings.temporary_slot));
+    let mut created = std::pin::pin!(slot::create(
+        client,
+        name,
+        settings.temporary_slot,
+        settings.failover,
+        sql.server_version(),
+    ));
     loop {
-        match tokio::time::timeout(NOTICE_INTERVAL, &mut created).await {
+        match tokio::time::timeout(notice_interval(), &mut created).await {
             Ok(result) => return Ok((result?, broken)),
             Err(_) => {
                 notify(StartupNotice::WaitingForSlot);

@@ -28,7 +28,7 @@ pub use publication::{
     EnsuredTable, PublicationInfo, PublishedTable, drop_table, ensure_publication, ensure_table,
     published_tables, set_identity_full,
 };
-pub use slot::{SlotInfo, publication_name, slot_name};
+pub use slot::{Failover, SlotInfo, publication_name, random_slot_name, slot_name};
 pub use spill::Transaction;
 pub use standing::{Standing, lacking_identity, published_relations, standings};
 pub use status::StatusSender;

@@ -29,6 +29,30 @@ pub struct SlotInfo {
     pub temporary: bool,
 }
 
+/// Whether the slot is made as one that standbys keep in step with, so that the stream goes on after a
+/// failover: <https://www.postgresql.org/docs/current/logical-replication-failover.html>.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Failover {
+    /// From Postgres 17 on, unless the slot is temporary.
+    #[default]
+    WherePossible,
+    /// Also where Postgres will refuse it.
+    Always,
+    Never,
+}
+
+impl Failover {
+    /// `version` is `server_version_num`.
+    fn wanted(self, version: u32, temporary: bool) -> bool {
+        const FIRST_VERSION: u32 = 170_000;
+        match self {
+            Failover::WherePossible => version >= FIRST_VERSION && !temporary,
+            Failover::Always => true,
+            Failover::Never => false,
+        }
+    }
+}
+
 /// Name of the slot of a stream (contract 4.1).
 #[must_use]
 pub fn slot_name(stream_id: &str) -> String {
@@ -70,17 +94,22 @@ pub(super) async fn inspect(client: &SqlClient, name: &str) -> Result<Option<Slo
     }))
 }
 
-/// Makes the slot. Waits until all transactions that run now have ended.
+/// A name for a temporary slot that no other process uses (contract 4.1): random.
+#[must_use]
+pub fn random_slot_name() -> String {
+    format!("electric_slot_{:032x}", rand::random::<u128>())
+}
+
+/// Makes the slot. Waits until all transactions that run now have ended. `version` is
+/// `server_version_num`.
 pub(super) async fn create(
     client: &mut ReplicationClient,
     name: &str,
     temporary: bool,
+    failover: Failover,
+    version: u32,
 ) -> Result<SlotInfo, PgError> {
-    let kind = if temporary { " TEMPORARY" } else { "" };
-    let sql = format!(
-        "CREATE_REPLICATION_SLOT {}{kind} LOGICAL pgoutput NOEXPORT_SNAPSHOT",
-        quote_identifier(name)
-    );
+    let sql = create_sql(name, temporary, failover.wanted(version, temporary));
     let rows = client.simple_query(&sql).await?;
     let consistent_point = rows
         .first()
@@ -97,6 +126,13 @@ pub(super) async fn create(
     })
 }
 
+/// The option of failover needs the syntax in parentheses, which versions before 15 do not know.
+fn create_sql(name: &str, temporary: bool, failover: bool) -> String {
+    let kind = if temporary { " TEMPORARY" } else { "" };
+    let options = if failover { "(SNAPSHOT 'nothing', FAILOVER true)" } else { "NOEXPORT_SNAPSHOT" };
+    format!("CREATE_REPLICATION_SLOT {}{kind} LOGICAL pgoutput {options}", quote_identifier(name))
+}
+
 pub(super) async fn drop_slot(client: &SqlClient, name: &str) -> Result<(), PgError> {
     let give_up = Instant::now() + DROP_WAIT_MAX;
     loop {
@@ -108,5 +144,38 @@ pub(super) async fn drop_slot(client: &SqlClient, name: &str) -> Result<(), PgEr
             }
             Err(error) => return Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failover_is_asked_for_where_it_exists() {
+        for (failover, version, temporary, wanted) in [
+            (Failover::WherePossible, 160_009, false, false),
+            (Failover::WherePossible, 170_000, false, true),
+            (Failover::WherePossible, 180_000, true, false),
+            (Failover::Never, 180_000, false, false),
+            (Failover::Always, 150_000, false, true),
+        ] {
+            assert_eq!(failover.wanted(version, temporary), wanted, "{failover:?} {version} {temporary}");
+        }
+        assert_eq!(
+            create_sql("s", false, true),
+            "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput (SNAPSHOT 'nothing', FAILOVER true)"
+        );
+        assert_eq!(
+            create_sql("s", true, false),
+            "CREATE_REPLICATION_SLOT \"s\" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT"
+        );
+    }
+
+    #[test]
+    fn random_names_differ_and_are_names_of_slots() {
+        let (one, other) = (random_slot_name(), random_slot_name());
+        assert_ne!(one, other);
+        assert!(one.len() == "electric_slot_".len() + 32 && one.len() < 64, "{one}");
     }
 }

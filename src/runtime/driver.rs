@@ -1,5 +1,6 @@
 //! The driver thread: one loop around the core. It waits for nobody but its inputs.
 
+mod observe;
 mod requests;
 mod tables;
 mod upkeep;
@@ -8,6 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+
+use observe::Observer;
 
 use crate::domain::{EventId, Generation, Handle, Incarnation, Lsn, Sid, WireRelation};
 use crate::engine::{Commit, Input, Refusal};
@@ -26,7 +29,7 @@ use crate::runtime::keeper::Keeper;
 use crate::runtime::publishing::Below;
 use crate::runtime::quarantine::Found;
 use crate::runtime::reconciler::CatalogLook;
-use crate::runtime::settings::{HELD_BYTES_MAX, QUEUED_DELIVERIES_MAX};
+use crate::runtime::settings::{HELD_BYTES_MAX, Operation, QUEUED_DELIVERIES_MAX};
 use crate::runtime::story;
 use crate::runtime::stream::Batch;
 use crate::runtime::writers::Report;
@@ -92,6 +95,7 @@ pub struct Driver {
     keeper: Keeper,
     archiver: Archiver,
     reserve: Reserve,
+    observer: Observer,
     state: Loop,
 }
 
@@ -136,6 +140,7 @@ impl Driver {
         lock: FsLock,
         queues: Queues,
         (keeper, archiver, reserve): (Keeper, Archiver, Reserve),
+        operation: Operation,
     ) -> Driver {
         let now = Instant::now();
         let state = Loop {
@@ -148,7 +153,20 @@ impl Driver {
             checked: Checked { lock: now, reserve: now, audit: now, projections: now, strangers: now },
             lost: None,
         };
-        Driver { core, executor, journal, journal_thread, lock, queues, keeper, archiver, reserve, state }
+        let observer = Observer::new(operation);
+        Driver {
+            core,
+            executor,
+            journal,
+            journal_thread,
+            lock,
+            queues,
+            keeper,
+            archiver,
+            reserve,
+            observer,
+            state,
+        }
     }
 
     /// Runs until the end of the process's ownership; then gives the lock back.
@@ -264,6 +282,7 @@ impl Driver {
     fn follow(&mut self, persist: Persist) {
         for recorded in &persist.events {
             story::tell(recorded);
+            observe::note(self.executor.service.metrics(), recorded);
             if let Event::Shape(ShapeEvent::Unrouted { sid }) = &recorded.event {
                 self.executor.unroute(*sid);
             }
@@ -380,6 +399,7 @@ impl Driver {
     }
 
     fn transaction(&mut self, generation: Generation, txn: Arc<Transaction>) {
+        observe::received(&self.executor.service, &txn);
         let routing = match self.executor.router.route(Arc::clone(&txn)) {
             Ok(routing) => routing,
             Err(error) => {

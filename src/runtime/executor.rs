@@ -267,14 +267,14 @@ impl Executor {
                 Outcome::Done
             }
             Err(Unrestored::Files(ShapeLogError::Storage(fault))) if is_lost(&fault) => {
-                tracing::error!(%sid, %handle, %fault, "a shape cannot be restored");
+                tracing::error!(%sid, shape_handle = %handle, %fault, "a shape cannot be restored");
                 Outcome::Answer(faults::input(fault, Some(sid)))
             }
             // Neither a newer format nor a disk that refuses is a reason to give a shape up, and
             // without it in the router its changes would pass unseen.
             Err(Unrestored::Files(error)) => Outcome::Refuse { handle, error },
             Err(Unrestored::Clause) => {
-                tracing::error!(%sid, %handle, "a shape has a where clause that this version does not read");
+                tracing::error!(%sid, shape_handle = %handle, "a shape has a where clause that this version does not read");
                 Outcome::Answer(Input::Invalidate { sid, cause: InvalidationCause::StorageDamaged })
             }
         }
@@ -319,7 +319,7 @@ impl Executor {
 
     fn rotate(&mut self, sid: Sid, cause: InvalidationCause) -> Outcome {
         if let Some(shape) = self.shapes.remove(&sid) {
-            tracing::info!(%sid, handle = %shape.handle, ?cause, "a shape has ended");
+            tracing::info!(%sid, shape_handle = %shape.handle, ?cause, "a shape has ended");
             self.service.remove(shape.handle);
             // Its table may be another one by now: who comes for the next shape asks Postgres.
             self.inspector.forget(&shape.definition.relation.name);
@@ -408,7 +408,7 @@ impl Executor {
                 }
                 Err(error) => {
                     // The intent stays open: the next start takes it up again.
-                    tracing::error!(%sid, %handle, %error, "the files of a shape could not be removed");
+                    tracing::error!(%sid, shape_handle = %handle, %error, "the files of a shape could not be removed");
                     if let ShapeLogError::Storage(fault) = error {
                         let _closed = driver.blocking_send(Message::Input(faults::input(fault, None)));
                     }

@@ -2,17 +2,20 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use futures_util::FutureExt;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::domain::{
     Handle as ShapeHandle, Lsn, Oid, PgSnapshot, Relation, RelationName, ShapeDefinition, Sid,
 };
 use crate::runtime::inspector::Inspector;
+use crate::runtime::progress::Progress;
 use crate::runtime::standby::{FollowedFiles, Interest, Standby, Standing};
 use crate::runtime::subset::Subsets;
 use crate::shape_log::{Followed, ShapeLogError, ShapeReader};
+use crate::telemetry::{Metrics, Tracer};
 
 /// Requests that wait for the driver, at most.
 pub const REQUESTS_MAX: usize = 1_024;
@@ -54,6 +57,8 @@ pub struct LiveShape {
     lagging: AtomicBool,
     /// Where another process writes the shape.
     files: Option<FollowedFiles>,
+    /// When somebody last read from it: a number that grows with each read of any shape.
+    pub(super) last_used: AtomicU64,
 }
 
 /// How far a shape has come, for those who wait for it.
@@ -127,6 +132,15 @@ struct Shared {
     requests: mpsc::Sender<Request>,
     inspector: Inspector,
     subsets: Subsets,
+    metrics: Arc<Metrics>,
+    tracer: OnceLock<Tracer>,
+    progress: Progress,
+    /// All connections to Postgres are closed for want of work (`ELECTRIC_REPLICATION_IDLE_TIMEOUT`).
+    asleep: watch::Sender<bool>,
+    /// Somebody has work.
+    wake: Notify,
+    /// Reads of all shapes so far.
+    uses: AtomicU64,
 }
 
 impl std::fmt::Debug for Shared {
@@ -168,7 +182,96 @@ impl Service {
     pub fn new(requests: mpsc::Sender<Request>, inspector: Inspector, subsets: Subsets) -> Service {
         let (status, _) = watch::channel(Status::Starting { reason: "the journal is being read".to_owned() });
         let shapes = RwLock::default();
-        Service { shared: Arc::new(Shared { status, shapes, requests, inspector, subsets }) }
+        let service = Service {
+            shared: Arc::new(Shared {
+                status,
+                shapes,
+                requests,
+                inspector,
+                subsets,
+                metrics: Arc::default(),
+                tracer: OnceLock::new(),
+                progress: Progress::default(),
+                asleep: watch::Sender::new(false),
+                wake: Notify::new(),
+                uses: AtomicU64::new(1),
+            }),
+        };
+        service.tell_status(&service.status());
+        service
+    }
+
+    /// Counted by whoever does something, read by whoever wants to.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
+    /// Takes spans, if anybody does.
+    #[must_use]
+    pub fn tracer(&self) -> Tracer {
+        self.shared.tracer.get().cloned().unwrap_or_default()
+    }
+
+    /// Who takes spans from now on; the first one stays.
+    pub fn set_tracer(&self, tracer: Tracer) {
+        let _first = self.shared.tracer.set(tracer);
+    }
+
+    /// How the service gets on.
+    #[must_use]
+    pub fn progress(&self) -> &Progress {
+        &self.shared.progress
+    }
+
+    /// All connections to Postgres are closed until somebody has work.
+    #[must_use]
+    pub fn is_asleep(&self) -> bool {
+        *self.shared.asleep.borrow()
+    }
+
+    /// Waits until connections are there again, or cannot be had, if they were closed for want of work.
+    pub async fn awake(&self) {
+        let mut asleep = self.shared.asleep.subscribe();
+        while *asleep.borrow_and_update() {
+            self.shared.wake.notify_one();
+            // The sender lives in `self`.
+            if asleep.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn set_asleep(&self, asleep: bool) {
+        if asleep {
+            // Left from the last time, when two asked at once: nobody has asked since.
+            let _stale = self.shared.wake.notified().now_or_never();
+        }
+        self.shared.asleep.send_replace(asleep);
+    }
+
+    /// Waits for somebody who has work.
+    pub(super) async fn work(&self) {
+        self.shared.wake.notified().await;
+    }
+
+    /// Somebody reads from the shape: it is not among those that nobody needs.
+    pub fn touch(&self, shape: &LiveShape) {
+        let use_number = self.shared.uses.fetch_add(1, Ordering::Relaxed);
+        shape.last_used.store(use_number, Ordering::Relaxed);
+    }
+
+    fn tell_status(&self, status: &Status) {
+        let current = match status {
+            Status::Starting { .. } => "starting",
+            Status::Waiting { .. } => "waiting",
+            Status::Active => "active",
+            Status::Draining => "draining",
+        };
+        for name in ["starting", "waiting", "active", "draining"] {
+            let value = i64::from(name == current);
+            self.shared.metrics.status.with_label_values(&[name]).set(value);
+        }
     }
 
     #[must_use]
@@ -186,6 +289,7 @@ impl Service {
         self.shared.status.send_if_modified(|current| {
             let changed = *current != status && *current != Status::Draining;
             if changed {
+                self.tell_status(&status);
                 *current = status;
             }
             changed
@@ -287,6 +391,8 @@ impl Service {
 
     /// A shape of this process; takes the place of one that was followed.
     pub(super) fn add(&self, shape: &Arc<LiveShape>) {
+        // Whether made or restored: as if used just now (contract 6.5).
+        self.touch(shape);
         self.shared.shapes.write().unwrap_or_else(PoisonError::into_inner).insert(shape);
     }
 
@@ -380,8 +486,8 @@ impl LiveShape {
         published: Arc<AtomicU64>,
     ) -> LiveShape {
         let phase = watch::Sender::new(phase);
-        let lagging = AtomicBool::new(true);
-        LiveShape { sid, handle, definition, reader, phase, published, lagging, files: None }
+        let (lagging, last_used) = (AtomicBool::new(true), AtomicU64::new(0));
+        LiveShape { sid, handle, definition, reader, phase, published, lagging, files: None, last_used }
     }
 
     /// A shape that another process writes. Nothing is known of it but what its files say.

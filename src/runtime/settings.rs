@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::engine::Policy;
 use crate::postgres::{ConnectOptions, DatabaseUrl};
+pub use crate::replication::Failover;
+use crate::replication::{publication_name, slot_name};
 
 /// Settings of the service below the HTTP server.
 #[derive(Clone, Debug)]
@@ -41,9 +43,40 @@ pub struct Settings {
     pub archive_age_max: Duration,
     pub archive_bytes_max: u64,
     pub policy: Policy,
+    pub operation: Operation,
+}
+
+/// Settings of operation.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    /// `ELECTRIC_TEMPORARY_REPLICATION_SLOT_USE_RANDOM_NAME`: of a temporary slot.
+    pub random_slot_name: bool,
+    /// Whether Postgres 17 and later is asked to carry the slot over to standbys.
+    pub failover: Failover,
+    /// `ELECTRIC_REPLICATION_IDLE_TIMEOUT`: without a transaction for so long, all connections are closed.
+    pub idle_timeout: Option<Duration>,
+    /// `ELECTRIC_MAX_SHAPES`.
+    pub shapes_max: Option<usize>,
+    pub expiry_interval: Duration,
+    /// `ELECTRIC_SYSTEM_METRICS_POLL_INTERVAL`.
+    pub poll_interval: Duration,
+    /// After so long without progress, though there was something to do, the service is not ready.
+    pub stall_after: Duration,
 }
 
 impl Settings {
+    /// Name of the slot, unless it has a random one.
+    #[must_use]
+    pub fn slot(&self) -> String {
+        slot_name(&self.stream_id)
+    }
+
+    /// Name of the publication.
+    #[must_use]
+    pub fn publication(&self) -> String {
+        publication_name(&self.stream_id)
+    }
+
     /// Tells whether two starts were configured alike; passwords and their presence do not count.
     #[must_use]
     pub fn hash(&self) -> u64 {

@@ -15,10 +15,11 @@ use crate::replication::ReplicationError;
 use crate::runtime::connections::Connections;
 use crate::runtime::driver::Message;
 use crate::runtime::faults;
-use crate::runtime::handle::{LiveShape, Phase, SnapshotProblem};
+use crate::runtime::handle::{LiveShape, Phase, Service, SnapshotProblem};
 use crate::runtime::publishing::{Newcomers, Publishing};
 use crate::shape_log::{Disk, ShapeFiles, ShapeLogError, SnapshotWriter};
 use crate::snapshot::{self, OpenSnapshot, RowBatch, SnapshotError};
+use crate::telemetry::{Sampling, SpanKind, Value};
 
 /// What all snapshot tasks share.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub struct SnapshotContext {
     pub chunk_bytes: u64,
     pub driver: mpsc::Sender<Message>,
     pub publishing: Arc<Publishing>,
+    pub service: Service,
 }
 
 /// The running snapshot tasks.
@@ -152,12 +154,22 @@ impl From<ShapeLogError> for Problem {
 impl Task {
     async fn run(self, verdict: oneshot::Receiver<()>) -> Option<Input> {
         let (sid, attempt) = (self.shape.sid, self.attempt);
-        match self.take(verdict).await {
+        let tracer = self.context.service.tracer();
+        let mut span = tracer.begin("shape_snapshot.create", SpanKind::Internal, Sampling::Always, None);
+        if let Some(span) = &mut span {
+            span.set("shape.handle", Value::Text(self.shape.handle.to_string()));
+            span.set("shape.root_table", Value::Text(self.shape.definition.relation.name.to_string()));
+        }
+        let taken = self.take(verdict).await;
+        if let Some(span) = span {
+            span.end(taken.is_err());
+        }
+        match taken {
             Ok((rows, bytes)) => Some(Input::SnapshotCompleted { sid, attempt, rows, bytes }),
             Err(Problem::NotWanted) => None,
             Err(problem) => {
                 let (failure, told) = self.explain(&problem);
-                tracing::warn!(%sid, handle = %self.shape.handle, ?failure, "a snapshot failed");
+                tracing::warn!(%sid, shape_handle = %self.shape.handle, ?failure, "a snapshot failed");
                 // The client that asked gets the reason; the journal gets its kind.
                 self.shape.set_phase(Phase::Failed(told));
                 if let Problem::ShapeLog(ShapeLogError::Storage(fault)) = problem {

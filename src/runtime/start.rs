@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::engine::Input;
 use crate::events::DrainCause;
 use crate::journal::{JournalError, JournalPaths, JournalThread, Reserve, Retention};
-use crate::replication::{ReplicationSettings, publication_name, slot_name};
+use crate::replication::{ReplicationSettings, publication_name, random_slot_name, slot_name};
 use crate::runtime::archiver::Archiver;
 use crate::runtime::boot::{self, BootError, Opened};
 use crate::runtime::connections::Connections;
@@ -18,12 +18,14 @@ use crate::runtime::executor::{Bodies, Executor};
 use crate::runtime::handle::{REQUESTS_MAX, Request, Service, Status};
 use crate::runtime::inspector::Inspector;
 use crate::runtime::keeper::Keeper;
+use crate::runtime::measured::Measured;
+use crate::runtime::probe::Probe;
 use crate::runtime::publishing::Publishing;
 use crate::runtime::reconciler::Reconciler;
 use crate::runtime::router::Router;
 use crate::runtime::settings::{INPUTS_MAX, STREAM_BATCHES_MAX, Settings};
 use crate::runtime::snapshots::{SnapshotContext, Snapshots};
-use crate::runtime::stream::{Acknowledgements, StreamTask};
+use crate::runtime::stream::{Acknowledgements, Idle, StreamTask};
 use crate::runtime::subset::Subsets;
 use crate::runtime::writers::{PoolSettings, WriterThreads};
 use crate::shape_log::{Disk, RealDisk};
@@ -83,6 +85,8 @@ pub fn start(settings: Settings) -> Running {
     let inspector = Inspector::new(admin.clone());
     let subsets = Subsets::new(query.clone(), query_size / 2);
     let service = Service::new(requests, inspector.clone(), subsets);
+    admin.measure("admin", service.metrics());
+    query.measure("snapshot", service.metrics());
     let (tell, ended) = oneshot::channel();
     let parts = Parts {
         settings,
@@ -189,8 +193,9 @@ impl Parts {
             Archiver::spawn(&paths, journal.reader(), retention, tell).map_err(BootError::Journal)?;
         let reserve = Reserve::open(&paths).map_err(BootError::Journal)?;
         let (notice, notices) = mpsc::unbounded_channel();
+        let metrics = Arc::clone(service.metrics());
         let journal = JournalThread::spawn(
-            journal,
+            Measured { journal, metrics: Arc::clone(&metrics) },
             Box::new(move |message| {
                 let _closed = notice.send(message);
             }),
@@ -198,12 +203,23 @@ impl Parts {
         .map_err(BootError::Journal)?;
         let (report, reports) = mpsc::unbounded_channel();
         let pool = PoolSettings { chunk_bytes: settings.chunk_bytes, idle_after: settings.writer_idle_after };
-        let writers =
-            WriterThreads::spawn(WRITER_THREADS, &pool, settings.flush_interval, &disk, move |message| {
+        let writers = WriterThreads::spawn(
+            WRITER_THREADS,
+            &pool,
+            settings.flush_interval,
+            &disk,
+            &metrics,
+            move |message| {
                 let _closed = report.send(message);
-            })
-            .map_err(BootError::Thread)?;
+            },
+        )
+        .map_err(BootError::Thread)?;
 
+        let slot = if settings.temporary_slot && settings.operation.random_slot_name {
+            random_slot_name()
+        } else {
+            slot_name(&settings.stream_id)
+        };
         let publication = publication_name(&settings.stream_id);
         let acknowledgements = Acknowledgements::default();
         let (commands, command_queue) = mpsc::channel(STREAM_COMMANDS_MAX);
@@ -218,7 +234,7 @@ impl Parts {
         let tables = Arc::new(Mutex::new(BTreeSet::new()));
         let reconcile = inspector.changed();
         let reconciler = Reconciler {
-            admin,
+            admin: admin.clone(),
             service: service.clone(),
             publishing: Arc::clone(&publishing),
             driver: messages.clone(),
@@ -227,13 +243,23 @@ impl Parts {
             wake: Arc::clone(&reconcile),
         };
         tokio::spawn(reconciler.run());
+        let probe = Probe {
+            service: service.clone(),
+            admin: admin.clone(),
+            slot: slot.clone(),
+            data_dir: settings.data_dir.clone(),
+            interval: settings.operation.poll_interval,
+        };
+        tokio::spawn(probe.run());
         let stream = StreamTask {
+            idle: Idle::new(settings.operation.idle_timeout, [admin.clone(), query.clone()]),
             settings: ReplicationSettings {
                 url: settings.database_url.clone(),
                 connect: settings.connect.clone(),
-                slot: slot_name(&settings.stream_id),
+                slot,
                 publication: publication.clone(),
                 temporary_slot: settings.temporary_slot,
+                failover: settings.operation.failover,
             },
             spill_dir,
             commands: command_queue,
@@ -251,6 +277,7 @@ impl Parts {
             chunk_bytes: settings.chunk_bytes,
             driver: messages,
             publishing,
+            service: service.clone(),
         });
         let runtime = tokio::runtime::Handle::current();
         let executor = Executor {
@@ -281,7 +308,9 @@ impl Parts {
         };
         let keeper = Keeper::new(&settings, checkpoint);
         let keeping = (keeper, archiver, reserve);
-        Ok((Driver::new(core, executor, journal, lock, queues, keeping), Input::Boot(boot), stream))
+        let operation = settings.operation.clone();
+        let driver = Driver::new(core, executor, journal, lock, queues, keeping, operation);
+        Ok((driver, Input::Boot(boot), stream))
     }
 }
 

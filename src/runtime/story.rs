@@ -8,7 +8,7 @@ pub(super) fn tell(recorded: &Recorded) {
     match &recorded.event {
         Event::Ownership(event) => tracing::info!(id = %recorded.id, name, ?event),
         Event::Shape(ShapeEvent::Created { sid, handle, .. }) => {
-            tracing::info!(id = %recorded.id, name, %sid, %handle)
+            tracing::info!(id = %recorded.id, name, %sid, shape_handle = %handle)
         }
         Event::Shape(ShapeEvent::Invalidated { sid, cause }) => {
             tracing::info!(id = %recorded.id, name, %sid, ?cause);

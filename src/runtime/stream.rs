@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use crate::domain::{Generation, Lsn, Oid};
 use crate::engine::{Input, PostgresReady};
@@ -15,6 +16,7 @@ use crate::replication::{
     Assembler, HistoryBroken, Ready, ReplicationError, ReplicationSettings, SPILL_BYTES_DEFAULT,
     StartupNotice, StatusSender, StreamItem, TransactionStream, connect_and_identify,
 };
+use crate::runtime::connections::Connections;
 use crate::runtime::driver::Message;
 use crate::runtime::handle::{Service, Status};
 use crate::runtime::publishing::{Newcomers, Publishing};
@@ -25,6 +27,11 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 /// Longest wait for the catalog while a batch of the stream waits for it.
 const LOOK_WAIT_MAX: Duration = Duration::from_secs(30);
+/// What a request is told that waits in vain: contract 6.6, the first of these that is not there yet.
+const LOCK_TEXT: &str = "Timeout waiting for Postgres lock acquisition";
+const CLIENT_TEXT: &str = "Timeout waiting for replication client to be ready";
+/// Where no error is known: what most often holds it up.
+const CLIENT_HINT: &str = "Timeout waiting for replication client to be ready. Check that you don't have pending transactions in the database. Electric has to wait for all pending transactions to commit or rollback before it can create the replication slot.";
 
 /// An error that repeats is logged again this many attempts later.
 const LOG_EVERY: u32 = 30;
@@ -71,9 +78,38 @@ impl Acknowledgements {
     }
 }
 
+/// When connections are closed for want of work: contract 6.9.
+#[derive(Debug)]
+pub struct Idle {
+    timeout: Option<Duration>,
+    pools: [Connections; 2],
+}
+
+impl Idle {
+    /// After `timeout` without a transaction the stream ends, and these connections are closed.
+    #[must_use]
+    pub fn new(timeout: Option<Duration>, pools: [Connections; 2]) -> Idle {
+        Idle { timeout, pools }
+    }
+
+    /// When it is time, counted from a transaction that came just now.
+    fn deadline(&self) -> Option<Instant> {
+        self.timeout.map(|timeout| Instant::now() + timeout)
+    }
+}
+
+/// Waits for a moment that may never come.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The task.
 #[derive(Debug)]
 pub struct StreamTask {
+    pub idle: Idle,
     pub settings: ReplicationSettings,
     pub spill_dir: PathBuf,
     pub commands: mpsc::Receiver<Command>,
@@ -101,6 +137,12 @@ impl StreamTask {
 
     /// From connecting to the end of the stream; the command that came meanwhile, or the next.
     async fn serve_connection(&mut self) -> Option<Command> {
+        if self.service.is_asleep() {
+            tokio::select! {
+                () = self.service.work() => tracing::info!("connecting to the database: somebody has asked"),
+                command = self.commands.recv() => return command,
+            }
+        }
         let ready = tokio::select! {
             ready = connect(&self.settings, &self.service, &self.publishing) => ready,
             command = self.commands.recv() => return command,
@@ -116,8 +158,16 @@ impl StreamTask {
         self.acknowledgements.set(None);
         match stopped {
             Ended::Commanded(command) => command,
+            Ended::Idle => {
+                tracing::info!("nothing came for long: all connections to the database are closed");
+                self.service.set_asleep(true);
+                self.idle.pools.iter().for_each(Connections::close);
+                self.batches.send(Batch::Stopped { generation, cause: StopCause::Idle }).await.ok()?;
+                self.commands.recv().await
+            }
             Ended::Failed(cause) => {
-                let reason = "the replication stream has ended; it is being started again".to_owned();
+                let reason =
+                    format!("{LOCK_TEXT}: the replication stream has ended; it is being started again");
                 self.service.set_status(Status::Waiting { reason });
                 self.batches.send(Batch::Stopped { generation, cause }).await.ok()?;
                 self.commands.recv().await
@@ -134,14 +184,20 @@ impl StreamTask {
         let assembler = Assembler::new(self.spill_dir.clone(), SPILL_BYTES_DEFAULT);
         let mut stream = TransactionStream::new(stream, assembler);
         self.acknowledgements.set(Some((generation, stream.status())));
+        self.service.progress().restart(std::time::Instant::now());
         self.service.set_status(Status::Active);
+        self.service.set_asleep(false);
         tracing::info!(%generation, "streaming from Postgres");
         let mut items = Vec::new();
+        let mut idle_at = self.idle.deadline();
         loop {
             tokio::select! {
                 result = stream.next_batch(&mut items) => {
                     if let Err(error) = self.prepare(&items).await {
                         return Ended::Failed(self.failed(&error));
+                    }
+                    if items.iter().any(|item| matches!(item, StreamItem::Transaction(_))) {
+                        idle_at = self.idle.deadline();
                     }
                     if !items.is_empty() {
                         let batch = Batch::Items { generation, items: std::mem::take(&mut items) };
@@ -156,6 +212,10 @@ impl StreamTask {
                 command = self.commands.recv() => {
                     stream.close().await;
                     return Ended::Commanded(command);
+                }
+                () = until(idle_at) => {
+                    stream.close().await;
+                    return Ended::Idle;
                 }
             }
         }
@@ -214,6 +274,8 @@ impl StreamTask {
 enum Ended {
     Failed(StopCause),
     Commanded(Option<Command>),
+    /// Nothing came for as long as was configured.
+    Idle,
 }
 
 /// Different errors of which it is known how often they were told, in one attempt to get a stream.
@@ -225,7 +287,11 @@ async fn connect(settings: &ReplicationSettings, service: &Service, publishing: 
     let mut backoff = BACKOFF_MIN;
     let mut told: BTreeMap<String, u32> = BTreeMap::new();
     loop {
-        let mut notify = |notice: StartupNotice| tell(&notice, service);
+        let mut locked = false;
+        let mut notify = |notice: StartupNotice| {
+            locked |= notice == StartupNotice::LockTaken;
+            tell(&notice, service);
+        };
         let connected = match connect_and_identify(settings, &mut notify).await {
             Ok(ready) => look_below(service, publishing).await.map(|()| ready),
             Err(error) => Err(error),
@@ -244,8 +310,10 @@ async fn connect(settings: &ReplicationSettings, service: &Service, publishing: 
                     tracing::error!(error = %text, repeated, "cannot stream from Postgres yet; trying again");
                 }
                 // The condition that is not met first, and why: contract 6.6.
-                let reason = format!("Timeout waiting for Postgres lock acquisition: {text}");
+                let reason = format!("{}: {text}", if locked { CLIENT_TEXT } else { LOCK_TEXT });
                 service.set_status(Status::Waiting { reason });
+                // Who waits for connections is told that there are none.
+                service.set_asleep(false);
             }
         }
         tokio::time::sleep(backoff).await;
@@ -279,18 +347,20 @@ fn tell(notice: &StartupNotice, service: &Service) {
     match notice {
         StartupNotice::WaitingForLock => {
             tracing::info!("waiting for the advisory lock: another instance streams from this slot");
-            let reason = "Timeout waiting for Postgres lock acquisition".to_owned();
-            service.set_status(Status::Waiting { reason });
+            service.set_status(Status::Waiting { reason: LOCK_TEXT.to_owned() });
         }
-        StartupNotice::LockTaken => tracing::info!("the advisory lock is held"),
+        StartupNotice::LockTaken => {
+            tracing::info!("the advisory lock is held");
+            if !service.is_asleep() {
+                service.set_status(Status::Waiting { reason: CLIENT_HINT.to_owned() });
+            }
+        }
         StartupNotice::HolderTerminated { backend_pid } => {
             tracing::warn!(backend_pid, "ended a backend that held the lock and did not stream");
         }
         StartupNotice::WaitingForSlot => {
             tracing::warn!("the slot cannot be made before the transactions that run now have ended");
-            service.set_status(Status::Waiting {
-                reason: "Timeout waiting for replication client to be ready. Check that you don't have pending transactions in the database. Electric has to wait for all pending transactions to commit or rollback before it can create the replication slot.".to_owned(),
-            });
+            service.set_status(Status::Waiting { reason: CLIENT_HINT.to_owned() });
         }
     }
 }

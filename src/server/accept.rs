@@ -94,6 +94,8 @@ async fn connection(app: Arc<App>, stream: TcpStream, place: OwnedSemaphorePermi
         tracing::debug!(%error, "a connection ended before it was served");
         return;
     }
+    let connections = &app.service.metrics().http_connections;
+    connections.inc();
     let mut closing = app.closing.subscribe();
     let mut cut = app.cut.subscribe();
     let settings = &app.settings;
@@ -122,6 +124,7 @@ async fn connection(app: Arc<App>, stream: TcpStream, place: OwnedSemaphorePermi
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection broke");
     }
+    connections.dec();
     drop(place);
 }
 

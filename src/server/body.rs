@@ -97,7 +97,7 @@ impl Pieces {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(handle = %self.handle, %error, "a response was cut off: its rows cannot be read");
+                    tracing::warn!(shape_handle = %self.handle, %error, "a response was cut off: its rows cannot be read");
                     self.ending.clear();
                     return Some((Err(error), self));
                 }

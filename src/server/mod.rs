@@ -4,7 +4,7 @@
 //! common headers), `shape` (the order of contract 1.2) with `admission`, `fields`, `params` and
 //! `definition`, then `live` where it has to wait, `body` or `sse` for the rows, `subset` for
 //! rows that are read anew, and `response` for the headers; `error` has every refusal. Responses are built as data, so that each message and each header rule
-//! is checked without a connection.
+//! is checked without a connection. `health` tells how the service is, `prometheus` what it counts.
 
 mod accept;
 mod admission;
@@ -19,6 +19,7 @@ mod health;
 mod live;
 mod params;
 mod post;
+mod prometheus;
 mod response;
 mod router;
 mod schema;
@@ -44,6 +45,7 @@ use crate::runtime::handle::Service;
 use admission::Admission;
 
 pub use accept::{CONNECTIONS_MAX, serve};
+pub use prometheus::serve_metrics;
 pub use settings::Settings;
 #[cfg(feature = "test-hooks")]
 pub use test_hooks::read_request;
@@ -66,8 +68,8 @@ impl App {
     fn new(service: Service, settings: Settings) -> App {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         App {
+            admission: Admission::new(&settings, service.metrics()),
             service,
-            admission: Admission::new(&settings),
             settings,
             closing: watch::Sender::new(false),
             cut: watch::Sender::new(false),

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
+use std::time::Instant;
 
 use axum::body::{Body, HttpBody};
 use axum::http::header::{
@@ -18,13 +19,15 @@ use percent_encoding::percent_decode_str;
 use rand::Rng;
 use rand::distr::Alphanumeric;
 
+use crate::telemetry::{Metrics, OpenSpan, Sampling, SpanKind, TraceContext, Value as Attribute};
+
 use super::App;
 use super::delete::delete;
 use super::encoding::{Encoding, encoded};
 use super::error::{CACHE_DEFAULT, Failure, ascii};
 use super::fields::{Fields, Value};
-use super::health::health;
-use super::response::respond;
+use super::health::{health, readiness};
+use super::response::{ELECTRIC_HANDLE, respond};
 use super::shape::{Call, get};
 
 /// The version of the reference implementation whose contract this server keeps: clients and proxies
@@ -44,6 +47,7 @@ enum Route {
     Root,
     Shape,
     Health,
+    Ready,
     /// Makes the writer of a shape panic.
     #[cfg(feature = "test-hooks")]
     TestPanic,
@@ -62,16 +66,30 @@ impl Route {
             [] => Route::Root,
             ["v1", "shape"] => Route::Shape,
             ["v1", "health"] => Route::Health,
+            ["v1", "ready"] => Route::Ready,
             #[cfg(feature = "test-hooks")]
             ["test-hooks", "panic"] => Route::TestPanic,
             _ => Route::Unknown,
         }
     }
 
+    /// Of metrics.
+    fn name(self) -> &'static str {
+        match self {
+            Route::Root => "root",
+            Route::Shape => "shape",
+            Route::Health => "health",
+            Route::Ready => "ready",
+            #[cfg(feature = "test-hooks")]
+            Route::TestPanic => "test",
+            Route::Unknown => "unknown",
+        }
+    }
+
     fn methods(self) -> &'static str {
         match self {
             Route::Shape => "GET, POST, HEAD, DELETE, OPTIONS",
-            Route::Root | Route::Health | Route::Unknown => "GET, HEAD",
+            Route::Root | Route::Health | Route::Ready | Route::Unknown => "GET, HEAD",
             #[cfg(feature = "test-hooks")]
             Route::TestPanic => "POST",
         }
@@ -89,11 +107,20 @@ where
     let encoding = Encoding::accepted(request.headers());
     let id = request_id(request.headers());
     let method = request.method().clone();
+    let begun = Instant::now();
+    let span = begin_span(app, route, &request);
     // A bug in the handling of one request is a 500 for one client.
     let handled = AssertUnwindSafe(handle(app, route, request)).catch_unwind().await;
     let mut response = handled.unwrap_or_else(|_panic| Failure::Internal.reply(&method).into_response());
     add_common_headers(response.headers_mut(), id);
     let status = response.status();
+    count(app.service.metrics(), route, status, begun);
+    if let Some(span) = span {
+        end_span(*span, &response);
+    }
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        tell(route, &method, &response, begun);
+    }
     if status != StatusCode::UNAUTHORIZED {
         add_cors_headers(response.headers_mut(), route, origin);
     }
@@ -105,6 +132,62 @@ where
         // Boxed: most requests wait for long, and this would be part of each.
         Some(encoding) => Box::pin(encoded(encoding, response)).await,
         None => response,
+    }
+}
+
+/// One line for each answer, with the keys of contract 6.3. Neither the path's spelling nor the query is
+/// in it: a secret may be.
+fn tell(route: Route, method: &Method, response: &Response, begun: Instant) {
+    let header = |name: &HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok());
+    tracing::debug!(
+        request_id = header(&REQUEST_ID).unwrap_or_default(),
+        shape_handle = header(&ELECTRIC_HANDLE).unwrap_or_default(),
+        %method,
+        route = route.name(),
+        status = response.status().as_u16(),
+        millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "answered"
+    );
+}
+
+/// The span of a request to the shape route (contract 6.3), as the caller's trace wants it.
+fn begin_span<B>(app: &App, route: Route, request: &Request<B>) -> Option<Box<OpenSpan>> {
+    if route != Route::Shape || request.method() == Method::OPTIONS {
+        return None;
+    }
+    let header = |name: &'static str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let parent = header("traceparent").and_then(TraceContext::parse);
+    let tracer = app.service.tracer();
+    // Apart: the request may wait for long, and most have none.
+    let mut span = Box::new(tracer.begin("Plug_shape_get", SpanKind::Server, Sampling::Ratio, parent)?);
+    span.set("http.request.method", Attribute::Text(request.method().to_string()));
+    span.set("http.route", Attribute::Text("/v1/shape".to_owned()));
+    let rate = header("tracestate").and_then(|state| {
+        state.split(',').find_map(|member| member.trim().strip_prefix("electric=rate:")?.parse().ok())
+    });
+    if let Some(rate) = rate {
+        span.set("SampleRate", Attribute::Int(rate));
+    }
+    Some(span)
+}
+
+fn end_span(mut span: OpenSpan, response: &Response) {
+    let status = response.status();
+    span.set("http.response.status_code", Attribute::Int(i64::from(status.as_u16())));
+    for (name, header) in [("shape.handle", &ELECTRIC_HANDLE), ("http.request_id", &REQUEST_ID)] {
+        if let Some(value) = response.headers().get(header).and_then(|value| value.to_str().ok()) {
+            span.set(name, Attribute::Text(value.to_owned()));
+        }
+    }
+    span.end(status.is_server_error());
+}
+
+fn count(metrics: &Metrics, route: Route, status: StatusCode, begun: Instant) {
+    let (route_name, status) = (route.name(), status.as_str());
+    metrics.http_requests.with_label_values(&[route_name, status]).inc();
+    metrics.http_seconds.with_label_values(&[route_name]).observe(begun.elapsed().as_secs_f64());
+    if route == Route::Shape {
+        metrics.requests.with_label_values(&[status]).inc();
     }
 }
 
@@ -121,6 +204,9 @@ where
             respond(StatusCode::OK, HeaderMap::with_capacity(10), Body::empty())
         }
         (Route::Health, Method::GET | Method::HEAD) => health(&app.service.status()).into_response(),
+        (Route::Ready, Method::GET | Method::HEAD) => {
+            readiness(&app.service, app.settings.stall_after).into_response()
+        }
         (Route::Shape, Method::OPTIONS) => preflight(&parts.headers),
         (Route::Shape, Method::GET | Method::HEAD | Method::POST | Method::DELETE) => {
             let fields = Fields::from_query(parts.uri.query().unwrap_or_default());
@@ -146,7 +232,7 @@ where
         }
         #[cfg(feature = "test-hooks")]
         (Route::TestPanic, _) => Failure::NotFound.reply(&method).into_response(),
-        (Route::Root | Route::Shape | Route::Health | Route::Unknown, _) => {
+        (Route::Root | Route::Shape | Route::Health | Route::Ready | Route::Unknown, _) => {
             Failure::NotFound.reply(&method).into_response()
         }
     }
@@ -220,6 +306,7 @@ mod tests {
             ("/v1/%73hape", Route::Shape),
             ("/%76%31/shape", Route::Shape),
             ("/v1/health", Route::Health),
+            ("/v1/ready", Route::Ready),
             ("/v1/Shape", Route::Unknown),
             ("/v1%2Fshape", Route::Unknown),
             ("/v1/shape/x", Route::Unknown),

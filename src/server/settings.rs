@@ -29,6 +29,8 @@ pub struct Settings {
     pub readiness_timeout: Duration,
     /// How long the first rows of a snapshot are waited for (contract 1.8).
     pub snapshot_start_timeout: Duration,
+    /// Without progress for so long, though there was something to do, `/v1/ready` says no.
+    pub stall_after: Duration,
     /// How long answers under way may take after shutdown began, before they are cut off.
     pub shutdown_timeout: Duration,
 }
@@ -47,6 +49,7 @@ impl Default for Settings {
             send_timeout: Duration::from_secs(30),
             readiness_timeout: Duration::from_secs(5),
             snapshot_start_timeout: Duration::from_secs(45),
+            stall_after: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(10),
         }
     }

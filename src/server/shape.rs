@@ -35,6 +35,8 @@ use super::subset::{AskedSubset, SubsetRequest};
 const REPLACED_MAX: usize = 3;
 /// The text for requests that wait while the service goes away (contract 6.6).
 pub(super) const RESTARTING: &str = "Timeout waiting for stack restart";
+/// The text while connections that were closed for want of work are not there again.
+const WAKING: &str = "Timeout waiting for replication client to be ready";
 
 /// A request to the shape route, authenticated.
 #[derive(Debug)]
@@ -79,6 +81,7 @@ pub(super) async fn get(app: &App, call: Call) -> Result<Response, Failure> {
         let subset = SubsetRequest::new(&asked, (*subset)?, &definition.relation)?;
         return Box::pin(async move {
             let shape = locate(app, &asked, definition).await?;
+            app.service.touch(&shape);
             subset.answer(app, &shape, app.admission.settle(permit)).await
         })
         .await;
@@ -114,13 +117,17 @@ fn class(app: &App, fields: &Fields) -> Class {
 /// [`Failure::NotReady`] with what is waited for.
 pub(super) async fn ready(app: &App, enough: impl Fn(&Status) -> bool) -> Result<(), Failure> {
     let mut status = app.service.watch_status();
-    if enough(&status.borrow_and_update()) {
+    if !app.service.is_asleep() && enough(&status.borrow_and_update()) {
         return Ok(());
     }
     let mut closing = app.closing.subscribe();
     let waited = async {
+        let enough = async {
+            app.service.awake().await;
+            status.wait_for(&enough).await.is_ok()
+        };
         tokio::select! {
-            ready = status.wait_for(&enough) => ready.is_ok(),
+            ready = enough => ready,
             () = set(&mut closing) => false,
         }
     };
@@ -128,6 +135,7 @@ pub(super) async fn ready(app: &App, enough: impl Fn(&Status) -> bool) -> Result
         Ok(true) => Ok(()),
         Ok(false) | Err(_) => Err(Failure::NotReady(match app.service.status() {
             Status::Starting { reason } | Status::Waiting { reason } => reason,
+            Status::Active if app.service.is_asleep() => WAKING.to_owned(),
             Status::Active | Status::Draining => RESTARTING.to_owned(),
         })),
     }
@@ -222,6 +230,7 @@ pub(super) fn over(app: &App, shape: &LiveShape) -> Failure {
 impl Reading<'_> {
     async fn serve(self, permit: Permit) -> Result<Response, Failure> {
         let begun = Instant::now();
+        self.app.service.touch(&self.shape);
         let mut closing = self.app.closing.subscribe();
         self.refresh().await?;
         let from = match self.asked.requested {
@@ -290,7 +299,7 @@ impl Reading<'_> {
                     if self.shape.is_followed() {
                         return Err(not_now(self.app));
                     }
-                    tracing::error!(handle = %self.shape.handle, %error, "a shape log cannot be read");
+                    tracing::error!(shape_handle = %self.shape.handle, %error, "a shape log cannot be read");
                     return Err(Failure::LogUnreadable(error.to_string()));
                 }
             };

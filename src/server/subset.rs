@@ -260,7 +260,7 @@ impl Rest {
             }
             // Then the connection is cut: a beginning is not to be taken for all.
             Err(error) => {
-                tracing::warn!(handle = %self.handle, "a subset was cut off: its rows cannot be read");
+                tracing::warn!(shape_handle = %self.handle, "a subset was cut off: its rows cannot be read");
                 self.subset = None;
                 Some((Err(error), self))
             }

@@ -63,6 +63,7 @@ impl From<PgError> for SnapshotError {
             }
             PgErrorKind::LockTimeout => SnapshotError::LockTimeout,
             PgErrorKind::Cancelled => SnapshotError::Cancelled,
+            PgErrorKind::PoolQueueTimeout => SnapshotError::PoolQueueTimeout,
             PgErrorKind::Unreachable | PgErrorKind::NotReady | PgErrorKind::TooManyConnections => {
                 SnapshotError::Unavailable
             }
@@ -203,6 +204,8 @@ mod tests {
         );
         assert_eq!(of("55P03", "canceling statement due to lock timeout"), SnapshotError::LockTimeout);
         assert_eq!(of("57P01", "terminating connection"), SnapshotError::Unavailable);
+        let queue = SnapshotError::from(PgError::new(PgErrorKind::PoolQueueTimeout, "all are in use"));
+        assert_eq!(queue.to_string(), "Snapshot creation failed because of a connection pool queue timeout");
         assert!(!of("22P02", "invalid input syntax for type integer: 42 ").to_string().contains("42 "));
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use samples::{additions, causes_of_tables, events, recorded};
+use samples::{additions, causes_of_tables, events, operations, recorded};
 use shapefold::events::{RECORD_VERSION, Recorded, decode, encode, names};
 use shapefold::state::{STATE_VERSION, State};
 
@@ -49,6 +49,7 @@ fn events_of_version_1_are_read_for_ever() {
     reads_for_ever("events/v1.hex", &recorded());
     reads_for_ever("events/v1-causes-of-tables.hex", &causes_of_tables());
     reads_for_ever("events/v1-strangers.hex", &additions());
+    reads_for_ever("events/v1-operations.hex", &operations());
 }
 
 fn reads_for_ever(name: &str, samples: &[Recorded]) {

@@ -7,6 +7,7 @@ mod filter_differential;
 mod forensics;
 mod formats;
 mod http_contract;
+mod operations;
 mod postgres;
 mod service;
 mod support;

@@ -63,10 +63,11 @@ impl Decision<'_> {
             Some(HistoryCause::Timeline)
         } else if ready.slot_lost {
             Some(HistoryCause::SlotLost)
+        } else if ready.publication_created {
+            // Before the slot, which was made anew because of it.
+            Some(HistoryCause::NewPublication)
         } else if ready.slot_created {
             Some(HistoryCause::NewSlot)
-        } else if ready.publication_created {
-            Some(HistoryCause::NewPublication)
         } else if ready.confirmed > stream.confirmed.max(stream.acked) {
             // Further than it was ever seen or told to be: somebody else moved it, and discarded
             // what had not even been received.

@@ -296,7 +296,7 @@ fn unusual(event: &Event, active: bool) -> Option<Kind> {
         Event::Stream(StreamEvent::HistoryBroken { .. }) => Some(Kind::HistoryBroken),
         Event::Stream(StreamEvent::LockLost { .. }) => Some(Kind::StreamLost),
         Event::Stream(StreamEvent::Stopped { cause, .. }) => match cause {
-            StopCause::Drain => None,
+            StopCause::Drain | StopCause::Idle => None,
             StopCause::Connection | StopCause::Server | StopCause::Protocol | StopCause::Spill => {
                 Some(Kind::StreamLost)
             }
@@ -315,7 +315,8 @@ fn unusual(event: &Event, active: bool) -> Option<Kind> {
             InvalidationCause::Deleted
             | InvalidationCause::SchemaChanged
             | InvalidationCause::Truncated
-            | InvalidationCause::PartitionsChanged => None,
+            | InvalidationCause::PartitionsChanged
+            | InvalidationCause::Expired => None,
             InvalidationCause::SnapshotFailed
             | InvalidationCause::SnapshotInterrupted
             | InvalidationCause::WriterFailed { .. }

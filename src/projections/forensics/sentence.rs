@@ -171,6 +171,9 @@ pub fn invalidation(cause: InvalidationCause) -> String {
         InvalidationCause::Unpublished => "its table was taken out of the publication".to_owned(),
         InvalidationCause::JournalLost => "the journal lost its end".to_owned(),
         InvalidationCause::StorageDamaged => "its files could not be read".to_owned(),
+        InvalidationCause::Expired => {
+            "there were too many, and nobody had asked for it the longest".to_owned()
+        }
     }
 }
 

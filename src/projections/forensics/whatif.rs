@@ -180,7 +180,8 @@ impl WhatIf {
             | InvalidationCause::PartitionsChanged
             | InvalidationCause::Unpublished
             | InvalidationCause::JournalLost
-            | InvalidationCause::StorageDamaged => {}
+            | InvalidationCause::StorageDamaged
+            | InvalidationCause::Expired => {}
         }
         self.suspected.remove(&sid);
         self.given_up.remove(&sid);

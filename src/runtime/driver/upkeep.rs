@@ -104,6 +104,7 @@ impl Driver {
             self.executor.survey();
         }
         self.input(Input::Tick);
+        self.observe(now);
         self.relieve();
         // The checkpoint covers what the journal has been handed.
         self.persist()?;

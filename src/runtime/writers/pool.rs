@@ -140,6 +140,12 @@ impl WriterPool {
         !self.owing.is_empty()
     }
 
+    /// Logs that wait for that.
+    #[must_use]
+    pub fn dirty(&self) -> usize {
+        self.owing.len()
+    }
+
     /// Makes everything that was taken in durable, with one barrier where there is much, and reports
     /// what is.
     pub fn flush(&mut self) {

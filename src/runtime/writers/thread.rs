@@ -11,6 +11,7 @@ use crate::runtime::clock;
 use crate::runtime::writers::pool::thread_of;
 use crate::runtime::writers::{Command, PoolSettings, Report, WriterPool};
 use crate::shape_log::Disk;
+use crate::telemetry::Metrics;
 
 /// Commands that a thread takes in before it looks at its timers.
 const COMMANDS_AT_ONCE_MAX: usize = 256;
@@ -45,6 +46,7 @@ impl WriterThreads {
         settings: &PoolSettings,
         flush_interval: Duration,
         disk: &Arc<dyn Disk>,
+        metrics: &Arc<Metrics>,
         report: impl Fn(Report) + Clone + Send + 'static,
     ) -> std::io::Result<WriterThreads> {
         let threads = (0..count)
@@ -54,10 +56,10 @@ impl WriterThreads {
                 let published = Arc::new(AtomicU64::new(0));
                 let pool = WriterPool::new(settings.clone(), Arc::clone(disk), Arc::clone(&published));
                 let report = report.clone();
-                let counter = Arc::clone(&queued);
+                let (counter, metrics) = (Arc::clone(&queued), Arc::clone(metrics));
                 let join = thread::Builder::new()
                     .name(format!("writers-{number}"))
-                    .spawn(move || run(pool, &queue, &counter, flush_interval, &report))?;
+                    .spawn(move || run(pool, &queue, &counter, flush_interval, &metrics, &report))?;
                 Ok(Thread { commands: Some(commands), queued, published, join: Some(join) })
             })
             .collect::<std::io::Result<Vec<Thread>>>()?;
@@ -145,6 +147,7 @@ fn run(
     queue: &Receiver<Command>,
     queued: &AtomicUsize,
     flush_interval: Duration,
+    metrics: &Metrics,
     report: &impl Fn(Report),
 ) {
     let mut dirty_since: Option<Instant> = None;
@@ -172,7 +175,11 @@ fn run(
         }
         match dirty_since {
             Some(since) if since.elapsed() >= flush_interval => {
+                let begun = Instant::now();
+                metrics.flush_groups.inc();
+                metrics.flush_logs.inc_by(pool.dirty() as u64);
                 pool.flush();
+                metrics.flush_seconds.observe(begun.elapsed().as_secs_f64());
                 dirty_since = None;
             }
             Some(_) => {}

@@ -28,6 +28,14 @@ pub fn causes_of_tables() -> Vec<Recorded> {
     numbered(causes.map(|cause| ShapeEvent::Invalidated { sid: FIRST, cause }.into()).into())
 }
 
+/// Values that came with the limit of shapes and the closing of idle connections.
+pub fn operations() -> Vec<Recorded> {
+    let stopped =
+        StreamEvent::Stopped { generation: GENERATION, cause: StopCause::Idle, received: Lsn(1_400) };
+    let expired = ShapeEvent::Invalidated { sid: FIRST, cause: InvalidationCause::Expired };
+    numbered(vec![expired.into(), stopped.into()])
+}
+
 fn numbered(events: Vec<Event>) -> Vec<Recorded> {
     let event = |(index, event): (usize, Event)| {
         let id = EventId(index as u64 + 1);

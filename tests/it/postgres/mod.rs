@@ -16,8 +16,8 @@ use shapefold::domain::{
 };
 use shapefold::postgres::{ConnectOptions, DatabaseUrl, SqlClient, TcpOptions, Tls, connect, inspect};
 use shapefold::replication::{
-    Assembler, HistoryBroken, Ready, ReplicationSettings, SlotInfo, StatusSender, StreamItem, Transaction,
-    TransactionStream, connect_and_identify,
+    Assembler, Failover, HistoryBroken, Ready, ReplicationSettings, SlotInfo, StatusSender, StreamItem,
+    Transaction, TransactionStream, connect_and_identify,
 };
 use shapefold::snapshot::{RowBatch, open};
 
@@ -40,6 +40,7 @@ impl Harness {
         let sql = connect(&url, &connect_options).await.expect("a connection");
         // Slots are shared by all databases of a cluster, so the name of this one is part of theirs.
         let settings = ReplicationSettings {
+            failover: Failover::WherePossible,
             slot: format!("slot_{}", url.database()),
             publication: format!("publication_{}", url.database()),
             url,

@@ -37,7 +37,7 @@ use crate::support::{
 /// Between two looks at something that is waited for.
 const POLL: Duration = Duration::from_millis(25);
 
-const ITEMS: Table = Table { name: "items", primary_key: &["id"] };
+pub(crate) const ITEMS: Table = Table { name: "items", primary_key: &["id"] };
 
 /// Asks again and again until there is an answer; fails with what was waited for.
 pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
@@ -52,7 +52,7 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
 }
 
 /// Follows the shape until the client's rows equal those of Postgres. The table must be at rest.
-async fn catch_up(client: &mut ShapeClient, table: &Table, postgres: &Client) {
+pub(crate) async fn catch_up(client: &mut ShapeClient, table: &Table, postgres: &Client) {
     let expected = rows_in_postgres(postgres, table, client.request()).await.expect("rows of the table");
     let deadline = Instant::now() + WAIT_DURATION_MAX;
     loop {
@@ -68,18 +68,18 @@ async fn catch_up(client: &mut ShapeClient, table: &Table, postgres: &Client) {
 }
 
 /// Rows of that request right now, by a client that starts from nothing.
-async fn fresh(service: &Service, like: &ShapeClient) -> ShapeClient {
+pub(crate) async fn fresh(service: &Service, like: &ShapeClient) -> ShapeClient {
     let mut client = service.follow(like.request().clone());
     client.sync().await.expect("a fresh client is served");
     client
 }
 
-fn handle(client: &ShapeClient) -> String {
+pub(crate) fn handle(client: &ShapeClient) -> String {
     client.handle().expect("the client has synced").to_owned()
 }
 
 /// `shapefold journal tail` on the data of a service that does not run.
-fn journal_tail(data_dir: &Path, arguments: &[&str]) -> String {
+pub(crate) fn journal_tail(data_dir: &Path, arguments: &[&str]) -> String {
     let output = Command::new(BINARY).args(["journal", "tail"]).arg(data_dir).args(arguments).output();
     let output = output.expect("the binary runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -88,7 +88,7 @@ fn journal_tail(data_dir: &Path, arguments: &[&str]) -> String {
 }
 
 /// `shapefold journal verify` on the data of a service that does not run: no violation, no damage.
-fn journal_is_sound(data_dir: &Path) {
+pub(crate) fn journal_is_sound(data_dir: &Path) {
     let verified = crate::support::journal::verify(Path::new(BINARY), data_dir);
     verified.unwrap_or_else(|error| panic!("{error}"));
 }
@@ -112,7 +112,7 @@ async fn current_lsn(postgres: &Client) -> u64 {
 }
 
 /// Waits for a health answer that satisfies; its message.
-async fn health_message(process: &mut Process, status: &str, part: &str) -> String {
+pub(crate) async fn health_message(process: &mut Process, status: &str, part: &str) -> String {
     until(&format!("health is {status} and says {part:?}"), async || {
         let answer = process.health_answer().await?;
         let body = answer.json();
@@ -128,13 +128,13 @@ fn errors(response: &Response, field: &str) -> Value {
 }
 
 /// A Postgres of the test's own, which can be stopped and reconfigured.
-struct PrivatePostgres {
-    server: Server,
-    _folder: tempfile::TempDir,
+pub(crate) struct PrivatePostgres {
+    pub(crate) server: Server,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl PrivatePostgres {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().expect("a temporary folder");
         // The user that Postgres runs as has to get in.
@@ -144,18 +144,18 @@ impl PrivatePostgres {
         let major = std::env::var(MAJOR_VARIABLE).ok().and_then(|major| major.parse().ok());
         let installation = Installation::find(major, &dev).expect("./dev test has installed Postgres");
         let server = Server::create(installation, &folder.path().join("postgres")).await;
-        Self { server: server.unwrap_or_else(|error| panic!("{error}")), _folder: folder }
+        Self { server: server.unwrap_or_else(|error| panic!("{error}")), folder }
     }
 
-    async fn database(&self, hint: &str) -> TestDatabase {
+    pub(crate) async fn database(&self, hint: &str) -> TestDatabase {
         database_on(self.server.url("postgres"), hint).await
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.server.stop();
     }
 
-    async fn start_again(&mut self) {
+    pub(crate) async fn start_again(&mut self) {
         self.server.start().await.unwrap_or_else(|error| panic!("{error}"));
     }
 }

@@ -1,0 +1,161 @@
+//! Settings of operation: slot, limits, telemetry, log (contract, section 5). The variables of the
+//! service's own begin with `SHAPEFOLD_`.
+
+use std::time::Duration;
+
+use crate::cli::values;
+use crate::runtime::settings::{Failover, Operation};
+
+/// The least that `ELECTRIC_REPLICATION_IDLE_TIMEOUT` may be; shorter ones would only make the service
+/// connect again and again. Tests may not wait that long.
+const IDLE_TIMEOUT_MIN: Duration =
+    if cfg!(feature = "test-hooks") { Duration::from_millis(1) } else { Duration::from_secs(30) };
+
+#[derive(Debug, clap::Args)]
+#[group(id = "operations")]
+pub struct Operations {
+    /// Give a temporary slot a name that nobody else has.
+    #[arg(
+        long,
+        env = "ELECTRIC_TEMPORARY_REPLICATION_SLOT_USE_RANDOM_NAME",
+        value_parser = values::boolean,
+        default_value = "false"
+    )]
+    pub temporary_replication_slot_use_random_name: bool,
+    /// Close all connections to the database after so long without a transaction; the next request opens
+    /// them again. At least 30s; without it they stay.
+    #[arg(long, env = "ELECTRIC_REPLICATION_IDLE_TIMEOUT", value_parser = idle_timeout)]
+    pub replication_idle_timeout: Option<Duration>,
+    /// Make the slot one that Postgres 17 and later carries over to a standby: auto (where it can be),
+    /// true, false.
+    #[arg(long, env = "SHAPEFOLD_FAILOVER_SLOT", default_value = "auto")]
+    pub failover_slot: FailoverSlot,
+
+    /// Keep at most so many shapes: those not asked for longest are ended.
+    #[arg(long, env = "ELECTRIC_MAX_SHAPES", value_parser = values::positive)]
+    pub max_shapes: Option<usize>,
+    /// Older name of the limit.
+    #[arg(long, env = "ELECTRIC_EXPERIMENTAL_MAX_SHAPES", value_parser = values::positive)]
+    pub experimental_max_shapes: Option<usize>,
+    /// How often shapes are counted for the limit.
+    #[arg(
+        long,
+        env = "SHAPEFOLD_SHAPE_EXPIRY_INTERVAL",
+        value_parser = values::duration,
+        default_value = "60s"
+    )]
+    pub shape_expiry_interval: Duration,
+
+    /// Serve Prometheus metrics at /metrics on this port; 0 picks a free one.
+    #[arg(long, env = "ELECTRIC_PROMETHEUS_PORT")]
+    pub prometheus_port: Option<u16>,
+    /// How often the slot, the disk and the host are looked at for metrics and readiness.
+    #[arg(
+        long,
+        env = "ELECTRIC_SYSTEM_METRICS_POLL_INTERVAL",
+        value_parser = values::duration,
+        default_value = "5s"
+    )]
+    pub system_metrics_poll_interval: Duration,
+    /// /v1/ready says no when what is flushed has not moved for so long although there was something to
+    /// flush.
+    #[arg(
+        long,
+        env = "SHAPEFOLD_READY_STALL_AFTER",
+        value_parser = values::duration,
+        default_value = "30s"
+    )]
+    pub ready_stall_after: Duration,
+    /// Base URL of an OpenTelemetry collector that takes OTLP over HTTP: traces and metrics.
+    #[arg(long, env = "ELECTRIC_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// Part of the traces that is exported, from 0 to 1, where the caller has not decided.
+    #[arg(
+        long,
+        env = "ELECTRIC_OTEL_SAMPLING_RATIO",
+        value_parser = values::ratio,
+        default_value = "0.01"
+    )]
+    pub otel_sampling_ratio: f64,
+    /// How often metrics are exported, and traces at the latest.
+    #[arg(long, env = "ELECTRIC_OTEL_EXPORT_PERIOD", value_parser = values::duration, default_value = "30s")]
+    pub otel_export_period: Duration,
+    /// Attributes of everything that is exported: name=value, separated by commas.
+    #[arg(long, env = "OTEL_RESOURCE_ATTRIBUTES")]
+    pub otel_resource_attributes: Option<String>,
+    /// Sent to the collector as x-honeycomb-team.
+    #[arg(long, env = "ELECTRIC_HNY_API_KEY", hide_env_values = true)]
+    pub hny_api_key: Option<String>,
+    /// Sent to the collector as x-honeycomb-dataset.
+    #[arg(long, env = "ELECTRIC_HNY_DATASET")]
+    pub hny_dataset: Option<String>,
+    /// Name of this process in telemetry; by default a random one.
+    #[arg(long, env = "ELECTRIC_INSTANCE_ID")]
+    pub instance_id: Option<String>,
+    /// Name of the service in telemetry.
+    #[arg(long, env = "ELECTRIC_SERVICE_NAME", default_value = "electric")]
+    pub service_name: String,
+    /// Names of features, separated by commas; none is known.
+    #[arg(long, env = "ELECTRIC_FEATURE_FLAGS", default_value = "")]
+    pub feature_flags: String,
+
+    /// emergency, alert, critical, error, warning, notice, info, debug, or a filter of the `tracing` crate.
+    #[arg(long, env = "ELECTRIC_LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// Colours in the log; by default where it goes to a terminal.
+    #[arg(long, env = "ELECTRIC_LOG_COLORS", value_parser = values::boolean)]
+    pub log_colors: Option<bool>,
+    /// text, or json: an object for each line.
+    #[arg(long, env = "SHAPEFOLD_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "lower")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "lower")]
+pub enum FailoverSlot {
+    // From Postgres 17 on, unless the slot is temporary.
+    Auto,
+    True,
+    False,
+}
+
+impl Operations {
+    /// What of it the service below the HTTP server is told.
+    #[must_use]
+    pub fn to_settings(&self) -> Operation {
+        Operation {
+            random_slot_name: self.temporary_replication_slot_use_random_name,
+            failover: match self.failover_slot {
+                FailoverSlot::Auto => Failover::WherePossible,
+                FailoverSlot::True => Failover::Always,
+                FailoverSlot::False => Failover::Never,
+            },
+            idle_timeout: self.replication_idle_timeout,
+            shapes_max: self.shapes_max(),
+            expiry_interval: self.shape_expiry_interval,
+            poll_interval: self.system_metrics_poll_interval,
+            stall_after: self.ready_stall_after,
+        }
+    }
+
+    /// The limit of shapes, by whichever of its names.
+    #[must_use]
+    pub fn shapes_max(&self) -> Option<usize> {
+        self.max_shapes.or(self.experimental_max_shapes)
+    }
+}
+
+fn idle_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = values::duration(text)?;
+    if timeout < IDLE_TIMEOUT_MIN {
+        return Err("must be at least 30s".to_owned());
+    }
+    Ok(timeout)
+}
