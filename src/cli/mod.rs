@@ -1,5 +1,6 @@
 //! The command line: Electric's environment variables, `serve`, and looking into a journal.
 
+mod admin;
 mod demo;
 mod journal;
 mod serve;
@@ -35,6 +36,6 @@ pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(*arguments),
         Command::Demo(arguments) => demo::run(*arguments),
-        Command::Journal(arguments) => journal::run(&arguments),
+        Command::Journal(arguments) => journal::run(arguments),
     }
 }

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::values;
+use crate::cli::{admin, values};
 use crate::engine::Policy;
 use crate::events::DrainCause;
 use crate::postgres::{ConnectOptions, DatabaseUrl, SslMode, TcpOptions, Tls};
@@ -114,6 +114,9 @@ pub struct Arguments {
     #[arg(long, env = "ELECTRIC_FLUSH_STALL_GRACE_PERIOD", value_parser = values::duration, default_value = "1min")]
     flush_stall_grace_period: Duration,
 
+    #[command(flatten)]
+    admin: admin::Arguments,
+
     /// error, warning, info, debug, or a filter of the `tracing` crate.
     #[arg(long, env = "ELECTRIC_LOG_LEVEL", default_value = "info")]
     log_level: String,
@@ -154,7 +157,7 @@ async fn serve<F>(parts: Parts, beside: impl FnOnce(&Parts, SocketAddr) -> F) ->
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let (address, _) = parts.1;
+    let address = parts.address;
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(error) => {
@@ -169,8 +172,20 @@ where
         }
         Err(error) => tracing::warn!(%error, "the port is not known"),
     }
-    let (service, (_, server)) = parts;
+    let admin = match &parts.admin {
+        Some(settings) => match admin::listen(settings).await {
+            Ok(admin) => Some(admin),
+            Err(message) => {
+                tracing::error!("{message}");
+                return ExitCode::FAILURE;
+            }
+        },
+        None => None,
+    };
+    let Parts { service, server, .. } = parts;
     let mut running = start(service);
+    // It ends with the process: what it shows of the end is worth more than an answer in full.
+    let admin = admin.map(|admin| tokio::spawn(admin.serve(&running)));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let http = tokio::spawn(server::serve(listener, running.service.clone(), server, async {
         // Dropping the sender stops the server, too.
@@ -180,6 +195,9 @@ where
     drop(stop);
     if tokio::time::timeout(SHUTDOWN_MAX, http).await.is_err() {
         tracing::warn!("some answers were cut off");
+    }
+    if let Some(admin) = admin {
+        admin.abort();
     }
     code
 }
@@ -240,12 +258,19 @@ fn start_log(level: &str) {
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false).init();
 }
 
-/// Settings of the service, and of its HTTP server with its address.
-pub type Parts = (Settings, (SocketAddr, server::Settings));
+/// Settings of the service, of its HTTP server with its address, and of the admin API if it is wanted.
+#[derive(Debug)]
+pub struct Parts {
+    pub service: Settings,
+    pub address: SocketAddr,
+    pub server: server::Settings,
+    pub admin: Option<admin::Settings>,
+}
 
 fn settings(arguments: Arguments) -> Result<Parts, String> {
     check_storage(&arguments.storage)?;
     let secret = secret(&arguments)?;
+    let admin = arguments.admin.settings()?;
     let database_url = parse_url(&arguments.database_url)?;
     let query = arguments.pooled_database_url.as_deref().or(arguments.query_database_url.as_deref());
     let query_url = query.map_or_else(|| Ok(database_url.clone()), parse_url)?;
@@ -273,6 +298,8 @@ fn settings(arguments: Arguments) -> Result<Parts, String> {
         archive_age_max: Duration::from_secs(72 * 3600),
         archive_bytes_max: 2 << 30,
         policy: Policy { stall_grace: arguments.flush_stall_grace_period, ..Policy::default() },
+        observe: admin.is_some(),
+        projection_check_interval: arguments.admin.projection_check_interval,
     };
     let server = server::Settings {
         secret,
@@ -286,7 +313,7 @@ fn settings(arguments: Arguments) -> Result<Parts, String> {
         send_timeout: arguments.tcp_send_timeout,
         ..server::Settings::default()
     };
-    Ok((service, (SocketAddr::new(ip, arguments.port), server)))
+    Ok(Parts { service, address: SocketAddr::new(ip, arguments.port), server, admin })
 }
 
 #[derive(Debug, serde::Deserialize)]

@@ -176,7 +176,11 @@ impl SledJournal {
     /// A view for reading beside the writer, also from another thread: for seals and inspection.
     #[must_use]
     pub fn reader(&self) -> JournalReader {
-        JournalReader { entries: self.entries.clone(), meta: self.meta.clone() }
+        JournalReader {
+            entries: self.entries.clone(),
+            checkpoints: self.checkpoints.clone(),
+            meta: self.meta.clone(),
+        }
     }
 
     /// Reads every value and names every fault, without changing anything.
@@ -361,8 +365,9 @@ pub(super) fn read_floor(meta: &Tree) -> Result<EventId, JournalError> {
 /// it drops may show as a hole.
 #[derive(Clone)]
 pub struct JournalReader {
-    entries: Tree,
-    meta: Tree,
+    pub(super) entries: Tree,
+    pub(super) checkpoints: Tree,
+    pub(super) meta: Tree,
 }
 
 impl JournalReader {

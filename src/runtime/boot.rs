@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::domain::{Epoch, EventId};
 use crate::engine::{Boot, Engine, Policy};
 use crate::events::{self, CodecError, PreviousEnd, ProcessInfo};
+use crate::inspect::AskError;
 use crate::journal::{Journal, JournalError, SledJournal};
 use crate::ownership::{Attempt, FsLock, Identity, LockedDirectory, OwnershipError, PrevEnd};
 use crate::runtime::clock;
@@ -36,6 +37,8 @@ pub enum BootError {
     Event { id: EventId, error: CodecError },
     #[error("the journal begins at event {first} and no checkpoint says what was before")]
     NoBeginning { first: EventId },
+    #[error("the journal cannot be followed: {0}")]
+    Observe(AskError),
     #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),
     #[error("the data directory cannot be used: {0}")]

@@ -22,6 +22,7 @@ use crate::runtime::core::{Core, Persist};
 use crate::runtime::executor::{Executor, Outcome};
 use crate::runtime::handle::{Request, Status};
 use crate::runtime::keeper::Keeper;
+use crate::runtime::observed::{Observer, Round};
 use crate::runtime::settings::{HELD_BYTES_MAX, QUEUED_DELIVERIES_MAX};
 use crate::runtime::story;
 use crate::runtime::stream::Batch;
@@ -82,6 +83,7 @@ pub struct Driver {
     keeper: Keeper,
     archiver: Archiver,
     reserve: Reserve,
+    observer: Option<Observer>,
     state: Loop,
 }
 
@@ -97,6 +99,9 @@ struct Loop {
     audit: Option<Audit>,
     drain_until: Option<Instant>,
     checked: Checked,
+    check_interval: Duration,
+    /// A comparison of views with the fold that is under way.
+    round: Option<Round>,
 }
 
 #[derive(Debug)]
@@ -123,6 +128,7 @@ impl Driver {
         lock: FsLock,
         queues: Queues,
         (keeper, archiver, reserve): (Keeper, Archiver, Reserve),
+        (observer, check_interval): (Option<Observer>, Duration),
     ) -> Driver {
         let now = Instant::now();
         let state = Loop {
@@ -133,8 +139,22 @@ impl Driver {
             audit: None,
             drain_until: None,
             checked: Checked { lock: now, reserve: now, audit: now, projections: now },
+            check_interval,
+            round: None,
         };
-        Driver { core, executor, journal, journal_thread, lock, queues, keeper, archiver, reserve, state }
+        Driver {
+            core,
+            executor,
+            journal,
+            journal_thread,
+            lock,
+            queues,
+            keeper,
+            archiver,
+            reserve,
+            observer,
+            state,
+        }
     }
 
     /// Runs until the end of the process's ownership; then gives the lock back.
@@ -390,7 +410,7 @@ impl Driver {
 
     /// The end of an ownership: a last checkpoint, the journal closed, the lock released.
     fn close(self) -> Result<(), Fatal> {
-        let Driver { core, executor, journal, journal_thread, lock, mut queues, archiver, .. } = self;
+        let Driver { core, executor, journal, journal_thread, lock, mut queues, archiver, observer, .. } = self;
         // Waits for the writer threads.
         drop(executor);
         let state = core.engine().state();
@@ -400,6 +420,7 @@ impl Driver {
         journal_thread.join();
         // Reads the journal's store: it ends before the lock is given back.
         drop(archiver);
+        drop(observer);
         while let Ok(notice) = queues.notices.try_recv() {
             if let Notice::Failed(error) = notice {
                 return Err(Fatal::Journal(error));

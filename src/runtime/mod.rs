@@ -11,6 +11,7 @@ pub mod faults;
 pub mod handle;
 mod inspector;
 mod keeper;
+pub mod observed;
 mod publishing;
 pub mod router;
 pub mod settings;

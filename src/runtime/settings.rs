@@ -38,6 +38,10 @@ pub struct Settings {
     pub archive_age_max: Duration,
     pub archive_bytes_max: u64,
     pub policy: Policy,
+    /// Somebody may want to look: a second fold of the journal is kept beside the engine's.
+    pub observe: bool,
+    /// `SHAPEFOLD_PROJECTION_CHECK_INTERVAL`: how often the engine's views are compared with the fold.
+    pub projection_check_interval: Duration,
 }
 
 impl Settings {

@@ -9,7 +9,7 @@ use crate::journal::{Checkpoint, Entry, ExportFile, ExportWriter, IMPORTED_NAME,
 use crate::projections::forensics::{Position, commas};
 use crate::state::State;
 
-use super::source::Source;
+use crate::inspect::Source;
 use super::{Failure, Where};
 
 /// The journal, or a part of it, as one compressed file with checksums.
@@ -19,7 +19,7 @@ use super::{Failure, Where};
 #[derive(Debug, clap::Args)]
 pub struct Export {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// The file to write; it must not exist.
     file: PathBuf,
     /// From this place on; the state before it goes with it.

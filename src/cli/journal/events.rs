@@ -12,7 +12,7 @@ use crate::projections::forensics::{
 };
 use crate::state::State;
 
-use super::source::Source;
+use crate::inspect::Source;
 use super::{Failure, Where};
 
 /// Shapes told of one by one at a step.
@@ -23,7 +23,7 @@ const BACK_MAX: usize = 10_000;
 #[derive(Debug, clap::Args)]
 pub struct Tail {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// Only the newest so many.
     #[arg(short = 'n', long)]
     lines: Option<usize>,
@@ -146,7 +146,7 @@ pub fn human_line(recorded: &Recorded, names: &Names) -> String {
 #[derive(Debug, clap::Args)]
 pub struct Step {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// The first event to step over.
     #[arg(long, default_value = "1")]
     from: Position,
@@ -159,6 +159,11 @@ pub struct Step {
 }
 
 impl Step {
+    /// Whether it asks for a key at each step.
+    pub fn asks(&self) -> bool {
+        self.count.is_none() && io::stdin().is_terminal()
+    }
+
     pub fn run(&self, out: &mut impl Write) -> Result<(), Failure> {
         let source = self.journal.open()?;
         let from = source.resolve(self.from);
@@ -169,7 +174,7 @@ impl Step {
             from => source.start(from),
         };
         let mut names = Names::of(&state);
-        let interactive = self.count.is_none() && io::stdin().is_terminal();
+        let interactive = self.asks() && self.journal.given.is_none();
         let (mut left, mut begun) = (self.count.unwrap_or(10), false);
         let mut shown: VecDeque<String> = VecDeque::new();
         for recorded in source.events(state.last.next()) {
@@ -254,7 +259,7 @@ fn ask(shown: &VecDeque<String>, out: &mut impl Write) -> Result<bool, Failure> 
 #[derive(Debug, clap::Args)]
 pub struct Stats {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
 }
 
 impl Stats {

@@ -80,7 +80,7 @@ impl fmt::Display for Violation {
 }
 
 /// Folds a history and checks it as it goes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Checker {
     state: State,
     projections: Projections,

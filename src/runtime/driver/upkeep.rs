@@ -2,15 +2,19 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+
 use crate::domain::{EventId, Sid};
 use crate::engine::Input;
 use crate::events::{DrainCause, FaultClass, FileKind, InvalidationCause, JournalEvent, Stage};
+use crate::inspect::Figures;
 use crate::journal::ReserveState;
 use crate::ownership::NotHeld;
 use crate::runtime::archiver::Archived;
 use crate::runtime::clock;
 use crate::runtime::driver::{Audit, Driver, Fatal, Message};
 use crate::runtime::faults;
+use crate::runtime::observed::{CHECKED_AT_ONCE_MAX, CHECKS_WAITING_MAX, CheckReport, Round};
 
 /// Is the directory still ours?
 const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -18,8 +22,6 @@ const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const RESERVE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Do all writers exist that the registry names?
 const AUDIT_INTERVAL: Duration = Duration::from_secs(10);
-/// Does every projection equal the fold? Costs time in proportion to the shapes.
-const PROJECTION_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Driver {
     /// Notes what was sealed, lets the journal forget it, and notes what is to be removed.
@@ -78,11 +80,11 @@ impl Driver {
                 self.state.audit = Some(Audit { asked, parts_missing, live: Vec::new() });
             }
         }
-        if now.duration_since(self.state.checked.projections) >= PROJECTION_CHECK_INTERVAL {
+        if now.duration_since(self.state.checked.projections) >= self.state.check_interval {
             self.state.checked.projections = now;
-            let persist = self.core.audit(clock::now());
-            self.follow(persist);
+            self.ask_for_check(None);
         }
+        self.check_part();
         self.input(Input::Tick);
         self.relieve();
         // The checkpoint covers what the journal has been handed.
@@ -95,6 +97,33 @@ impl Driver {
             tracing::warn!("the drain takes too long and is cut short; nothing acknowledged is lost");
         }
         Ok(late)
+    }
+
+    /// Does every projection equal the fold? Found out a part at a time, so that nothing waits for it.
+    pub(super) fn ask_for_check(&mut self, asker: Option<oneshot::Sender<CheckReport>>) {
+        let round = self.state.round.get_or_insert_with(Round::default);
+        // Who is turned away sees that there is no answer.
+        if round.askers.len() < CHECKS_WAITING_MAX {
+            round.askers.extend(asker);
+        }
+    }
+
+    fn check_part(&mut self) {
+        let Some(round) = &mut self.state.round else { return };
+        let (persist, last) = self.core.audit_part(clock::now(), round.after, CHECKED_AT_ONCE_MAX);
+        round.after = last;
+        round.shapes += CHECKED_AT_ONCE_MAX;
+        let over = last.is_none();
+        self.follow(persist);
+        if over && let Some(round) = self.state.round.take() {
+            let engine = self.core.engine();
+            let figures = Figures::of(engine.state(), &engine.projections().flush_tracker);
+            let shapes = round.shapes.min(figures.shapes);
+            let report = CheckReport { shapes, drifted: engine.drifted().to_vec(), engine: figures };
+            for asker in round.askers {
+                let _gone = asker.send(report.clone());
+            }
+        }
     }
 
     /// A disk that is nearly full ends the service while there is room to end it in order; what is not

@@ -34,7 +34,7 @@ const fn io(name: &'static str, may_use: &'static [&'static str]) -> Module {
 
 /// domain ← filter, events ← state ← projections ← engine; the io modules beside each other on top of
 /// domain alone; then runtime ← server ← cli.
-pub const MODULES: [Module; 15] = [
+pub const MODULES: [Module; 16] = [
     pure("domain", &[]),
     pure("filter", &["domain"]),
     pure("events", &["domain"]),
@@ -47,6 +47,8 @@ pub const MODULES: [Module; 15] = [
     io("shape_log", &["domain"]),
     io("journal", &["domain"]),
     io("ownership", &["domain"]),
+    // Questions about a history: reads it, folds it, answers; knows nobody who asks.
+    io("inspect", &["domain", "events", "state", "projections", "journal"]),
     io(
         "runtime",
         &[
@@ -62,14 +64,26 @@ pub const MODULES: [Module; 15] = [
             "shape_log",
             "journal",
             "ownership",
+            "inspect",
         ],
     ),
     // What the runtime hands out, the rows, and what it takes to understand a request.
-    io("server", &["domain", "filter", "shape_log", "runtime"]),
+    io("server", &["domain", "filter", "shape_log", "runtime", "inspect"]),
     // Building the service, and looking into a journal; never its parts behind the runtime.
     io(
         "cli",
-        &["domain", "events", "state", "projections", "engine", "journal", "postgres", "runtime", "server"],
+        &[
+            "domain",
+            "events",
+            "state",
+            "projections",
+            "engine",
+            "journal",
+            "postgres",
+            "inspect",
+            "runtime",
+            "server",
+        ],
     ),
 ];
 
