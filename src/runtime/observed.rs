@@ -29,14 +29,15 @@ impl std::fmt::Debug for Observed {
 
 /// The driver's end of it. When it is dropped, nobody reads the store any more; the journal's thread must
 /// have ended, or be about to.
-pub(super) struct Observer {
+pub struct Observer {
     own: Arc<OwnJournal>,
     // After the journal is closed to those who ask.
     _follower: Follower,
 }
 
 impl Observer {
-    pub(super) fn new(own: Arc<OwnJournal>, follower: Follower) -> Observer {
+    #[must_use]
+    pub fn new(own: Arc<OwnJournal>, follower: Follower) -> Observer {
         Observer { own, _follower: follower }
     }
 }

@@ -115,10 +115,11 @@ enum Answered {
 impl Command {
     /// The journal that it asks, and where it is answered.
     fn journal(&mut self) -> Option<(&mut Where, Answered)> {
-        let there = Answered::There;
+        let here = matches!(self, Command::Step(step) if step.asks())
+            || matches!(self, Command::Plot(plot) if plot.writes());
+        let there = if here { Answered::Here } else { Answered::There };
         Some(match self {
             Command::Tail(tail) => (&mut tail.journal, there),
-            Command::Step(step) if step.asks() => (&mut step.journal, Answered::Here),
             Command::Step(step) => (&mut step.journal, there),
             Command::Stats(stats) => (&mut stats.journal, there),
             Command::State(state) => (&mut state.journal, there),
@@ -129,7 +130,6 @@ impl Command {
             Command::Holding(holding) => (&mut holding.journal, there),
             Command::Diff(between) => (&mut between.journal, there),
             Command::Acks(acks) => (&mut acks.journal, there),
-            Command::Plot(plot) if plot.writes() => (&mut plot.journal, Answered::Here),
             Command::Plot(plot) => (&mut plot.journal, there),
             Command::Owners(owners) => (&mut owners.journal, there),
             Command::Incident(incident) => (&mut incident.journal, there),
