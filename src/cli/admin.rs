@@ -2,11 +2,9 @@
 
 use std::fmt;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::net::TcpListener;
 
 use crate::cli::{journal, values};
 use crate::runtime::Running;
@@ -66,19 +64,34 @@ pub struct Listening {
 ///
 /// # Errors
 /// What to tell the person who started us.
-pub async fn listen(settings: &Settings) -> Result<Listening, String> {
+pub fn listen(settings: &Settings) -> Result<Listening, String> {
     let failed = |error| format!("the admin port {} cannot be listened on: {error}", settings.address);
-    let listener = TcpListener::bind(settings.address).await.map_err(failed)?;
+    let listener = TcpListener::bind(settings.address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     tracing::info!("admin API and dashboard on http://{address}/");
     Ok(Listening { listener, token: settings.token.clone() })
 }
 
 impl Listening {
-    /// Answers until it is dropped.
-    pub fn serve(self, running: &Running) -> impl Future<Output = ()> + Send + 'static {
+    /// Answers until the process ends, on a thread and a runtime of its own: whatever is asked here, those
+    /// who read shapes do not notice.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn serve(self, running: &Running) -> std::io::Result<()> {
         let sources = Sources::running(running.service.clone(), running.observed.clone());
-        serve(self.listener, Admin::new(self.token, sources, asker()))
+        let admin = Admin::new(self.token, sources, asker());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                match tokio::net::TcpListener::from_std(self.listener) {
+                    Ok(listener) => serve(listener, admin).await,
+                    Err(error) => tracing::error!(%error, "the admin port cannot be served"),
+                }
+            });
+        })?;
+        Ok(())
     }
 }
 

@@ -27,7 +27,7 @@ enum Command {
     /// Serve shapes of a database of yours that two demo tables are made in, with a page that shows them.
     Demo(Box<demo::Arguments>),
     /// Look into the journal of a data directory: read-only, without a lock, also while the service runs.
-    Journal(journal::Arguments),
+    Journal(Box<journal::Arguments>),
 }
 
 /// Runs the command line of this process.
@@ -36,6 +36,6 @@ pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(*arguments),
         Command::Demo(arguments) => demo::run(*arguments),
-        Command::Journal(arguments) => journal::run(arguments),
+        Command::Journal(arguments) => journal::run(*arguments),
     }
 }

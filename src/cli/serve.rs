@@ -173,7 +173,7 @@ where
         Err(error) => tracing::warn!(%error, "the port is not known"),
     }
     let admin = match &parts.admin {
-        Some(settings) => match admin::listen(settings).await {
+        Some(settings) => match admin::listen(settings) {
             Ok(admin) => Some(admin),
             Err(message) => {
                 tracing::error!("{message}");
@@ -185,7 +185,10 @@ where
     let Parts { service, server, .. } = parts;
     let mut running = start(service);
     // It ends with the process: what it shows of the end is worth more than an answer in full.
-    let admin = admin.map(|admin| tokio::spawn(admin.serve(&running)));
+    if let Some(Err(error)) = admin.map(|admin| admin.serve(&running)) {
+        tracing::error!(%error, "the admin API cannot be started");
+        return ExitCode::FAILURE;
+    }
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let http = tokio::spawn(server::serve(listener, running.service.clone(), server, async {
         // Dropping the sender stops the server, too.
@@ -195,9 +198,6 @@ where
     drop(stop);
     if tokio::time::timeout(SHUTDOWN_MAX, http).await.is_err() {
         tracing::warn!("some answers were cut off");
-    }
-    if let Some(admin) = admin {
-        admin.abort();
     }
     code
 }

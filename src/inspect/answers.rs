@@ -428,11 +428,8 @@ pub fn diff(diff: &Diff, limit: Option<u64>) -> Value {
 /// One story of an incident.
 #[must_use]
 pub fn story(story: &Story) -> Value {
-    let kinds: Vec<Value> = story
-        .kinds
-        .iter()
-        .map(|(kind, count)| json!({"kind": kind_name(*kind), "count": count}))
-        .collect();
+    let kinds: Vec<Value> =
+        story.kinds.iter().map(|(kind, count)| json!({"kind": kind_name(*kind), "count": count})).collect();
     let anomaly = |anomaly: &crate::projections::forensics::Anomaly| {
         json!({
             "kind": kind_name(anomaly.kind), "event": anomaly.event, "at": anomaly.at.to_string(),

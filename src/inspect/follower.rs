@@ -20,8 +20,8 @@ use crate::projections::forensics::{LastExits, Names, Series, gap, sentence, sub
 use crate::projections::{FlushTracker, Projection};
 use crate::state::{Life, Shape, State, Writer};
 
-use super::history::OwnJournal;
 use super::AskError;
+use super::history::OwnJournal;
 
 /// Newest events that are kept in words.
 pub const EVENTS_KEPT_MAX: usize = 4_096;
@@ -238,8 +238,7 @@ fn follow(
         let mut entries = reader.read(from).map_while(Result::ok).peekable();
         while entries.peek().is_some() {
             let turn = entries.by_ref().take(TURN_EVENTS_MAX);
-            let decoded: Vec<Recorded> =
-                turn.map_while(|entry| events::decode(&entry.bytes).ok()).collect();
+            let decoded: Vec<Recorded> = turn.map_while(|entry| events::decode(&entry.bytes).ok()).collect();
             if decoded.is_empty() {
                 tracing::warn!(%from, "an event of this process's journal cannot be read back");
                 return;

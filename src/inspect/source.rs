@@ -138,9 +138,11 @@ impl Source {
     /// Events of one kind, without decoding the others.
     pub fn events_like(&self, from: EventId, kind: &Event) -> impl Iterator<Item = Recorded> + '_ {
         let search = KindSearch::like(kind);
-        self.journal.read(from).take_while(|_| !is_set(&self.cancelled)).filter_map(move |reading| match reading {
-            Reading::Entry(entry) if search.may_match(&entry.bytes) => events::decode(&entry.bytes).ok(),
-            Reading::Entry(_) | Reading::Finding(_) => None,
+        self.journal.read(from).take_while(|_| !is_set(&self.cancelled)).filter_map(move |reading| {
+            match reading {
+                Reading::Entry(entry) if search.may_match(&entry.bytes) => events::decode(&entry.bytes).ok(),
+                Reading::Entry(_) | Reading::Finding(_) => None,
+            }
         })
     }
 

@@ -266,8 +266,9 @@ impl StoreCopy {
     /// store no longer begins there.
     fn sealed_since(&self, from: EventId) -> Vec<ArchiveSegment> {
         let Some(folder) = &self.sealed_into else { return Vec::new() };
-        let first = Entries::from(&self.entries, from, self.floor).ok().and_then(|mut entries| entries.next());
-        if !first.and_then(Result::ok).is_some_and(|entry| entry.id > from) {
+        let first =
+            Entries::from(&self.entries, from, self.floor).ok().and_then(|mut entries| entries.next());
+        if first.and_then(Result::ok).is_none_or(|entry| entry.id <= from) {
             return Vec::new();
         }
         // What cannot be listed now shows as events that are not kept.

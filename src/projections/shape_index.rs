@@ -58,8 +58,7 @@ impl ShapeIndex {
     pub(super) fn agrees(&self, state: &State, part: RangeInclusive<Sid>) -> bool {
         let whole = *part.end() >= Sid(u32::MAX - 1);
         let shapes = super::part_of(state, part.clone());
-        let ended =
-            shapes.clone().filter(|(_, shape)| shape.life == Life::Invalidated).map(|(sid, _)| sid);
+        let ended = shapes.clone().filter(|(_, shape)| shape.life == Life::Invalidated).map(|(sid, _)| sid);
         let mut living = shapes.filter(|(_, shape)| shape.life != Life::Invalidated);
         let filed = |sid: Sid, sids: Option<&BTreeSet<Sid>>| sids.is_some_and(|sids| sids.contains(&sid));
         living.all(|(sid, shape)| {

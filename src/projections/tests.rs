@@ -3,7 +3,6 @@
 use super::{FlushTracker, Projections};
 use crate::domain::{DefinitionHash, EventId, Handle, Oid, Sid, Timestamp};
 use crate::events::{Event, ProjectionName, Recorded, ShapeEvent};
-use crate::projections::Projection;
 use crate::state::State;
 
 fn with_shapes(count: u32) -> (State, Projections) {
@@ -45,7 +44,9 @@ fn round(state: &State, projections: &Projections, count: usize) -> (Vec<Project
 
 #[test]
 fn parts_cover_everything_once() {
-    for (shapes, count, parts) in [(0, 4, 1), (1, 4, 1), (4, 4, 1), (5, 4, 2), (8, 4, 2), (9, 4, 3), (9, 1, 9)] {
+    for (shapes, count, parts) in
+        [(0, 4, 1), (1, 4, 1), (4, 4, 1), (5, 4, 2), (8, 4, 2), (9, 4, 3), (9, 1, 9)]
+    {
         let (state, projections) = with_shapes(shapes);
         assert_eq!(round(&state, &projections, count), (vec![], parts), "{shapes} shapes, {count} a part");
     }

@@ -410,7 +410,8 @@ impl Driver {
 
     /// The end of an ownership: a last checkpoint, the journal closed, the lock released.
     fn close(self) -> Result<(), Fatal> {
-        let Driver { core, executor, journal, journal_thread, lock, mut queues, archiver, observer, .. } = self;
+        let Driver { core, executor, journal, journal_thread, lock, mut queues, archiver, observer, .. } =
+            self;
         // Waits for the writer threads.
         drop(executor);
         let state = core.engine().state();

@@ -5,11 +5,13 @@ import { bytes, commas, iso, moment, tick } from "./format.js";
 
 const LEFT = 64;
 const RIGHT = 12;
-const TOP = 18;
+const TOP = 30;
 const GAP_HEIGHT = 132;
 const OWING_HEIGHT = 44;
 const BAND_HEIGHT = 20;
-const SPACE = 22;
+const SPACE = 14;
+/** A lane's name stands above its highest line. */
+const NAME_HEIGHT = 28;
 
 const round = (number) => Math.round(number * 10) / 10;
 
@@ -102,13 +104,13 @@ export class Chart {
     const highest = Math.max(0, ...series.gap_bytes);
     const most = Math.max(0, ...series.owing);
     const gapBase = TOP + GAP_HEIGHT;
-    const owingBase = gapBase + SPACE + OWING_HEIGHT;
+    const owingBase = gapBase + SPACE + NAME_HEIGHT + OWING_HEIGHT;
     let bottom = owingBase;
     const parts = [
       s("text", { x: 0, y: 12, class: "lane" }, "WAL gap"),
       this.scale(gapBase, GAP_HEIGHT, nice(highest), bytes, highest === 0 ? 1 : 2),
       s("path", { class: "gap", d: area(series.gap_bytes, xs, edge, gapBase, GAP_HEIGHT, nice(highest)) }),
-      s("text", { x: 0, y: gapBase + 14, class: "lane" }, "Shapes that owe"),
+      s("text", { x: 0, y: gapBase + SPACE + 10, class: "lane" }, "Shapes that owe"),
       this.scale(owingBase, OWING_HEIGHT, nice(most), commas, 1),
       s("path", { class: "owing", d: area(series.owing, xs, edge, owingBase, OWING_HEIGHT, nice(most)) }),
     ];
@@ -193,8 +195,8 @@ export class Chart {
     const line = (at, name, letter) => {
       const x = Math.min(this.width - RIGHT, Math.max(LEFT, this.x(at)));
       return [
-        s("line", { class: name, x1: x, x2: x, y1: TOP - 6, y2: this.bottom }),
-        letter ? s("text", { class: `tick middle ${name}`, x, y: TOP - 8 }, letter) : null,
+        s("line", { class: name, x1: x, x2: x, y1: TOP - 10, y2: this.bottom }),
+        letter ? s("text", { class: `tick middle ${name}`, x, y: TOP - 14 }, letter) : null,
         s("title", {}, iso(at)),
       ];
     };

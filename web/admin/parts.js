@@ -22,20 +22,20 @@ export function bars(counts, names) {
   return h(
     "ul",
     { class: "bars" },
-    Object.entries(counts).map(([name, count]) =>
+    Object.entries(names).map(([name, words]) =>
       h(
         "li",
         {},
-        h("span", {}, names?.[name] ?? name),
-        h("meter", { min: 0, max: Math.max(1, all), value: count, "aria-hidden": "true" }),
-        h("b", {}, commas(count)),
+        h("span", {}, words),
+        h("meter", { min: 0, max: Math.max(1, all), value: counts[name], "aria-hidden": "true" }),
+        h("b", {}, commas(counts[name])),
       ),
     ),
   );
 }
 
 export const LIVES = { Registered: "waiting for their rows", Snapshotting: "reading their rows", Live: "live", Invalidated: "being removed" };
-export const WRITERS = { ready: "at work", starting: "starting", ending: "ending", none: "none needed or none there" };
+export const WRITERS = { ready: "at work", starting: "starting", ending: "ending", none: "none" };
 
 const cell = (label, ...content) => h("td", { "data-label": label }, content);
 
@@ -45,7 +45,7 @@ export function holders(list, onShape) {
   return h(
     "table",
     { class: "stacks" },
-    h("thead", {}, h("tr", {}, ["Shape", "Table", "Holds", "Owes", "No progress for", "Who pays", "Last exit"].map((name) => h("th", { scope: "col" }, name)))),
+    h("thead", {}, h("tr", {}, ["Shape", "Table", "Holds", "Owes", "Idle for", "Who pays", "Last exit"].map((name) => h("th", { scope: "col" }, name)))),
     h(
       "tbody",
       {},
@@ -57,7 +57,7 @@ export function holders(list, onShape) {
           cell("Table", String(one.table)),
           cell("Holds", exact(bytes(one.bytes), exactBytes(one.bytes))),
           cell("Owes", exact(plural(one.owed, "transaction"), `since transaction ${one.oldest}, commit ${one.lsn}`)),
-          cell("No progress for", exact(one.idle, `since ${one.since}`)),
+          cell("Idle for", exact(one.idle, `since ${one.since}`)),
           cell("Who pays", one.nobody ? bad("nobody") : one.payer),
           cell("Last exit", one.last_exit ? exact(one.last_exit.cause, `writer ${one.last_exit.incarnation} at event ${one.last_exit.event}, ${one.last_exit.at}`) : "–"),
         ),

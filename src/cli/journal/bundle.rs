@@ -9,8 +9,8 @@ use crate::journal::{Checkpoint, Entry, ExportFile, ExportWriter, IMPORTED_NAME,
 use crate::projections::forensics::{Position, commas};
 use crate::state::State;
 
-use crate::inspect::Source;
 use super::{Failure, Where};
+use crate::inspect::Source;
 
 /// The journal, or a part of it, as one compressed file with checksums.
 ///

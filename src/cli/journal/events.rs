@@ -12,8 +12,8 @@ use crate::projections::forensics::{
 };
 use crate::state::State;
 
-use crate::inspect::Source;
 use super::{Failure, Where};
+use crate::inspect::Source;
 
 /// Shapes told of one by one at a step.
 const TOLD_MAX: usize = 4;

@@ -170,10 +170,7 @@ pub fn run(mut arguments: Arguments) -> ExitCode {
 ///
 /// # Errors
 /// What to tell them.
-pub fn answer(
-    asked: crate::server::admin::Command<'_>,
-    out: Box<dyn Write + Send>,
-) -> Result<u8, String> {
+pub fn answer(asked: crate::server::admin::Command<'_>, out: Box<dyn Write + Send>) -> Result<u8, String> {
     #[derive(Debug, clap::Parser)]
     struct Line {
         #[command(flatten)]

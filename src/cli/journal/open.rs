@@ -40,7 +40,8 @@ pub struct Open {
 impl Open {
     pub fn run(&self, out: &mut impl Write) -> Result<(), Failure> {
         let history = Arc::new(History::open(&self.journal.journal)?);
-        let made_up = || rand::rng().sample_iter(Alphanumeric).take(TOKEN_CHARACTERS).map(char::from).collect();
+        let made_up =
+            || rand::rng().sample_iter(Alphanumeric).take(TOKEN_CHARACTERS).map(char::from).collect();
         let token: String = self.token.clone().filter(|token| !token.is_empty()).unwrap_or_else(made_up);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let served: Result<(), std::io::Error> = runtime.block_on(async {

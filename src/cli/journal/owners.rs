@@ -4,14 +4,12 @@ use std::io::Write;
 use std::time::Duration;
 
 use crate::domain::EventId;
-use crate::projections::forensics::{
-    Holding, Incidents, Owners, Position, Story, commas, parse_span, span,
-};
+use crate::projections::forensics::{Holding, Incidents, Owners, Position, Story, commas, parse_span, span};
 
 use super::shapes::show_chain;
+use super::{Failure, Where};
 use crate::inspect::answers::{end_name, kind_name};
 use crate::inspect::{Source, chain};
-use super::{Failure, Where};
 
 #[derive(Debug, clap::Args)]
 pub struct Timeline {

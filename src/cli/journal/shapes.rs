@@ -2,14 +2,12 @@
 
 use std::io::Write;
 
-use crate::projections::forensics::{
-    LifeStory, Line, Names, Payer, Position, commas, payer, span,
-};
+use crate::projections::forensics::{LifeStory, Line, Names, Payer, Position, commas, payer, span};
 use crate::state::{State, Writer};
 
-use crate::inspect::{AskError, Chain, ChainEnd, Owing, Reason, Source, WhyAck, why, why_ack};
-use crate::inspect::answers::pays;
 use super::{Failure, Where};
+use crate::inspect::answers::pays;
+use crate::inspect::{AskError, Chain, ChainEnd, Owing, Reason, Source, WhyAck, why, why_ack};
 
 #[derive(Debug, clap::Args)]
 pub struct Life {

@@ -7,12 +7,12 @@ use std::time::Duration;
 use crate::engine::Policy;
 use crate::events::Event;
 use crate::projections::forensics::{
-    Alternative, Invariant, Names, Observed, Violation, WhatIf as Other, commas, concerns,
-    parse_span, sentence, subject,
+    Alternative, Invariant, Names, Observed, Violation, WhatIf as Other, commas, concerns, parse_span,
+    sentence, subject,
 };
 
-use crate::inspect::{DAMAGES_KEPT_MAX, Source, check};
 use super::{DAMAGED, Failure, VIOLATED, Where};
+use crate::inspect::{DAMAGES_KEPT_MAX, Source, check};
 
 /// Violations and damages listed one by one.
 const LISTED_MAX: usize = DAMAGES_KEPT_MAX;

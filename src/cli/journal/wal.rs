@@ -5,11 +5,11 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use crate::domain::Oid;
+use crate::inspect::answers::pays;
 use crate::projections::forensics::{
     AckSummary, Cohort, Diff, GroupChange, Holder, Holding, Payer, Position, Series, commas, judge,
     parse_bytes, ranges, signed, span,
 };
-use crate::inspect::answers::pays;
 use crate::state::State;
 
 use super::{Failure, Where};

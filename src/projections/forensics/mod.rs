@@ -24,7 +24,9 @@ pub use acks::{Ack, AckSummary, judge};
 pub use diff::{Diff, GroupChange, Moment, Standing};
 pub use fields::fields;
 pub use filter::{Choice, Filter, cause_of, causes, concerns, subject};
-pub use holding::{COHORT_MIN, Cohort, Debt, Holder, Holding, LastExit, LastExits, Payer, gap, holder, payer};
+pub use holding::{
+    COHORT_MIN, Cohort, Debt, Holder, Holding, LastExit, LastExits, Payer, gap, holder, payer,
+};
 pub use incident::{Anomaly, Incidents, Kind, Story};
 pub use invariants::{Checker, Invariant, Violation};
 pub use life::{LifeStory, Line};

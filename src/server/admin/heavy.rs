@@ -81,3 +81,54 @@ pub(super) fn flag() -> (Arc<AtomicBool>, Gone) {
     let flag = Arc::new(AtomicBool::new(false));
     (Arc::clone(&flag), Gone(flag))
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_few_are_answered_some_wait_and_the_others_are_refused() {
+        let heavy = Heavy::default();
+        let mut answering = Vec::new();
+        for _ in 0..HEAVY_MAX {
+            answering.push(heavy.turn().await.expect("a turn"));
+        }
+        let mut waiting: Vec<_> = (0..HEAVY_WAITING_MAX).map(|_| Box::pin(heavy.turn())).collect();
+        for turn in &mut waiting {
+            assert!(turn.as_mut().now_or_never().is_none(), "it waits for its turn");
+        }
+        assert!(matches!(heavy.turn().await, Err(Refusal::Busy)));
+        // Whoever waited longest is next, and one more may wait.
+        answering.pop();
+        assert!(waiting.remove(0).await.is_ok());
+        drop(waiting);
+        drop(answering);
+        assert!(heavy.turn().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_ends_the_question_and_the_turn_ends_with_it() {
+        let heavy = Heavy::default();
+        let (told, hears) = tokio::sync::oneshot::channel();
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let mut asked = Box::pin(heavy.ask(move |gone| {
+            begun.send(()).expect("the test waits");
+            while !gone.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            told.send(()).expect("the test waits");
+            Ok(())
+        }));
+        assert!(asked.as_mut().now_or_never().is_none());
+        begins.await.expect("the question is being answered");
+        assert!(asked.as_mut().now_or_never().is_none());
+        drop(asked);
+        hears.await.expect("it was told");
+        for _ in 0..HEAVY_MAX {
+            // Not before the question has ended.
+            assert!(heavy.turn().await.is_ok());
+        }
+    }
+}

@@ -22,7 +22,7 @@ use super::{Admin, Sources};
 /// Those who follow the events, at most.
 pub const STREAMS_MAX: usize = 64;
 /// Holders that are shown with what is now: the longest-owing.
-const HOLDERS_MAX: usize = 20;
+const HOLDERS_MAX: usize = 10;
 /// Events in one message; of more, the newest are sent and the others counted.
 const BATCH_MAX: usize = 200;
 /// Messages are at least so far apart.

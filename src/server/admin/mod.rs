@@ -16,9 +16,6 @@ mod question;
 mod remote;
 mod router;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -45,8 +42,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs a command of `shapefold journal` for somebody else: its arguments, whether it may write the file
 /// that it names, where to read, and where its output goes. Gives its exit code, or why it failed.
-pub type Asker =
-    Arc<dyn Fn(Command<'_>, Box<dyn Write + Send>) -> Result<u8, String> + Send + Sync>;
+pub type Asker = Arc<dyn Fn(Command<'_>, Box<dyn Write + Send>) -> Result<u8, String> + Send + Sync>;
 
 /// A command, as its arguments behind `shapefold journal`.
 pub struct Command<'a> {

@@ -16,7 +16,7 @@ use super::question::{Asked, Question, place};
 /// Stories, owners and violations in one answer.
 const STORIES_MAX: usize = 200;
 /// Holders that come with a moment; `holding` has all of them.
-const MOMENT_HOLDERS_MAX: usize = 20;
+const MOMENT_HOLDERS_MAX: usize = 10;
 /// Lines of one shape's life.
 const LIFE_LINES_MAX: usize = 2_000;
 /// Events looked at for one page of those that a filter lets through.
@@ -195,9 +195,8 @@ pub(super) async fn chain(
     Asked(question): Asked,
 ) -> Answer {
     let answer = move |history: &History, source: &Source, _: &Question| {
-        Ok(history.track(source, |track| {
-            answers::chain(&inspect::chain(source, track.names(), EventId(event)))
-        }))
+        Ok(history
+            .track(source, |track| answers::chain(&inspect::chain(source, track.names(), EventId(event)))))
     };
     admin.past(question, answer).await
 }
@@ -260,8 +259,9 @@ pub(super) async fn incident(State(admin): State<Arc<Admin>>, Asked(question): A
 }
 
 pub(super) async fn verify(State(admin): State<Arc<Admin>>, Asked(question): Asked) -> Answer {
-    let answer =
-        |_: &History, source: &Source, _: &Question| Ok(answers::findings(&inspect::check(source), STORIES_MAX));
+    let answer = |_: &History, source: &Source, _: &Question| {
+        Ok(answers::findings(&inspect::check(source), STORIES_MAX))
+    };
     admin.past(question, answer).await
 }
 

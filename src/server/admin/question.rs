@@ -63,7 +63,9 @@ impl Question {
 /// # Errors
 /// [`Refusal::Wrong`].
 pub(super) fn place(text: Option<&str>, otherwise: Position) -> Result<Position, Refusal> {
-    text.map_or(Ok(otherwise), |text| text.parse().map_err(|error| Refusal::Wrong(format!("{text:?}: {error}"))))
+    text.map_or(Ok(otherwise), |text| {
+        text.parse().map_err(|error| Refusal::Wrong(format!("{text:?}: {error}")))
+    })
 }
 
 /// The query of a request, refused in our own form.
@@ -74,8 +76,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
         let query = axum::extract::Query::<Question>::from_request_parts(parts, state).await;
-        query
-            .map(|query| Asked(query.0))
-            .map_err(|error: QueryRejection| Refusal::Wrong(error.body_text()))
+        query.map(|query| Asked(query.0)).map_err(|error: QueryRejection| Refusal::Wrong(error.body_text()))
     }
 }

@@ -40,7 +40,8 @@ struct Asking {
 /// a last line was cut off.
 pub(super) async fn ask(State(admin): State<Arc<Admin>>, body: Body) -> Result<Response<Body>, Refusal> {
     let wrong = |error: String| Refusal::Wrong(format!("not a question: {error}"));
-    let body = axum::body::to_bytes(body, ARGUMENTS_BYTES_MAX).await.map_err(|error| wrong(error.to_string()))?;
+    let body =
+        axum::body::to_bytes(body, ARGUMENTS_BYTES_MAX).await.map_err(|error| wrong(error.to_string()))?;
     let asking: Asking = serde_json::from_slice(&body).map_err(|error| wrong(error.to_string()))?;
     let history = admin.history(None)?;
     let turn = admin.heavy.turn().await?;

@@ -39,9 +39,8 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/export", get(remote::export))
         .route("/v1/ask", post(remote::ask));
     #[cfg(feature = "test-hooks")]
-    let api = api
-        .route("/v1/test-hooks/meddle", post(live::meddle))
-        .route("/v1/test-hooks/park", post(live::park));
+    let api =
+        api.route("/v1/test-hooks/meddle", post(live::meddle)).route("/v1/test-hooks/park", post(live::park));
     api.fallback(nothing)
         .method_not_allowed_fallback(another_method)
         // Each body has a limit of its own.
@@ -52,7 +51,11 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
 }
 
 async fn with_token(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response<Body> {
-    if admin.token.admits(request.headers()) { next.run(request).await } else { Refusal::Token.into_response() }
+    if admin.token.admits(request.headers()) {
+        next.run(request).await
+    } else {
+        Refusal::Token.into_response()
+    }
 }
 
 async fn nothing() -> Refusal {
