@@ -158,9 +158,13 @@ impl History {
     /// The state at a place, with who holds the log there.
     #[must_use]
     pub fn moment(&self, source: &Source, position: Position) -> Arc<Moment> {
-        if let Position::Event(id) = position
-            && let Some(known) = self.remembered(id)
-        {
+        let end = || self.track(source, |track| track.state().last);
+        let wanted = match position {
+            Position::Event(id) => Some(id),
+            Position::End => Some(end()),
+            Position::Time(_) | Position::TimeOfDay(_) | Position::Lsn(_) => None,
+        };
+        if let Some(known) = wanted.and_then(|id| self.remembered(id)) {
             return known;
         }
         let moment = self.track(source, |track| {

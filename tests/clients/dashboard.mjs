@@ -104,6 +104,7 @@ async function machine() {
     await press(".story-jump");
     await arrived(wanted.anomaly);
     await moment("anomaly");
+    await browser.until("document.querySelector('.long-list .current .row') !== null", "its place among the events");
     say("current", await browser.text(".long-list .current"));
     await picture("anomaly");
   }

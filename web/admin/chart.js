@@ -108,10 +108,10 @@ export class Chart {
     let bottom = owingBase;
     const parts = [
       s("text", { x: 0, y: 12, class: "lane" }, "WAL gap"),
-      this.scale(gapBase, GAP_HEIGHT, nice(highest), bytes, highest === 0 ? 1 : 2),
+      this.scale(gapBase, GAP_HEIGHT, nice(highest), bytes, highest === 0 ? 0 : 2),
       s("path", { class: "gap", d: area(series.gap_bytes, xs, edge, gapBase, GAP_HEIGHT, nice(highest)) }),
       s("text", { x: 0, y: gapBase + SPACE + 10, class: "lane" }, "Shapes that owe"),
-      this.scale(owingBase, OWING_HEIGHT, nice(most), commas, 1),
+      this.scale(owingBase, OWING_HEIGHT, nice(most), commas, most === 0 ? 0 : 1),
       s("path", { class: "owing", d: area(series.owing, xs, edge, owingBase, OWING_HEIGHT, nice(most)) }),
     ];
     if (owners.length > 0) {
@@ -142,7 +142,7 @@ export class Chart {
   scale(base, height, top, words, parts) {
     const lines = [];
     for (let part = 0; part <= parts; part += 1) {
-      const y = base - (height * part) / parts;
+      const y = base - (parts === 0 ? 0 : (height * part) / parts);
       lines.push(
         s("line", { class: "rule", x1: LEFT, x2: this.width - RIGHT, y1: y, y2: y }),
         s("text", { class: "tick end", x: LEFT - 6, y: y + 4 }, part === 0 ? "0" : words((top * part) / parts)),
@@ -154,10 +154,14 @@ export class Chart {
   times(y) {
     const { from, until } = this.range();
     const count = Math.max(1, Math.floor((this.width - LEFT - RIGHT) / 130));
+    let before = "";
     return Array.from({ length: count + 1 }, (_, index) => {
       const at = from + ((until - from) * index) / count;
       const place = index === 0 ? "start" : index === count ? "end" : "middle";
-      return s("text", { class: `tick ${place}`, x: this.x(at), y }, tick(at, until - from));
+      const words = tick(at, until - from);
+      if (words === before) return null;
+      before = words;
+      return s("text", { class: `tick ${place}`, x: this.x(at), y }, words);
     });
   }
 

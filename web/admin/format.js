@@ -50,7 +50,7 @@ export const clock = (text) => text.slice(11, 19);
 /** A label on an axis of time: as short as the stretch allows. */
 export function tick(micros, stretch) {
   const text = iso(micros);
-  if (stretch > 3 * 86400e6) return text.slice(5, 10);
+  if (stretch > 20 * 86400e6) return text.slice(5, 10);
   if (stretch > 86400e6) return `${text.slice(5, 10)} ${text.slice(11, 16)}`;
   if (stretch > 600e6) return text.slice(11, 16);
   return text.slice(11, 19);

@@ -191,7 +191,8 @@ export class MachineView {
     this.slider.setAttribute("aria-valuetext", moment(iso(at)));
     this.chart.mark(at, this.marked?.at_us);
     this.sliding = true;
-    this.look(Number(this.slider.value) === STEPS ? "end" : iso(at));
+    const ends = { 0: String(this.track.first), [STEPS]: "end" };
+    this.look(ends[this.slider.value] ?? iso(at));
   }
 
   goTo(at) {
@@ -420,7 +421,9 @@ export class MachineView {
     const signed = (delta, words) => (delta === 0 ? "unchanged" : `${delta > 0 ? "+" : "−"}${words(Math.abs(delta))}`);
     const line = (name, a, b, change) => h("tr", {}, h("th", { scope: "row" }, name), h("td", { "data-label": "A" }, a), h("td", { "data-label": "B" }, b), h("td", { "data-label": "Change" }, change));
     const number = (name, key) => line(name, commas(before[key]), commas(after[key]), signed(after[key] - before[key], commas));
-    const group = (name, change) => (change.before === 0 && change.after === 0 ? null : line(name, commas(change.before), commas(change.after), `${commas(change.stayed)} stayed, ${commas(change.removed)} removed, ${commas(change.moved)} moved on, ${commas(change.joined)} joined, ${commas(change.created)} created`));
+    const group = (name, change) => (change.before === 0 && change.after === 0 ? null : line(name, commas(change.before), commas(change.after), moves(change)));
+    const words = [["stayed", "stayed"], ["removed", "removed"], ["moved", "moved on"], ["joined", "joined"], ["created", "created"]];
+    const moves = (change) => words.filter(([key]) => change[key] > 0).map(([key, word]) => `${commas(change[key])} ${word}`).join(", ");
     show(
       this.difference,
       h("p", { class: "lead" }, `B is ${found.elapsed} after A`, found.gap_rate ? `; the gap ${found.gap_rate > 0 ? "grows" : "shrinks"} by ${bytes(Math.round(Math.abs(found.gap_rate)))} a second` : ""),

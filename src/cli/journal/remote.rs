@@ -24,7 +24,7 @@ pub fn service_of(command: &mut Command) -> Option<String> {
     let (journal, _) = command.journal()?;
     let place = journal.journal.to_str()?;
     let is_url = ["http://", "https://"].iter().any(|scheme| place.starts_with(scheme));
-    is_url.then(|| place.trim_end_matches('/').to_owned())
+    is_url.then(|| place.to_owned())
 }
 
 /// Asks the service at `url`.
@@ -46,7 +46,7 @@ pub fn run(url: &str, command: &mut Command, out: &mut impl Write) -> Result<Exi
             perform(command, out).map(ExitCode::from)
         }
         Answered::Never => {
-            Err(Failure::Service(format!("open {url}/ in the browser: it is the dashboard itself")))
+            Err(Failure::Service(format!("open {url} in the browser: it is the dashboard itself")))
         }
     }
 }
@@ -66,6 +66,7 @@ impl Service {
     fn of(url: &str) -> Result<Service, Failure> {
         let wrong = |why: &str| Failure::Service(format!("{url}: {why}"));
         let rest = url.strip_prefix("http://").ok_or_else(|| wrong("only http is spoken; use a tunnel"))?;
+        let rest = rest.trim_end_matches('/');
         if rest.is_empty() || rest.contains('/') {
             return Err(wrong("expected http://HOST:PORT"));
         }
