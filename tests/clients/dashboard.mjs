@@ -90,6 +90,8 @@ async function machine() {
   if (wanted.keyboard) {
     await tabTo("#moment-slider");
     await focusIsSeen();
+    await browser.key("End");
+    await arrived(wanted.last);
     await browser.key("Home");
     await arrived(wanted.first);
     await browser.key("End");
