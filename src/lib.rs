@@ -8,6 +8,7 @@ pub mod domain;
 pub mod engine;
 pub mod events;
 pub mod filter;
+pub mod inspect;
 pub mod journal;
 pub mod ownership;
 pub mod postgres;

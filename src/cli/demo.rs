@@ -51,7 +51,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> ExitCode {
     let page_port = arguments.page_port;
     serve::run_with(arguments.serve, move |parts: &Parts, service: SocketAddr| {
-        let (url, options) = (parts.0.database_url.clone(), parts.0.connect.clone());
+        let (url, options) = (parts.service.database_url.clone(), parts.service.connect.clone());
         async move {
             let writer = async {
                 let session = connect(&url, &options).await?;

@@ -1,6 +1,7 @@
 //! The command line: Electric's environment variables, `serve`, and looking into a journal.
 
 mod accepted;
+mod admin;
 mod demo;
 mod descriptors;
 mod doctor;
@@ -36,7 +37,7 @@ enum Command {
     /// is well, 1 for warnings, 2 for problems. Changes nothing.
     Doctor(Box<doctor::Arguments>),
     /// Look into the journal of a data directory: read-only, without a lock, also while the service runs.
-    Journal(journal::Arguments),
+    Journal(Box<journal::Arguments>),
 }
 
 /// Runs the command line of this process.
@@ -57,7 +58,7 @@ pub fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(*arguments),
         Command::Demo(arguments) => demo::run(*arguments),
         Command::Doctor(arguments) => doctor::run(*arguments),
-        Command::Journal(arguments) => journal::run(&arguments),
+        Command::Journal(arguments) => journal::run(*arguments),
     }
 }
 

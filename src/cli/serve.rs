@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::export::Export;
 use crate::cli::operations::Operations;
-use crate::cli::{accepted, log, values};
+use crate::cli::{accepted, admin, log, values};
 use crate::engine::Policy;
 use crate::events::DrainCause;
 use crate::postgres::{ConnectOptions, DatabaseUrl, SslMode, TcpOptions, Tls};
@@ -123,6 +123,9 @@ pub struct Arguments {
 
     #[command(flatten)]
     operations: Operations,
+
+    #[command(flatten)]
+    admin: admin::Arguments,
 }
 
 /// What `doctor` looks at.
@@ -150,7 +153,7 @@ impl Arguments {
 /// The first setting that is wrong.
 pub fn checked_settings(arguments: Arguments) -> Result<Checked, String> {
     let storage = storage(&arguments.storage, &arguments.storage_dir)?;
-    let (service, (_, server), _) = settings(arguments, storage.path())?;
+    let Parts { service, server, .. } = settings(arguments, storage.path())?;
     let clients = server.initial_requests_max.saturating_add(server.existing_requests_max);
     let open_files_wanted = OPEN_FILES_OWN.saturating_add(u64::try_from(clients).unwrap_or(u64::MAX));
     Ok(Checked { service, open_files_wanted })
@@ -198,7 +201,7 @@ async fn serve<F>(parts: Parts, beside: impl FnOnce(&Parts, SocketAddr) -> F) ->
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let (address, _) = parts.1;
+    let address = parts.address;
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(error) => {
@@ -213,8 +216,23 @@ where
         }
         Err(error) => tracing::warn!(%error, "the port is not known"),
     }
-    let (service, (address, server), export) = parts;
+    let admin = match &parts.admin {
+        Some(settings) => match admin::listen(settings) {
+            Ok(admin) => Some(admin),
+            Err(message) => {
+                tracing::error!("{message}");
+                return ExitCode::FAILURE;
+            }
+        },
+        None => None,
+    };
+    let Parts { service, address, server, export, .. } = parts;
     let mut running = start(service);
+    // It ends with the process: what it shows of the end is worth more than an answer in full.
+    if let Some(Err(error)) = admin.map(|admin| admin.serve(&running)) {
+        tracing::error!(%error, "the admin API cannot be started");
+        return ExitCode::FAILURE;
+    }
     let exporting = match export.begin(address.ip(), &running.service).await {
         Ok(exporting) => exporting,
         Err(message) => {
@@ -280,14 +298,23 @@ async fn stop(running: &mut Running) -> Result<(), crate::runtime::Stopped> {
     running.ended().await
 }
 
-/// Settings of the service, of its HTTP server with its address, and of what it tells about itself.
-pub type Parts = (Settings, (SocketAddr, server::Settings), Export);
+/// Settings of the service, of its HTTP server with its address, of what it tells about itself, and of the
+/// admin API if it is wanted.
+#[derive(Debug)]
+pub struct Parts {
+    pub service: Settings,
+    pub address: SocketAddr,
+    pub server: server::Settings,
+    pub export: Export,
+    pub admin: Option<admin::Settings>,
+}
 
 fn settings(arguments: Arguments, data_dir: &Path) -> Result<Parts, String> {
     for accepted in accepted::check(std::env::var_os)? {
         tracing::info!(variable = accepted.name, why = accepted.why, "a variable that has no effect is set");
     }
     let secret = secret(&arguments)?;
+    let admin = arguments.admin.settings()?;
     let database_url = parse_url(&arguments.database_url)?;
     let query = arguments.pooled_database_url.as_deref().or(arguments.query_database_url.as_deref());
     let query_url = query.map_or_else(|| Ok(database_url.clone()), parse_url)?;
@@ -318,6 +345,8 @@ fn settings(arguments: Arguments, data_dir: &Path) -> Result<Parts, String> {
         archive_bytes_max: 2 << 30,
         policy: Policy { stall_grace: arguments.flush_stall_grace_period, ..Policy::default() },
         operation: arguments.operations.to_settings(),
+        observe: admin.is_some(),
+        projection_check_interval: arguments.admin.projection_check_interval,
     };
     let server = server::Settings {
         secret,
@@ -332,7 +361,7 @@ fn settings(arguments: Arguments, data_dir: &Path) -> Result<Parts, String> {
         stall_after: arguments.operations.ready_stall_after,
         ..server::Settings::default()
     };
-    Ok((service, (SocketAddr::new(ip, arguments.port), server), export))
+    Ok(Parts { service, address: SocketAddr::new(ip, arguments.port), server, export, admin })
 }
 
 #[derive(Debug, serde::Deserialize)]

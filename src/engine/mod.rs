@@ -21,8 +21,8 @@ use std::hash::{Hash, Hasher};
 
 use recent::RecentCommits;
 
-use crate::domain::{EventId, Lsn, Oid, PgSnapshot, Seq, Timestamp};
-use crate::events::{Durability, Event, Recorded};
+use crate::domain::{EventId, Lsn, Oid, PgSnapshot, Seq, Sid, Timestamp};
+use crate::events::{Durability, Event, ProjectionName, Recorded};
 use crate::projections::Projections;
 use crate::state::State;
 
@@ -52,6 +52,8 @@ struct Scratch {
     writer_started: EventId,
     /// A view was found to differ from the fold: acknowledge nothing until a restart.
     ack_frozen: bool,
+    /// The views that did.
+    drifted: Vec<ProjectionName>,
 }
 
 /// What one input led to.
@@ -119,8 +121,17 @@ impl Engine {
     /// Feeds in what the next step depends on beside the state, for an exhaustive search that must
     /// know a world again. Numbers of events are left out: they tell when, not what.
     pub fn digest_scratch(&self, into: &mut impl Hasher) {
-        let Scratch { nothing, recent, acked_at, told, idle_at, forgotten, writer_started: _, ack_frozen } =
-            &self.scratch;
+        let Scratch {
+            nothing,
+            recent,
+            acked_at,
+            told,
+            idle_at,
+            forgotten,
+            writer_started: _,
+            ack_frozen,
+            drifted: _,
+        } = &self.scratch;
         (nothing, recent, acked_at, told, idle_at, forgotten, ack_frozen).hash(into);
     }
 
@@ -147,6 +158,35 @@ impl Engine {
             decision.record(None, crate::events::JournalEvent::ProjectionMismatch { projection });
         }
         decision.step
+    }
+
+    /// As [`Engine::audit`], of a few shapes at a time; also says behind which shape the next part begins,
+    /// `None` after the last. A view that is known to differ is not told of again.
+    pub fn audit_part(&mut self, now: Timestamp, after: Option<Sid>, count: usize) -> (Step, Option<Sid>) {
+        let (drifted, last) = self.projections.drifted_among(&self.state, after, count);
+        let now = now.max(self.state.at);
+        let mut decision = Decision { engine: self, now, step: Step::default() };
+        for projection in drifted {
+            decision.engine.scratch.ack_frozen = true;
+            if decision.engine.scratch.drifted.contains(&projection) {
+                continue;
+            }
+            decision.engine.scratch.drifted.push(projection);
+            decision.record(None, crate::events::JournalEvent::ProjectionMismatch { projection });
+        }
+        (decision.step, last)
+    }
+
+    /// The views that were found to differ from the fold, since this process began.
+    #[must_use]
+    pub fn drifted(&self) -> &[ProjectionName] {
+        &self.scratch.drifted
+    }
+
+    /// For tests of the comparison: makes a view wrong.
+    #[cfg(any(test, feature = "test-hooks"))]
+    pub fn meddle(&mut self, projection: ProjectionName) {
+        self.projections.meddle(projection);
     }
 
     /// Records a fact of the journal about itself.

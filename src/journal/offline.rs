@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use sled::Tree;
@@ -23,7 +23,7 @@ use super::error::{Finding, JournalError, Position, Stage};
 use super::export::ExportFile;
 use super::files::JournalPaths;
 use super::mark;
-use super::sled_journal::{open_sled, read_floor};
+use super::sled_journal::{JournalReader, open_sled, read_floor};
 use super::walk::{Entries, guarded};
 use super::{Checkpoint, Entry};
 
@@ -121,6 +121,20 @@ impl OfflineJournal {
         Ok(OfflineJournal { segments, states, store, export: None, findings })
     }
 
+    /// The journal of this very process, beside its writer: nothing is copied. Entries that are not
+    /// durable yet may be among them.
+    ///
+    /// # Errors
+    /// The store or the archive cannot be read.
+    pub fn of_owner(paths: &JournalPaths, reader: &JournalReader) -> Result<OfflineJournal, JournalError> {
+        // The archive first: what is sealed meanwhile is looked for again once the store's turn has come.
+        let folder = paths.archive();
+        let segments = archive::list(&folder).map_err(JournalError::io(Stage::Open))?;
+        let (states, findings) = archive::list_states(&folder).map_err(JournalError::io(Stage::Open))?;
+        let store = StoreCopy::beside(reader, folder)?;
+        Ok(OfflineJournal { segments, states, store: Some(store), export: None, findings })
+    }
+
     /// What was noticed while opening.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
@@ -172,7 +186,8 @@ impl OfflineJournal {
         Box::new(Merge {
             from,
             expected: None,
-            segments: self.segments.iter().filter(|segment| segment.last >= from).collect(),
+            segments: self.segments.iter().filter(|segment| segment.last >= from).cloned().collect(),
+            listed_again: false,
             store: self.store.as_ref(),
             current: None,
             starts_at: EventId(0),
@@ -183,7 +198,7 @@ impl OfflineJournal {
     }
 }
 
-/// sled's files, copied and opened. Removed when dropped.
+/// sled's files, copied and opened, and removed when dropped; or the owner's own, beside its writer.
 struct StoreCopy {
     // Before the directory, so that sled is closed when the directory goes.
     entries: Tree,
@@ -192,8 +207,9 @@ struct StoreCopy {
     /// Last intact entry.
     last: EventId,
     faults: usize,
-    _db: sled::Db,
-    _dir: TempDir,
+    /// Where the owner seals what it lets go of; `None` for a copy, which nobody changes.
+    sealed_into: Option<PathBuf>,
+    _copy: Option<(sled::Db, TempDir)>,
 }
 
 impl StoreCopy {
@@ -239,8 +255,9 @@ impl StoreCopy {
         let tree = |name: &str| guarded(Stage::Open, || db.open_tree(name));
         let (entries, checkpoints, meta) = (tree("entries")?, tree("checkpoints")?, tree("meta")?);
         let floor = read_floor(&meta).unwrap_or(EventId(0));
+        let (last, faults, sealed_into) = (EventId(0), 0, None);
         let mut copy =
-            StoreCopy { entries, checkpoints, floor, last: EventId(0), faults: 0, _db: db, _dir: dir };
+            StoreCopy { entries, checkpoints, floor, last, faults, sealed_into, _copy: Some((db, dir)) };
         for item in Entries::from(&copy.entries, EventId(0), floor)? {
             match item {
                 Ok(entry) => copy.last = entry.id,
@@ -248,6 +265,29 @@ impl StoreCopy {
             }
         }
         Ok(copy)
+    }
+
+    fn beside(reader: &JournalReader, sealed_into: PathBuf) -> Result<StoreCopy, JournalError> {
+        let (entries, checkpoints) = (reader.entries.clone(), reader.checkpoints.clone());
+        let floor = read_floor(&reader.meta)?;
+        let newest = Entries::from(&entries, EventId(u64::MAX >> 1), floor)?.newest();
+        let last = newest.unwrap_or(EventId(floor.0.saturating_sub(1)));
+        let sealed_into = Some(sealed_into);
+        Ok(StoreCopy { entries, checkpoints, floor, last, faults: 0, sealed_into, _copy: None })
+    }
+
+    /// What its owner has sealed and let go of since the segments were listed: from `from` on, if the
+    /// store no longer begins there.
+    fn sealed_since(&self, from: EventId) -> Vec<ArchiveSegment> {
+        let Some(folder) = &self.sealed_into else { return Vec::new() };
+        let first =
+            Entries::from(&self.entries, from, self.floor).ok().and_then(|mut entries| entries.next());
+        if first.and_then(Result::ok).is_none_or(|entry| entry.id <= from) {
+            return Vec::new();
+        }
+        // What cannot be listed now shows as events that are not kept.
+        let segments = archive::list(folder).unwrap_or_default();
+        segments.into_iter().filter(|segment| segment.last >= from).collect()
     }
 
     fn checkpoints(&self) -> (Vec<Checkpoint>, Vec<Finding>) {
@@ -299,7 +339,8 @@ struct Merge<'a> {
     from: EventId,
     /// The next id, once the first entry was seen.
     expected: Option<EventId>,
-    segments: VecDeque<&'a ArchiveSegment>,
+    segments: VecDeque<ArchiveSegment>,
+    listed_again: bool,
     store: Option<&'a StoreCopy>,
     current: Option<Source>,
     /// With which event the current source begins by its own account.
@@ -330,6 +371,13 @@ impl Merge<'_> {
                 Err(error) => self.queue.push_back(Reading::Finding(name_file(&error, &segment.path))),
             }
             return true;
+        }
+        if let (Some(store), Some(expected), false) = (self.store, self.expected, self.listed_again) {
+            self.listed_again = true;
+            self.segments.extend(store.sealed_since(expected));
+            if !self.segments.is_empty() {
+                return true;
+            }
         }
         let Some(store) = self.store.take() else { return false };
         self.starts_at = store.floor;

@@ -365,9 +365,9 @@ pub(super) fn read_floor(meta: &Tree) -> Result<EventId, JournalError> {
 /// it drops may show as a hole.
 #[derive(Clone)]
 pub struct JournalReader {
-    entries: Tree,
-    checkpoints: Tree,
-    meta: Tree,
+    pub(super) entries: Tree,
+    pub(super) checkpoints: Tree,
+    pub(super) meta: Tree,
 }
 
 impl JournalReader {

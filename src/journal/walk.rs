@@ -194,6 +194,12 @@ impl Entries {
         let from = from.max(floor);
         Ok(Entries { walk: Walk::from(tree, from)?, from: from.0, expected: None, queue: VecDeque::new() })
     }
+
+    /// The last intact entry from here on, also of a value that began earlier.
+    pub fn newest(mut self) -> Option<EventId> {
+        self.from = 0;
+        self.filter_map(Result::ok).last().map(|entry| entry.id)
+    }
 }
 
 impl Iterator for Entries {

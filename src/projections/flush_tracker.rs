@@ -1,6 +1,7 @@
 //! Who holds the write-ahead log, and how far Postgres may be told that all is flushed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use crate::domain::{Lsn, Seq, Sid};
 use crate::events::{Event, FlushEvent, ProjectionName, Recorded, ShapeEvent, StreamEvent};
@@ -35,6 +36,25 @@ impl FlushTracker {
     #[must_use]
     pub fn pending_shapes(&self) -> usize {
         self.oldest.len()
+    }
+
+    /// Whether a part of it, and where the acknowledgement may stand, is what the state says.
+    pub(super) fn agrees(&self, state: &State, part: RangeInclusive<Sid>) -> bool {
+        let whole = *part.end() >= Sid(u32::MAX - 1);
+        let owing = super::part_of(state, part.clone())
+            .filter_map(|(sid, shape)| Some((sid, shape.pending.front().copied()?)));
+        let filed = |(sid, seq): (Sid, Seq)| self.by_oldest.get(&seq).is_some_and(|sids| sids.contains(&sid));
+        owing.clone().all(filed)
+            && owing.eq(self.oldest.range(part).map(|(sid, seq)| (*sid, *seq)))
+            && self.candidate == candidate(state)
+            // Nothing is filed that is not owed: there are as many of both.
+            && (!whole || self.by_oldest.values().map(BTreeSet::len).sum::<usize>() == self.oldest.len())
+    }
+
+    #[cfg(any(test, feature = "test-hooks"))]
+    pub(super) fn meddle(&mut self) {
+        self.candidate = Lsn(self.candidate.0.saturating_sub(1));
+        self.by_oldest.entry(Seq(1)).or_default().insert(Sid(u32::MAX - 1));
     }
 
     fn follow(&mut self, state: &State, sid: Sid) {

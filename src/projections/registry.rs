@@ -1,6 +1,7 @@
 //! Which writers exist: the unique incarnation of each shape that has started and not exited (R1).
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use crate::domain::{Incarnation, Sid, Timestamp};
 use crate::events::{Event, OwnershipEvent, ProjectionName, Recorded};
@@ -39,6 +40,23 @@ impl Registry {
     /// Shapes whose writer is to be started again, and when.
     pub fn restarts(&self) -> impl Iterator<Item = (Sid, Timestamp)> + '_ {
         self.restarts.iter().map(|(sid, due)| (*sid, *due))
+    }
+
+    /// Whether a part of it is what the state says.
+    pub(super) fn agrees(&self, state: &State, part: RangeInclusive<Sid>) -> bool {
+        let shapes = super::part_of(state, part.clone());
+        let writers = shapes.clone().filter_map(|(sid, shape)| Some((sid, shape.writer.incarnation()?)));
+        let restarts = shapes.filter_map(|(sid, shape)| Some((sid, restart_due(shape)?)));
+        let own = |(sid, incarnation): (&Sid, &Incarnation)| (*sid, *incarnation);
+        writers.eq(self.writers.range(part.clone()).map(own))
+            && restarts.eq(self.restarts.range(part).map(|(sid, due)| (*sid, *due)))
+    }
+
+    #[cfg(any(test, feature = "test-hooks"))]
+    pub(super) fn meddle(&mut self) {
+        if self.writers.pop_last().is_none() {
+            self.writers.insert(Sid(u32::MAX - 1), Incarnation(1));
+        }
     }
 
     fn follow(&mut self, sid: Sid, shape: Option<&Shape>) {

@@ -1,6 +1,7 @@
 //! Finding shapes: by handle, by definition, by table.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use crate::domain::{DefinitionHash, Handle, Oid, Sid};
 use crate::events::{Event, ProjectionName, Recorded, ShapeEvent};
@@ -51,6 +52,32 @@ impl ShapeIndex {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_handle.is_empty()
+    }
+
+    /// Whether a part of it is what the state says.
+    pub(super) fn agrees(&self, state: &State, part: RangeInclusive<Sid>) -> bool {
+        let whole = *part.end() >= Sid(u32::MAX - 1);
+        let shapes = super::part_of(state, part.clone());
+        let ended = shapes.clone().filter(|(_, shape)| shape.life == Life::Invalidated).map(|(sid, _)| sid);
+        let mut living = shapes.filter(|(_, shape)| shape.life != Life::Invalidated);
+        let filed = |sid: Sid, sids: Option<&BTreeSet<Sid>>| sids.is_some_and(|sids| sids.contains(&sid));
+        living.all(|(sid, shape)| {
+            self.by_handle.get(&shape.handle) == Some(&sid)
+                && filed(sid, self.by_definition.get(&shape.definition))
+                && filed(sid, self.by_table.get(&shape.oid))
+        }) && ended.eq(self.removals.range(part).copied())
+            && self.by_handle.len() + self.removals.len() == state.shapes.len()
+            // Nothing is filed that does not live: there are as many of all.
+            && (!whole || self.filed(&self.by_definition) && self.filed(&self.by_table))
+    }
+
+    fn filed<K>(&self, map: &BTreeMap<K, BTreeSet<Sid>>) -> bool {
+        map.values().map(BTreeSet::len).sum::<usize>() == self.by_handle.len()
+    }
+
+    #[cfg(any(test, feature = "test-hooks"))]
+    pub(super) fn meddle(&mut self) {
+        self.by_table.entry(Oid(0)).or_default().insert(Sid(u32::MAX - 1));
     }
 
     fn add(&mut self, sid: Sid, handle: Handle, definition: DefinitionHash, oid: Oid) {

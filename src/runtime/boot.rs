@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::domain::{Epoch, EventId};
 use crate::engine::{Boot, Engine, Policy};
 use crate::events::{self, CodecError, PreviousEnd, ProcessInfo};
+use crate::inspect::AskError;
 use crate::journal::{Journal, JournalError, SledJournal};
 use crate::ownership::{Attempt, FsLock, Identity, LockedDirectory, OwnershipError, PrevEnd};
 use crate::runtime::clock;
@@ -42,6 +43,8 @@ pub enum BootError {
     NewerLayout { found: u32, supported: u32, by: String },
     #[error("the data directory could not be brought to layout {to}: {error}; the next start tries again")]
     Migration { to: u32, error: std::io::Error },
+    #[error("the journal cannot be followed: {0}")]
+    Observe(AskError),
     #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),
     #[error("the data directory cannot be used: {0}")]

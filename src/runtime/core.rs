@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use crate::domain::{EventId, Timestamp};
+use crate::domain::{EventId, Sid, Timestamp};
 use crate::engine::{Effect, Engine, Input, Refusal, Step};
 use crate::events::Recorded;
 
@@ -65,6 +65,18 @@ impl Core {
     pub fn audit(&mut self, now: Timestamp) -> Persist {
         let step = self.engine.audit(now);
         self.queue(step)
+    }
+
+    /// The same for a few shapes; see [`Engine::audit_part`].
+    pub fn audit_part(&mut self, now: Timestamp, after: Option<Sid>, count: usize) -> (Persist, Option<Sid>) {
+        let (step, last) = self.engine.audit_part(now, after, count);
+        (self.queue(step), last)
+    }
+
+    /// See [`Engine::meddle`].
+    #[cfg(feature = "test-hooks")]
+    pub fn meddle(&mut self, projection: crate::events::ProjectionName) {
+        self.engine.meddle(projection);
     }
 
     /// Records a fact of the journal about itself.

@@ -26,6 +26,7 @@ use crate::runtime::core::{Core, Persist};
 use crate::runtime::executor::{Executor, Outcome};
 use crate::runtime::handle::{Request, Status};
 use crate::runtime::keeper::Keeper;
+use crate::runtime::observed::{self, Round};
 use crate::runtime::publishing::Below;
 use crate::runtime::quarantine::Found;
 use crate::runtime::reconciler::CatalogLook;
@@ -96,6 +97,8 @@ pub struct Driver {
     archiver: Archiver,
     reserve: Reserve,
     observer: Observer,
+    /// Those who look at the journal from outside.
+    watched: Option<observed::Observer>,
     state: Loop,
 }
 
@@ -113,6 +116,9 @@ struct Loop {
     checked: Checked,
     /// Evidence that the directory is not ours any more: nothing further is decided.
     lost: Option<NotHeld>,
+    check_interval: Duration,
+    /// A comparison of views with the fold that is under way.
+    round: Option<Round>,
 }
 
 #[derive(Debug)]
@@ -141,6 +147,7 @@ impl Driver {
         queues: Queues,
         (keeper, archiver, reserve): (Keeper, Archiver, Reserve),
         operation: Operation,
+        (watched, check_interval): (Option<observed::Observer>, Duration),
     ) -> Driver {
         let now = Instant::now();
         let state = Loop {
@@ -152,6 +159,8 @@ impl Driver {
             drain_until: None,
             checked: Checked { lock: now, reserve: now, audit: now, projections: now, strangers: now },
             lost: None,
+            check_interval,
+            round: None,
         };
         let observer = Observer::new(operation);
         Driver {
@@ -165,6 +174,7 @@ impl Driver {
             archiver,
             reserve,
             observer,
+            watched,
             state,
         }
     }
@@ -451,7 +461,8 @@ impl Driver {
 
     /// The end of an ownership: a last checkpoint, the journal closed, the lock released.
     fn close(self) -> Result<(), Fatal> {
-        let Driver { core, executor, journal, journal_thread, lock, mut queues, archiver, .. } = self;
+        let Driver { core, executor, journal, journal_thread, lock, mut queues, archiver, watched, .. } =
+            self;
         // Waits for the writer threads.
         drop(executor);
         let state = core.engine().state();
@@ -461,6 +472,7 @@ impl Driver {
         journal_thread.join();
         // Reads the journal's store: it ends before the lock is given back.
         drop(archiver);
+        drop(watched);
         while let Ok(notice) = queues.notices.try_recv() {
             if let Notice::Failed(error) = notice {
                 return Err(Fatal::Journal(error));

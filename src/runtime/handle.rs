@@ -11,6 +11,7 @@ use crate::domain::{
     Handle as ShapeHandle, Lsn, Oid, PgSnapshot, Relation, RelationName, ShapeDefinition, Sid,
 };
 use crate::runtime::inspector::Inspector;
+use crate::runtime::observed::CheckReport;
 use crate::runtime::progress::Progress;
 use crate::runtime::standby::{FollowedFiles, Interest, Standby, Standing};
 use crate::runtime::subset::Subsets;
@@ -117,6 +118,13 @@ pub enum Request {
         upto: Lsn,
         reply: oneshot::Sender<bool>,
     },
+    /// Compare the engine's views with the fold, a few shapes at a time.
+    Check {
+        reply: oneshot::Sender<CheckReport>,
+    },
+    /// Make a view wrong: for tests of the comparison.
+    #[cfg(feature = "test-hooks")]
+    Meddle(crate::events::ProjectionName),
     /// Make the writer of a shape panic in its next transactions: for tests of the supervision.
     #[cfg(feature = "test-hooks")]
     Sabotage {
@@ -344,6 +352,21 @@ impl Service {
             // Decided and perhaps never performed by this process.
             _ = status.wait_for(|status| *status == Status::Draining) => true,
         }
+    }
+
+    /// Compares the engine's views with the fold. Takes a round of the driver's turns, and no long one.
+    /// `None` where the driver is gone or too many wait already.
+    pub async fn check(&self) -> Option<CheckReport> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.requests.send(Request::Check { reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// See [`Request::Meddle`].
+    #[cfg(feature = "test-hooks")]
+    pub async fn meddle(&self) {
+        let wrong = Request::Meddle(crate::events::ProjectionName::ShapeIndex);
+        let _closed = self.shared.requests.send(wrong).await;
     }
 
     /// See [`Request::Sabotage`].

@@ -13,6 +13,7 @@ mod inspector;
 mod keeper;
 mod layout;
 mod measured;
+pub mod observed;
 mod partitions;
 mod probe;
 pub mod progress;

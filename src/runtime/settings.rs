@@ -44,6 +44,10 @@ pub struct Settings {
     pub archive_bytes_max: u64,
     pub policy: Policy,
     pub operation: Operation,
+    /// Somebody may want to look: a second fold of the journal is kept beside the engine's.
+    pub observe: bool,
+    /// `SHAPEFOLD_PROJECTION_CHECK_INTERVAL`: how often the engine's views are compared with the fold.
+    pub projection_check_interval: Duration,
 }
 
 /// Settings of operation.

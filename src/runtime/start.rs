@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::Input;
 use crate::events::DrainCause;
-use crate::journal::{JournalError, JournalPaths, JournalThread, Reserve, Retention};
+use crate::inspect::{Follower, History, OwnJournal};
+use crate::journal::{JournalError, JournalPaths, JournalThread, Notice, Reserve, Retention};
 use crate::replication::{ReplicationSettings, publication_name, random_slot_name, slot_name};
 use crate::runtime::archiver::Archiver;
 use crate::runtime::boot::{self, BootError, Opened};
@@ -19,6 +20,7 @@ use crate::runtime::handle::{REQUESTS_MAX, Request, Service, Status};
 use crate::runtime::inspector::Inspector;
 use crate::runtime::keeper::Keeper;
 use crate::runtime::measured::Measured;
+use crate::runtime::observed::{Observed, Observer};
 use crate::runtime::probe::Probe;
 use crate::runtime::publishing::Publishing;
 use crate::runtime::reconciler::Reconciler;
@@ -41,6 +43,8 @@ const STREAM_COMMANDS_MAX: usize = 16;
 #[derive(Debug)]
 pub struct Running {
     pub service: Service,
+    /// Once the journal is open, if [`Settings::observe`] says so.
+    pub observed: watch::Receiver<Option<Observed>>,
     drain: mpsc::Sender<Message>,
     ended: oneshot::Receiver<Result<(), Stopped>>,
 }
@@ -88,6 +92,7 @@ pub fn start(settings: Settings) -> Running {
     admin.measure("admin", service.metrics());
     query.measure("snapshot", service.metrics());
     let (tell, ended) = oneshot::channel();
+    let (observe, observed) = watch::channel(None);
     let parts = Parts {
         settings,
         service: service.clone(),
@@ -97,13 +102,14 @@ pub fn start(settings: Settings) -> Running {
         admin,
         query,
         inspector,
+        observe,
     };
     tokio::spawn(async move {
         let result = parts.run().await;
         // Nobody waits any more where the process is ending anyway.
         let _gone = tell.send(result);
     });
-    Running { service, drain: messages, ended }
+    Running { service, observed, drain: messages, ended }
 }
 
 struct Parts {
@@ -115,6 +121,7 @@ struct Parts {
     admin: Connections,
     query: Connections,
     inspector: Inspector,
+    observe: watch::Sender<Option<Observed>>,
 }
 
 impl Parts {
@@ -177,8 +184,17 @@ impl Parts {
     }
 
     fn assemble(self, opened: Opened) -> Result<(Driver, Input, StreamTask), Stopped> {
-        let Parts { settings, service, messages, message_queue, request_queue, admin, query, inspector } =
-            self;
+        let Parts {
+            settings,
+            service,
+            messages,
+            message_queue,
+            request_queue,
+            admin,
+            query,
+            inspector,
+            observe,
+        } = self;
         let Opened { lock, journal, core, boot, checkpoint } = opened;
         let trees = core.engine().state().relations.clone();
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&settings.data_dir).map_err(BootError::Directory)?);
@@ -194,9 +210,22 @@ impl Parts {
         let reserve = Reserve::open(&paths).map_err(BootError::Journal)?;
         let (notice, notices) = mpsc::unbounded_channel();
         let metrics = Arc::clone(service.metrics());
+        let mut wake = None;
+        let mut watched = None;
+        if settings.observe {
+            let own = Arc::new(OwnJournal::new(&settings.data_dir, journal.reader()));
+            let (follower, live, more) =
+                Follower::start(&own, core.engine().state().clone()).map_err(BootError::Observe)?;
+            let history = Arc::new(History::own(Arc::clone(&own)));
+            observe.send_replace(Some(Observed { live, history }));
+            (wake, watched) = (Some(more), Some(Observer::new(own, follower)));
+        }
         let journal = JournalThread::spawn(
             Measured { journal, metrics: Arc::clone(&metrics) },
             Box::new(move |message| {
+                if let (Notice::Durable(upto), Some(wake)) = (&message, &wake) {
+                    wake.durable(*upto);
+                }
                 let _closed = notice.send(message);
             }),
         )
@@ -309,7 +338,8 @@ impl Parts {
         let keeper = Keeper::new(&settings, checkpoint);
         let keeping = (keeper, archiver, reserve);
         let operation = settings.operation.clone();
-        let driver = Driver::new(core, executor, journal, lock, queues, keeping, operation);
+        let watching = (watched, settings.projection_check_interval);
+        let driver = Driver::new(core, executor, journal, lock, queues, keeping, operation, watching);
         Ok((driver, Input::Boot(boot), stream))
     }
 }

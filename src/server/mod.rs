@@ -5,8 +5,11 @@
 //! `definition`, then `live` where it has to wait, `body` or `sse` for the rows, `subset` for
 //! rows that are read anew, and `response` for the headers; `error` has every refusal. Responses are built as data, so that each message and each header rule
 //! is checked without a connection. `health` tells how the service is, `prometheus` what it counts.
+//! is checked without a connection. `admin` is a second server, on a port of its own, for people and
+//! programs that look after the service.
 
 mod accept;
+pub mod admin;
 mod admission;
 mod body;
 mod cursor;

@@ -14,6 +14,7 @@ const DOCUMENTS: &[&str] = &[
     "README.md",
     "docs/configuration.md",
     "docs/conformance.md",
+    "docs/dashboard.md",
     "docs/forensics.md",
     "docs/guarantees.md",
     "docs/incidents.md",

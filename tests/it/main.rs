@@ -1,5 +1,6 @@
 //! Integration tests: the real service, a real Postgres, real clients. Run by `./dev test`.
 
+mod admin;
 mod architecture;
 mod client;
 mod docs;

@@ -9,8 +9,8 @@ use crate::journal::{Checkpoint, Entry, ExportFile, ExportWriter, IMPORTED_NAME,
 use crate::projections::forensics::{Position, commas, gap};
 use crate::state::State;
 
-use super::source::Source;
 use super::{Failure, Where};
+use crate::inspect::Source;
 
 /// The journal, or a part of it, as one compressed file with checksums.
 ///
@@ -19,7 +19,7 @@ use super::{Failure, Where};
 #[derive(Debug, clap::Args)]
 pub struct Export {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// The file to write; it must not exist.
     #[arg(required_unless_present = "sqlite")]
     file: Option<PathBuf>,

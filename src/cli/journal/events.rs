@@ -11,13 +11,13 @@ use crate::projections::forensics::{
 };
 use crate::state::State;
 
-use super::source::Source;
 use super::{Failure, Where};
+use crate::inspect::Source;
 
 #[derive(Debug, clap::Args)]
 pub struct Tail {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// Only the newest so many.
     #[arg(short = 'n', long)]
     lines: Option<usize>,
@@ -140,7 +140,7 @@ pub fn human_line(recorded: &Recorded, names: &Names) -> String {
 #[derive(Debug, clap::Args)]
 pub struct Stats {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
 }
 
 impl Stats {

@@ -3,9 +3,10 @@
 
 mod bundle;
 mod events;
+mod open;
 mod owners;
+mod remote;
 mod shapes;
-mod source;
 mod sql;
 mod state;
 mod step;
@@ -16,7 +17,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use source::Source;
+use crate::inspect::{AskError, Source};
 
 /// Exit code of `verify` where an invariant is broken.
 const VIOLATED: u8 = 2;
@@ -32,16 +33,30 @@ pub struct Arguments {
 /// Which journal.
 #[derive(Debug, clap::Args)]
 struct Where {
-    /// A data directory (ELECTRIC_STORAGE_DIR), a copy of one, an archive directory, a sealed segment, or
-    /// an exported file.
+    /// A data directory (ELECTRIC_STORAGE_DIR), a copy of one, an archive directory, a sealed segment, an
+    /// exported file; or http://HOST:PORT of a service's admin API, with SHAPEFOLD_ADMIN_TOKEN set.
     journal: PathBuf,
     /// Say on stderr how far work is that takes longer than a second, also where that is no terminal.
     #[arg(long)]
     progress: bool,
+    #[arg(skip)]
+    given: Option<Given>,
+}
+
+/// A journal that is open already.
+struct Given(Source);
+
+impl std::fmt::Debug for Given {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Given")
+    }
 }
 
 impl Where {
     fn open(&self) -> Result<Source, Failure> {
+        if let Some(Given(source)) = &self.given {
+            return Ok(source.again());
+        }
         Ok(Source::open(&self.journal)?.with_progress(self.progress))
     }
 }
@@ -89,12 +104,60 @@ enum Command {
     Export(bundle::Export),
     /// Check an exported file and make a directory of it.
     Import(bundle::Import),
+    /// Look at a journal in the browser: the dashboard's time machine over any journal.
+    Open(open::Open),
+}
+
+/// Where a command is answered if its journal is that of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answered {
+    /// There.
+    There,
+    /// Here, from an export that is fetched first: it writes files.
+    Here,
+    /// It asks no journal, or is for people at this machine.
+    Never,
+}
+
+impl Command {
+    /// The journal that it asks, and where it is answered.
+    fn journal(&mut self) -> Option<(&mut Where, Answered)> {
+        let here = matches!(self, Command::Step(step) if step.asks())
+            || matches!(self, Command::Plot(plot) if plot.writes());
+        let there = if here { Answered::Here } else { Answered::There };
+        Some(match self {
+            Command::Tail(tail) => (&mut tail.journal, there),
+            Command::Step(step) => (&mut step.journal, there),
+            Command::Stats(stats) => (&mut stats.journal, there),
+            Command::State(state) => (&mut state.journal, there),
+            Command::Bisect(bisect) => (&mut bisect.journal, there),
+            Command::Shape(life) => (&mut life.journal, there),
+            Command::Why(why) => (&mut why.journal, there),
+            Command::Consumers(consumers) => (&mut consumers.journal, there),
+            Command::Holding(holding) => (&mut holding.journal, there),
+            Command::Diff(between) => (&mut between.journal, there),
+            Command::Acks(acks) => (&mut acks.journal, there),
+            Command::Plot(plot) => (&mut plot.journal, there),
+            Command::Owners(owners) => (&mut owners.journal, there),
+            Command::Incident(incident) => (&mut incident.journal, there),
+            Command::Verify(verify) => (&mut verify.journal, there),
+            Command::WhatIf(whatif) => (&mut whatif.journal, there),
+            // It makes a file to ask, and may write one.
+            Command::Sql(sql) => (&mut sql.journal, Answered::Here),
+            Command::Export(export) => (&mut export.journal, Answered::Here),
+            Command::Open(open) => (&mut open.journal, Answered::Never),
+            Command::Import(_) => return None,
+        })
+    }
 }
 
 /// Runs one of the journal's commands.
-pub fn run(arguments: &Arguments) -> ExitCode {
+pub fn run(mut arguments: Arguments) -> ExitCode {
     let mut out = BufWriter::new(io::stdout().lock());
-    let result = perform(&arguments.command, &mut out);
+    let result = match remote::service_of(&mut arguments.command) {
+        Some(url) => remote::run(&url, &mut arguments.command, &mut out),
+        None => perform(&arguments.command, &mut out).map(ExitCode::from),
+    };
     let flushed = out.flush();
     match (result, flushed) {
         (Ok(code), Ok(())) => code,
@@ -112,7 +175,32 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn perform(command: &Command, out: &mut impl Write) -> Result<ExitCode, Failure> {
+/// Runs a command for somebody who asks over the network: see [`crate::server::admin::Asker`].
+///
+/// # Errors
+/// What to tell them.
+pub fn answer(asked: crate::server::admin::Command<'_>, out: Box<dyn Write + Send>) -> Result<u8, String> {
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+    let words = std::iter::once("journal".to_owned()).chain(asked.arguments);
+    let line = <Line as clap::Parser>::try_parse_from(words).map_err(|error| error.to_string())?;
+    let mut command = line.arguments.command;
+    match command.journal() {
+        Some((journal, answered)) if answered == Answered::There || asked.may_write => {
+            journal.given = Some(Given(asked.source.again()));
+        }
+        Some(_) | None => return Err("this is answered where it is asked".to_owned()),
+    }
+    let mut out = BufWriter::new(out);
+    let code = perform(&command, &mut out).map_err(|error| error.to_string())?;
+    out.flush().map_err(|error| error.to_string())?;
+    Ok(code)
+}
+
+fn perform(command: &Command, out: &mut impl Write) -> Result<u8, Failure> {
     let done = match command {
         Command::Tail(tail) => tail.run(out),
         Command::Step(step) => step.run(out),
@@ -133,28 +221,31 @@ fn perform(command: &Command, out: &mut impl Write) -> Result<ExitCode, Failure>
         Command::Sql(sql) => sql.run(out),
         Command::Export(export) => export.run(out),
         Command::Import(import) => import.run(out),
+        Command::Open(open) => open.run(out),
     };
-    done.map(|()| ExitCode::SUCCESS)
+    done.map(|()| 0)
 }
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
     Journal(#[from] crate::journal::JournalError),
+    #[error(transparent)]
+    Ask(#[from] AskError),
     #[error("the output cannot be written: {0}")]
     Output(#[from] io::Error),
     #[error("no event is called {0:?}")]
     UnknownKind(String),
     #[error("no event names the cause {0:?}")]
     UnknownCause(String),
-    #[error("no shape of the journal is called {0:?}")]
-    UnknownShape(String),
     #[error("{0}")]
     Predicate(#[from] crate::projections::forensics::PredicateError),
     #[error("{0}")]
     Import(String),
     #[error("{0}")]
     Sql(#[from] sql::SqlError),
+    #[error("{0}")]
+    Service(String),
     #[error("the answer cannot be shown: {0}")]
     Json(#[from] serde_json::Error),
 }

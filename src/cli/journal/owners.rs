@@ -4,18 +4,17 @@ use std::io::Write;
 use std::time::Duration;
 
 use crate::domain::EventId;
-use crate::projections::forensics::{
-    End, Holding, Incidents, Kind, Owners, Position, Story, commas, parse_span, span,
-};
+use crate::projections::forensics::{Holding, Incidents, Owners, Position, Story, commas, parse_span, span};
 
-use super::shapes::chain;
-use super::source::Source;
+use super::shapes::show_chain;
 use super::{Failure, Where};
+use crate::inspect::answers::{end_name, kind_name};
+use crate::inspect::{Source, chain};
 
 #[derive(Debug, clap::Args)]
 pub struct Timeline {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
 }
 
 impl Timeline {
@@ -52,14 +51,7 @@ impl Timeline {
             if let Some(since) = tenure.draining_since {
                 writeln!(out, "  draining since {since}")?;
             }
-            let end = match tenure.end {
-                End::Open => "it has not ended".to_owned(),
-                End::Released => "released in order".to_owned(),
-                End::Lost(evidence) => format!("lost: {evidence:?}"),
-                End::Crashed => "crashed: the next owner found its lock dropped".to_owned(),
-                End::Overlapped => "OVERLAP: the next owner came while it had not ended".to_owned(),
-            };
-            writeln!(out, "  end: {end}")?;
+            writeln!(out, "  end: {}", end_name(tenure.end))?;
             if let Some(late) = tenure.late {
                 writeln!(
                     out,
@@ -77,7 +69,7 @@ impl Timeline {
 #[derive(Debug, clap::Args)]
 pub struct Incident {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// Anomalies with less than this between them are one story.
     #[arg(long, default_value = "5 min", value_parser = window)]
     window: Duration,
@@ -107,7 +99,7 @@ impl Incident {
         for (number, story) in (1..).zip(&stories) {
             tell(number, story, out)?;
             writeln!(out, "first cause:")?;
-            chain(&source, &names, story.first.event, out)?;
+            show_chain(&chain(&source, &names, story.first.event), out)?;
             if story.open {
                 still_open(&source, &state, out)?;
             }
@@ -126,7 +118,7 @@ fn tell(number: usize, story: &Story, out: &mut impl Write) -> Result<(), Failur
     let open = if story.open { ", and it goes on" } else { "" };
     writeln!(out, "INCIDENT {number}: {} to {} ({lasted}{open})", story.from, story.until)?;
     let parts: Vec<String> =
-        story.kinds.iter().map(|(kind, count)| format!("{} {}", count, name(*kind))).collect();
+        story.kinds.iter().map(|(kind, count)| format!("{} {}", count, kind_name(*kind))).collect();
     writeln!(out, "  {}", parts.join(", "))?;
     writeln!(
         out,
@@ -143,26 +135,6 @@ fn tell(number: usize, story: &Story, out: &mut impl Write) -> Result<(), Failur
         writeln!(out, "  {:>8} {} {}", anomaly.event, anomaly.at, anomaly.text)?;
     }
     Ok(())
-}
-
-fn name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::OwnershipOverlap => "writes beside another owner",
-        Kind::OwnershipLost => "ownership lost",
-        Kind::OwnerCrashed => "owner died",
-        Kind::JournalTorn => "journal torn",
-        Kind::HistoryBroken => "history broken",
-        Kind::StorageFault => "storage faults",
-        Kind::StreamLost => "stream lost",
-        Kind::WriterDied => "writers died",
-        Kind::SnapshotFailed => "snapshots failed",
-        Kind::Orphaned => "shapes orphaned",
-        Kind::Violation => "invariants broken",
-        Kind::Stall => "stalls suspected",
-        Kind::Standstill => "standstill of the flushed position",
-        Kind::ViewsDiffer => "views that differ from the fold",
-        Kind::ShapeLost => "shapes lost",
-    }
 }
 
 fn still_open(source: &Source, state: &crate::state::State, out: &mut impl Write) -> Result<(), Failure> {

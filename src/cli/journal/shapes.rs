@@ -2,24 +2,17 @@
 
 use std::io::Write;
 
-use crate::domain::{EventId, Sid};
-use crate::events::{Event, Recorded, ShapeEvent};
-use crate::projections::forensics::{
-    Holding, LastExits, LifeStory, Line, Names, Payer, Position, commas, payer, sentence, span,
-};
+use crate::projections::forensics::{LifeStory, Line, Names, Payer, Position, commas, payer, span};
 use crate::state::{State, Writer};
 
-use super::source::Source;
-use super::wal::pays;
 use super::{Failure, Where};
-
-/// Links of a causal chain; a damaged journal might hold a longer one.
-const CHAIN_MAX: usize = 64;
+use crate::inspect::answers::pays;
+use crate::inspect::{AskError, Chain, ChainEnd, Owing, Reason, Source, WhyAck, why, why_ack};
 
 #[derive(Debug, clap::Args)]
 pub struct Life {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// Its handle or its number.
     shape: String,
 }
@@ -45,7 +38,7 @@ impl Life {
             show(&line, out)?;
         }
         if !told {
-            return Err(Failure::UnknownShape(self.shape.clone()));
+            return Err(AskError::UnknownShape(self.shape.clone()).into());
         }
         match state.shape(sid) {
             None => writeln!(out, "today: nothing is left of it")?,
@@ -75,7 +68,7 @@ fn show(line: &Line, out: &mut impl Write) -> Result<(), Failure> {
 #[derive(Debug, clap::Args)]
 pub struct Why {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// A shape's handle or number; or `ack`.
     what: String,
     /// The place; the end if nothing is said.
@@ -88,51 +81,21 @@ impl Why {
         let source = self.journal.open()?;
         let state = source.fold(self.at);
         if self.what == "ack" {
-            return why_ack(&source, &state, out);
+            return show_why_ack(&source, &state, out);
         }
-        let sid = source.shape(&self.what)?;
-        let names = Names::of(&state);
         let exits = source.exits(&state);
-        if let Some(shape) = state.shape(sid)
-            && shape.invalidated.is_none()
-        {
-            let Some(oldest) = shape.pending.front() else {
-                writeln!(out, "shape {} lives and owes nothing", shape.handle)?;
-                return Ok(());
-            };
-            return why_owing(&source, &state, &exits, sid, *oldest, out);
+        match why(&source, &state, &exits, &self.what)? {
+            Reason::Settled(handle) => writeln!(out, "shape {handle} lives and owes nothing")?,
+            Reason::Owing(owing) => show_owing(&owing, out)?,
+            Reason::Ended(chain) => show_chain(&chain, out)?,
+            Reason::Unknown => writeln!(out, "the journal does not say how shape {} ended", self.what)?,
         }
-        let ended = state.shape(sid).and_then(|shape| shape.invalidated).map(|ended| ended.event);
-        let buried = || {
-            let tombstone = state.tombstones.iter().find(|tombstone| tombstone.sid == sid)?;
-            tombstone.invalidation.map(|ended| ended.event)
-        };
-        let event = match ended.or_else(buried) {
-            Some(event) => Some(event),
-            None => find_end(&source, sid, &state),
-        };
-        let Some(event) = event else {
-            writeln!(out, "the journal does not say how shape {} ended", self.what)?;
-            return Ok(());
-        };
-        chain(&source, &names, event, out)
+        Ok(())
     }
 }
 
-/// Where a shape ended, for one that even the tombstones have forgotten.
-fn find_end(source: &Source, sid: Sid, state: &State) -> Option<EventId> {
-    let sample =
-        Event::Shape(ShapeEvent::Invalidated { sid, cause: crate::events::InvalidationCause::Deleted });
-    source
-        .events_like(EventId(1), &sample)
-        .take_while(|recorded| recorded.id <= state.last)
-        .find(|recorded| matches!(recorded.event, Event::Shape(ShapeEvent::Invalidated { sid: own, .. }) if own == sid))
-        .map(|recorded| recorded.id)
-}
-
-fn why_ack(source: &Source, state: &State, out: &mut impl Write) -> Result<(), Failure> {
-    let exits = source.exits(state);
-    let holding = Holding::of(state, &exits);
+fn show_why_ack(source: &Source, state: &State, out: &mut impl Write) -> Result<(), Failure> {
+    let WhyAck { holding, first: owing } = why_ack(source, state, &source.exits(state));
     writeln!(
         out,
         "after event {} at {}: received {}, acknowledged {}, gap {} bytes",
@@ -163,75 +126,42 @@ fn why_ack(source: &Source, state: &State, out: &mut impl Write) -> Result<(), F
         )?;
     }
     writeln!(out, "the first of them:")?;
-    let (sid, oldest) = (first.sid, first.oldest);
-    why_owing(source, state, &exits, sid, oldest, out)
+    owing.map_or(Ok(()), |owing| show_owing(&owing, out))
 }
 
-fn why_owing(
-    source: &Source,
-    state: &State,
-    exits: &LastExits,
-    sid: Sid,
-    oldest: crate::domain::Seq,
-    out: &mut impl Write,
-) -> Result<(), Failure> {
-    let names = Names::of(state);
-    let Some(shape) = state.shape(sid) else { return Ok(()) };
-    let payer = payer(state, shape, oldest);
+fn show_owing(owing: &Owing, out: &mut impl Write) -> Result<(), Failure> {
     writeln!(
         out,
-        "shape {} owes {} transactions, the oldest is {oldest}; no progress for {}; next step by {}",
-        shape.handle,
-        shape.pending.len(),
-        span(state.at.since(shape.progressed_at)),
-        pays(payer)
+        "shape {} owes {} transactions, the oldest is {}; no progress for {}; next step by {}",
+        owing.handle,
+        owing.pending,
+        owing.oldest,
+        span(owing.idle),
+        pays(owing.payer)
     )?;
-    if let Some(routed) = find_routed(source, shape.created, oldest) {
-        writeln!(out, "{}", link(&routed, &names))?;
+    if let Some(routed) = &owing.routed {
+        writeln!(out, "{:>8} {} {}", routed.event, routed.at, routed.text)?;
     }
-    let Some(exit) = exits.get(sid) else { return Ok(()) };
-    chain(source, &names, exit.event, out)?;
-    if payer == Payer::Nobody {
+    let Some(exit) = &owing.exit else { return Ok(()) };
+    show_chain(exit, out)?;
+    if owing.payer == Payer::Nobody {
         writeln!(out, "nothing was decided upon that exit: no restart, no removal (F2)")?;
     }
     Ok(())
 }
 
-fn find_routed(source: &Source, from: EventId, wanted: crate::domain::Seq) -> Option<Recorded> {
-    let sample = Event::Stream(crate::events::StreamEvent::TxnRouted {
-        seq: wanted,
-        generation: crate::domain::Generation(0),
-        lsn: crate::domain::Lsn(0),
-        xid: crate::domain::Xid(0),
-        committed_at: crate::domain::Timestamp(0),
-        changes: 0,
-        bytes: 0,
-        set: crate::domain::SidSet::new(),
-    });
-    source.events_like(from, &sample).find(
-        |recorded| matches!(recorded.event, Event::Stream(crate::events::StreamEvent::TxnRouted { seq, .. }) if seq == wanted),
-    )
-}
-
-fn link(recorded: &Recorded, names: &Names) -> String {
-    format!("{:>8} {} {}", recorded.id, recorded.at, sentence(&recorded.event, names))
-}
-
 /// An event and what it was decided upon, back to what the world told us.
-pub fn chain(source: &Source, names: &Names, event: EventId, out: &mut impl Write) -> Result<(), Failure> {
-    let mut next = Some(event);
-    for depth in 0..CHAIN_MAX {
-        let Some(id) = next else { break };
-        let Some(recorded) = source.event(id) else {
-            writeln!(out, "{id:>8} is not in the journal any more")?;
-            break;
-        };
+pub fn show_chain(chain: &Chain, out: &mut impl Write) -> Result<(), Failure> {
+    for (depth, link) in chain.links.iter().enumerate() {
         let arrow = if depth == 0 { "" } else { "because " };
-        writeln!(out, "{:>8} {} {arrow}{}", recorded.id, recorded.at, sentence(&recorded.event, names))?;
-        next = recorded.because;
-        if next.is_none() {
+        writeln!(out, "{:>8} {} {arrow}{}", link.event, link.at, link.text)?;
+    }
+    match chain.end {
+        ChainEnd::World => {
             writeln!(out, "         that is what the world told us: nothing in the journal caused it")?;
         }
+        ChainEnd::Missing(id) => writeln!(out, "{id:>8} is not in the journal any more")?,
+        ChainEnd::Cut => {}
     }
     Ok(())
 }
@@ -239,7 +169,7 @@ pub fn chain(source: &Source, names: &Names, event: EventId, out: &mut impl Writ
 #[derive(Debug, clap::Args)]
 pub struct Consumers {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// The place; the end if nothing is said.
     #[arg(long, default_value = "end")]
     at: Position,

@@ -10,7 +10,7 @@ use super::{Failure, Where};
 #[derive(Debug, clap::Args)]
 pub struct StateAt {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// The place; the end if nothing is said.
     #[arg(long, default_value = "end")]
     at: Position,
@@ -83,7 +83,7 @@ impl StateAt {
 #[derive(Debug, clap::Args)]
 pub struct Bisect {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// Such as `gap > 1.5 GB`, `pending(HANDLE)`, `acked stalled for 60s and pending > 30`.
     predicate: String,
     /// From this place on.

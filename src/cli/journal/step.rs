@@ -11,8 +11,8 @@ use crate::projections::forensics::{
 };
 use crate::state::State;
 
-use super::source::Source;
 use super::{Failure, Where};
+use crate::inspect::Source;
 
 /// Shapes told of one by one at a step.
 const TOLD_MAX: usize = 4;
@@ -25,7 +25,7 @@ const KEYS: &str = "Enter forward, b back, a next anomaly, a place (424, 02:09:3
 #[derive(Debug, clap::Args)]
 pub struct Step {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// The first event to step over.
     #[arg(long, default_value = "1")]
     from: Position,

@@ -2,47 +2,31 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
-use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::domain::EventId;
 use crate::engine::Policy;
 use crate::events::Event;
-use crate::journal::ArchivedState;
 use crate::projections::forensics::{
-    Alternative, Checker, Difference, Invariant, Names, Observed, Violation, WhatIf as Other, commas,
-    concerns, parse_span, sentence, subject,
+    Alternative, Difference, Invariant, Names, Observed, Violation, WhatIf as Other, commas, concerns,
+    parse_span, sentence, subject,
 };
-use crate::state::State;
 
-use super::source::{Source, archived_state};
 use super::{DAMAGED, Failure, VIOLATED, Where};
+use crate::inspect::{DAMAGES_KEPT_MAX, Source, check};
 
 /// Violations and damages listed one by one.
-const LISTED_MAX: usize = 12;
+const LISTED_MAX: usize = DAMAGES_KEPT_MAX;
 /// Events shown as the context of a violation.
 const CONTEXT_MAX: usize = 6;
 
 #[derive(Debug, clap::Args)]
 pub struct Verify {
     #[command(flatten)]
-    journal: Where,
-}
-
-/// What one pass over the journal found.
-#[derive(Default)]
-struct Findings {
-    damage: Vec<String>,
-    damages: u64,
-    violations: Vec<Violation>,
-    events: u64,
-    first: EventId,
-    /// Events whose beginning is retired or damaged, up to the next checkpoint.
-    unchecked: u64,
+    pub journal: Where,
 }
 
 impl Verify {
-    pub fn run(&self, out: &mut impl Write) -> Result<ExitCode, Failure> {
+    pub fn run(&self, out: &mut impl Write) -> Result<u8, Failure> {
         let source = self.journal.open()?;
         let found = check(&source);
         for damage in found.damage.iter().take(LISTED_MAX) {
@@ -77,59 +61,11 @@ impl Verify {
             )?;
         }
         Ok(match (found.damages, found.violations.len()) {
-            (0, 0) => ExitCode::SUCCESS,
-            (0, _) => ExitCode::from(VIOLATED),
-            _ => ExitCode::from(DAMAGED),
+            (0, 0) => 0,
+            (0, _) => VIOLATED,
+            _ => DAMAGED,
         })
     }
-}
-
-fn check(source: &Source) -> Findings {
-    let mut found = Findings::default();
-    let (checkpoints, damaged) = source.journal().checkpoints();
-    let states: Vec<State> = checkpoints.iter().filter_map(|saved| State::from_bytes(&saved.state)).collect();
-    for finding in source.journal().findings().iter().chain(&damaged) {
-        found.damage(finding.to_string());
-    }
-    let archived = source.journal().states();
-    let mut checker: Option<Checker> = None;
-    // Once events are missing, the fold is not what it was, until a checkpoint says so anew: what lies
-    // between is not checked.
-    for reading in source.readings(EventId(1)) {
-        let recorded = match reading {
-            Ok(recorded) => recorded,
-            Err(damage) => {
-                found.damage(damage);
-                found.close(checker.take(), false);
-                continue;
-            }
-        };
-        found.events += 1;
-        if found.events == 1 {
-            found.first = recorded.id;
-        }
-        if checker.is_none() {
-            let known = states.iter().find(|state| state.last.next() == recorded.id);
-            let archived = archived.iter().find(|state| state.mark.upto.next() == recorded.id);
-            checker = match (known, archived.and_then(archived_state)) {
-                (Some(state), _) => Some(Checker::from_state(state.clone())),
-                (None, Some(state)) => Some(Checker::from_state(state)),
-                (None, None) if recorded.id <= EventId(1) => Some(Checker::new()),
-                (None, None) => None,
-            };
-        }
-        match &mut checker {
-            Some(checker) => {
-                checker.observe(&recorded);
-                if let Some(saved) = archived.iter().find(|state| state.mark.upto == recorded.id) {
-                    found.compare(saved, checker.state());
-                }
-            }
-            None => found.unchecked += 1,
-        }
-    }
-    found.close(checker, true);
-    found
 }
 
 /// The first violation, with what the same shape (or the same topic) saw right before it.
@@ -181,7 +117,7 @@ fn context(source: &Source, violation: &Violation, out: &mut impl Write) -> Resu
 #[derive(Debug, clap::Args)]
 pub struct WhatIf {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// Attempts to restart a writer before its shape is given up.
     #[arg(long, default_value_t = Policy::default().writer_attempts_max)]
     writer_attempts: u32,
@@ -256,36 +192,5 @@ impl WhatIf {
             "not known: what would have come of them. The journal holds what happened, not what would have."
         )?;
         Ok(())
-    }
-}
-
-impl Findings {
-    fn damage(&mut self, damage: String) {
-        self.damages += 1;
-        if self.damage.len() < LISTED_MAX {
-            self.damage.push(damage);
-        }
-    }
-
-    /// A state in the archive is what the events before it fold to.
-    fn compare(&mut self, saved: &ArchivedState, folded: &State) {
-        let name = saved.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        match saved.load() {
-            Ok(checkpoint) => {
-                // Of another version it may well be: then it is not used, either.
-                let differs = State::from_bytes(&checkpoint.state).is_some_and(|state| state != *folded);
-                if differs {
-                    self.damage(format!("{name} is not what the events up to {} fold to", saved.mark.upto));
-                }
-            }
-            Err(error) => self.damage(error.to_string()),
-        }
-    }
-
-    /// What a checker found. Where the history breaks off, its end is no end: only what was legal when
-    /// it happened can be judged.
-    fn close(&mut self, checker: Option<Checker>, at_the_end: bool) {
-        let Some(checker) = checker else { return };
-        self.violations.extend(if at_the_end { checker.finish().1 } else { checker.violations().to_vec() });
     }
 }

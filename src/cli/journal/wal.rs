@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use crate::domain::Oid;
+use crate::inspect::answers::pays;
 use crate::projections::forensics::{
     AckSummary, Cohort, Diff, GroupChange, Holder, Holding, Payer, Position, Series, commas, judge,
     parse_bytes, ranges, signed, span,
@@ -23,7 +24,7 @@ const NAMED_MAX: usize = 10;
 #[derive(Debug, clap::Args)]
 pub struct HoldingAt {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// The place; the end if nothing is said.
     #[arg(long, default_value = "end")]
     at: Position,
@@ -167,20 +168,6 @@ fn table(state: &State, holders: &[Holder], out: &mut impl Write) -> Result<(), 
     Ok(())
 }
 
-/// Who makes the next step, in a few words.
-pub fn pays(payer: Payer) -> String {
-    match payer {
-        Payer::Nobody => "nobody".to_owned(),
-        Payer::Restart { attempt, due } => format!("restart {attempt} due {due}"),
-        Payer::Writer { incarnation, ready: true } => format!("writer {incarnation}"),
-        Payer::Writer { incarnation, ready: false } => format!("writer {incarnation}, starting"),
-        Payer::Stopping { incarnation } => format!("writer {incarnation}, ending"),
-        Payer::Snapshot => "its snapshot".to_owned(),
-        Payer::Redelivery => "Postgres, which will send it again".to_owned(),
-        Payer::Owner => "the next owner".to_owned(),
-    }
-}
-
 pub fn counted(counts: &BTreeMap<String, usize>) -> String {
     counts.iter().map(|(word, count)| format!("{word}: {count}")).collect::<Vec<_>>().join(", ")
 }
@@ -232,7 +219,7 @@ fn json(holding: &Holding, out: &mut impl Write) -> Result<(), Failure> {
 #[derive(Debug, clap::Args)]
 pub struct Between {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// The earlier place.
     before: Position,
     /// The later place.
@@ -325,7 +312,7 @@ fn group(name: &str, change: &GroupChange, out: &mut impl Write) -> Result<(), F
 #[derive(Debug, clap::Args)]
 pub struct Acks {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// From this place on.
     #[arg(long, default_value = "1")]
     from: Position,
@@ -387,7 +374,7 @@ impl Acks {
 #[derive(Debug, clap::Args)]
 pub struct Plot {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// From this place on.
     #[arg(long, default_value = "1")]
     from: Position,
@@ -400,6 +387,11 @@ pub struct Plot {
 }
 
 impl Plot {
+    /// Whether it writes a file.
+    pub fn writes(&self) -> bool {
+        self.svg.is_some()
+    }
+
     pub fn run(&self, out: &mut impl Write) -> Result<(), Failure> {
         let source = self.journal.open()?;
         let (from, to) = (source.resolve(self.from), source.resolve(self.to));

@@ -38,6 +38,16 @@ impl LastExits {
         }
     }
 
+    /// As after [`LastExits::observe`] of that exit.
+    pub fn insert(&mut self, sid: Sid, exit: LastExit) {
+        self.0.insert(sid, exit);
+    }
+
+    /// The shape is gone.
+    pub fn forget(&mut self, sid: Sid) {
+        self.0.remove(&sid);
+    }
+
     #[must_use]
     pub fn get(&self, sid: Sid) -> Option<&LastExit> {
         self.0.get(&sid)
@@ -202,7 +212,7 @@ impl Holding {
         }
         for (sid, shape) in &state.shapes {
             let Some(oldest) = shape.pending.front().copied() else { continue };
-            let holder = holder(state, exits, *sid, shape, oldest, received, boundary);
+            let holder = holder_of(state, exits, *sid, shape, oldest, received, boundary);
             holding.tables.entry(shape.oid).or_default().0 += 1;
             if shape.writer == Writer::Absent {
                 *holding.exits.entry(exit_word(holder.last_exit.as_ref())).or_default() += 1;
@@ -221,7 +231,16 @@ fn exit_word(exit: Option<&LastExit>) -> String {
     exit.map_or_else(|| "not in the journal".to_owned(), |exit| format!("{:?}", exit.cause))
 }
 
-fn holder(
+/// What is to be said of one shape that owes something; `None` where it owes nothing.
+#[must_use]
+pub fn holder(state: &State, exits: &LastExits, sid: Sid) -> Option<Holder> {
+    let shape = state.shape(sid)?;
+    let oldest = shape.pending.front().copied()?;
+    let (received, boundary, _) = gap(state);
+    Some(holder_of(state, exits, sid, shape, oldest, received, boundary))
+}
+
+fn holder_of(
     state: &State,
     exits: &LastExits,
     sid: Sid,

@@ -77,7 +77,7 @@ struct Still {
 }
 
 /// Follows a history and collects what is unusual.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Incidents {
     checker: Checker,
     names: Names,
@@ -114,6 +114,12 @@ impl Incidents {
     #[must_use]
     pub fn anomalies(&self) -> &[Anomaly] {
         &self.anomalies
+    }
+
+    /// The state after what was observed.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        self.checker.state()
     }
 
     pub fn observe(&mut self, recorded: &Recorded) {

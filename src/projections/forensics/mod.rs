@@ -24,14 +24,16 @@ pub use acks::{Ack, AckSummary, judge};
 pub use diff::{Diff, GroupChange, Moment, Standing};
 pub use fields::fields;
 pub use filter::{Choice, Filter, cause_of, causes, concerns, subject};
-pub use holding::{COHORT_MIN, Cohort, Debt, Holder, Holding, LastExit, LastExits, Payer, gap, payer};
+pub use holding::{
+    COHORT_MIN, Cohort, Debt, Holder, Holding, LastExit, LastExits, Payer, gap, holder, payer,
+};
 pub use incident::{Anomaly, Incidents, Kind, Story};
 pub use invariants::{Checker, Invariant, Violation};
 pub use life::{LifeStory, Line};
 pub use names::Names;
 pub use numbers::{commas, parse_bytes, parse_span, ranges, signed, span};
 pub use owners::{End, Late, Owners, Tenure};
-pub use plot::Series;
+pub use plot::{Sample, Series};
 pub use position::{ParsePositionError, Position};
 pub use predicate::{Predicate, PredicateError, Watch};
 pub use sentence::{exit, invalidation, sentence};

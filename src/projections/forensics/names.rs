@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::{Handle, Oid, Sid};
-use crate::events::{Event, Recorded, ShapeEvent};
+use crate::domain::{Handle, Oid, Seq, Sid};
+use crate::events::{Event, FlushEvent, Recorded, ShapeEvent};
+use crate::projections::forensics::subject;
 use crate::state::State;
+
+/// Shapes that a sentence about a flush names, at most.
+const NAMED_MAX: usize = 16;
 
 /// Handles and tables of the shapes seen so far, those that are gone included.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,6 +26,29 @@ impl Names {
         }
         for (sid, shape) in &state.shapes {
             names.shapes.insert(*sid, (shape.handle, Some(shape.oid)));
+        }
+        names
+    }
+
+    /// The shapes that one event speaks of by name, as a state before or after it knows them.
+    #[must_use]
+    pub fn around(state: &State, event: &Event) -> Names {
+        let mut names = Names::default();
+        let flushed: &[(Sid, Seq)] = match event {
+            Event::Flush(FlushEvent::Flushed { shapes }) => shapes,
+            Event::Flush(FlushEvent::Watermark { except, .. }) => except,
+            Event::Ownership(_)
+            | Event::Stream(_)
+            | Event::Shape(_)
+            | Event::Consumer(_)
+            | Event::Journal(_) => &[],
+        };
+        for sid in subject(event).into_iter().chain(flushed.iter().take(NAMED_MAX).map(|(sid, _)| *sid)) {
+            if let Some(shape) = state.shape(sid) {
+                names.shapes.insert(sid, (shape.handle, Some(shape.oid)));
+            } else if let Some(tombstone) = state.tombstones.iter().find(|tombstone| tombstone.sid == sid) {
+                names.shapes.insert(sid, (tombstone.handle, None));
+            }
         }
         names
     }

@@ -25,6 +25,19 @@ struct Point {
     epoch: Epoch,
 }
 
+/// One stretch of time in a finished series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// When the stretch began.
+    pub at: Timestamp,
+    /// How it stood at the end of the stretch.
+    pub gap_bytes: u64,
+    pub pending: u64,
+    pub epoch: Epoch,
+    /// How many shapes ended in it.
+    pub invalidated: u64,
+}
+
 /// Samples of fixed number: when they run out, two become one.
 #[derive(Clone, Debug)]
 pub struct Series {
@@ -97,6 +110,24 @@ impl Series {
                 Point { invalidated: pair.iter().map(|point| point.invalidated).sum(), ..last }
             })
             .collect();
+    }
+
+    /// The stretches of time, oldest first; all are of equal length.
+    pub fn samples(&self) -> impl Iterator<Item = Sample> + '_ {
+        let from = self.from.unwrap_or_default().0;
+        (0..).zip(&self.points).map(move |(index, point): (i64, &Point)| Sample {
+            at: Timestamp(from.saturating_add(index.saturating_mul(self.step_micros))),
+            gap_bytes: point.gap_bytes,
+            pending: point.pending,
+            epoch: point.epoch,
+            invalidated: point.invalidated,
+        })
+    }
+
+    /// The time of the newest event.
+    #[must_use]
+    pub fn until(&self) -> Timestamp {
+        self.last
     }
 
     fn lanes(&self) -> [(&'static str, Vec<u64>); 3] {

@@ -33,6 +33,9 @@ impl Driver {
             Request::Lacks { table, snapshot, upto, reply } => {
                 let _gone = reply.send(self.core.engine().lacks_commit(&snapshot, table, upto));
             }
+            Request::Check { reply } => self.ask_for_check(Some(reply)),
+            #[cfg(feature = "test-hooks")]
+            Request::Meddle(projection) => self.core.meddle(projection),
             #[cfg(feature = "test-hooks")]
             Request::Sabotage { sid, times } => {
                 self.executor.writers.send(sid, crate::runtime::writers::Command::Sabotage { sid, times });

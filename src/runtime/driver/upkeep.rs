@@ -3,15 +3,19 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+
 use crate::domain::{EventId, Handle, Sid};
 use crate::engine::Input;
 use crate::events::{DrainCause, FaultClass, FileKind, InvalidationCause, JournalEvent, Stage};
+use crate::inspect::Figures;
 use crate::journal::ReserveState;
 use crate::ownership::NotHeld;
 use crate::runtime::archiver::Archived;
 use crate::runtime::clock;
 use crate::runtime::driver::{Audit, Driver, Fatal, Message};
 use crate::runtime::faults;
+use crate::runtime::observed::{CHECKED_AT_ONCE_MAX, CHECKS_WAITING_MAX, CheckReport, Round};
 use crate::runtime::quarantine::{Found, STRANGERS_MAX, Timing};
 
 /// Is the directory still ours?
@@ -20,8 +24,6 @@ const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const RESERVE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Do all writers exist that the registry names?
 const AUDIT_INTERVAL: Duration = Duration::from_secs(10);
-/// Does every projection equal the fold? Costs time in proportion to the shapes.
-const PROJECTION_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Driver {
     /// Notes what was sealed, lets the journal forget it, and notes what is to be removed.
@@ -94,15 +96,15 @@ impl Driver {
                 self.state.audit = Some(Audit { asked, parts_missing, live: Vec::new() });
             }
         }
-        if now.duration_since(self.state.checked.projections) >= PROJECTION_CHECK_INTERVAL {
+        if now.duration_since(self.state.checked.projections) >= self.state.check_interval {
             self.state.checked.projections = now;
-            let persist = self.core.audit(clock::now());
-            self.follow(persist);
+            self.ask_for_check(None);
         }
         if now.duration_since(self.state.checked.strangers) >= Timing::current().every {
             self.state.checked.strangers = now;
             self.executor.survey();
         }
+        self.check_part();
         self.input(Input::Tick);
         self.observe(now);
         self.relieve();
@@ -128,6 +130,33 @@ impl Driver {
         }
         for handle in found.expired.into_iter().take(STRANGERS_MAX) {
             self.input(Input::QuarantineExpired { handle });
+        }
+    }
+
+    /// Does every projection equal the fold? Found out a part at a time, so that nothing waits for it.
+    pub(super) fn ask_for_check(&mut self, asker: Option<oneshot::Sender<CheckReport>>) {
+        let round = self.state.round.get_or_insert_with(Round::default);
+        // Who is turned away sees that there is no answer.
+        if round.askers.len() < CHECKS_WAITING_MAX {
+            round.askers.extend(asker);
+        }
+    }
+
+    fn check_part(&mut self) {
+        let Some(round) = &mut self.state.round else { return };
+        let (persist, last) = self.core.audit_part(clock::now(), round.after, CHECKED_AT_ONCE_MAX);
+        round.after = last;
+        round.shapes += CHECKED_AT_ONCE_MAX;
+        let over = last.is_none();
+        self.follow(persist);
+        if over && let Some(round) = self.state.round.take() {
+            let engine = self.core.engine();
+            let figures = Figures::of(engine.state(), &engine.projections().flush_tracker);
+            let shapes = round.shapes.min(figures.shapes);
+            let report = CheckReport { shapes, drifted: engine.drifted().to_vec(), engine: figures };
+            for asker in round.askers {
+                let _gone = asker.send(report.clone());
+            }
         }
     }
 

@@ -49,6 +49,8 @@ pub const MODULES: &[Module] = &[
     io("ownership", &["domain"]),
     // Knows nothing of what it counts.
     io("telemetry", &[]),
+    // Questions about a history: reads it, folds it, answers; knows nobody who asks.
+    io("inspect", &["domain", "events", "state", "projections", "journal"]),
     io(
         "runtime",
         &[
@@ -65,12 +67,13 @@ pub const MODULES: &[Module] = &[
             "journal",
             "ownership",
             "telemetry",
+            "inspect",
         ],
     ),
     // Histories for tests: the core in a model of the world, and what a journal holds.
     io("testing", &["domain", "events", "state", "projections", "engine", "journal"]),
     // What the runtime hands out, the rows, and what it takes to understand a request.
-    io("server", &["domain", "filter", "shape_log", "runtime", "telemetry"]),
+    io("server", &["domain", "filter", "shape_log", "runtime", "inspect", "telemetry"]),
     // Building the service, and looking into a journal; never its parts behind the runtime.
     io(
         "cli",
@@ -82,6 +85,7 @@ pub const MODULES: &[Module] = &[
             "engine",
             "journal",
             "postgres",
+            "inspect",
             "runtime",
             "server",
             "telemetry",

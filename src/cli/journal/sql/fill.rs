@@ -14,10 +14,10 @@ use crate::projections::forensics::{
 use crate::state::{Life, Shape, State, Writer};
 
 use super::super::Failure;
-use super::super::source::{Source, sample_exit};
-use super::super::wal::pays;
 use super::SqlError;
 use super::tables::Table;
+use crate::inspect::answers::pays;
+use crate::inspect::{Source, sample_exit};
 
 /// SQLite's memory for pages, in KiB; what does not fit is in the file.
 const CACHE_KIB: i64 = 64 * 1024;

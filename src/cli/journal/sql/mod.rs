@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::types::Value;
 
+use crate::inspect::Source;
 use crate::projections::forensics::{Position, commas};
 
-use super::source::Source;
 use super::{Failure, Where};
 
 use tables::Table;
@@ -24,7 +24,7 @@ use tables::Table;
 #[derive(Debug, clap::Args)]
 pub struct Sql {
     #[command(flatten)]
-    journal: Where,
+    pub journal: Where,
     /// Such as "SELECT table_oid, count(*) FROM flush GROUP BY 1".
     query: Option<String>,
     /// The place; the end if nothing is said.

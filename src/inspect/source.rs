@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use crate::journal::{ArchivedState, OfflineJournal, Reading};
 use crate::projections::forensics::{LastExits, Names, Position, commas};
 use crate::state::State;
 
-use super::Failure;
+use super::AskError;
 
 /// Work that takes longer than this says how far it is, and again after as long.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
@@ -29,38 +30,77 @@ pub struct Source {
     reported: Cell<bool>,
     /// Says how far long work is, also where nobody sits at a terminal.
     progress: bool,
+    /// Damage and progress are told on stderr.
+    tells: bool,
+    /// Whoever asked has gone: reading ends early.
+    cancelled: Vec<Arc<AtomicBool>>,
 }
 
 /// One step of reading: an event; or what is wrong with bytes that are none, or which are not there.
 pub type Found = Result<Recorded, String>;
 
 impl Source {
-    pub fn open(path: &Path) -> Result<Source, Failure> {
-        let journal = Arc::new(OfflineJournal::open(path)?);
-        Ok(Source { journal, reported: Cell::new(false), progress: false })
-    }
-
     /// Whether to say how far long work is, also where stderr is no terminal.
+    #[must_use]
     pub fn with_progress(mut self, progress: bool) -> Source {
         self.progress = progress;
         self
     }
 
+    /// Opens what is at `path`, and tells on stderr of damage and of how far it is.
+    ///
+    /// # Errors
+    /// Those of [`OfflineJournal::open`].
+    pub fn open(path: &Path) -> Result<Source, AskError> {
+        let journal = Arc::new(OfflineJournal::open(path)?);
+        Ok(Source {
+            journal,
+            reported: Cell::new(false),
+            progress: false,
+            tells: true,
+            cancelled: Vec::new(),
+        })
+    }
+
+    /// A journal that is open already, for a process with other things on its stderr. Reading ends early
+    /// once one of `cancelled` is set.
+    #[must_use]
+    pub fn over(journal: Arc<OfflineJournal>, cancelled: Vec<Arc<AtomicBool>>) -> Source {
+        Source { journal, reported: Cell::new(true), progress: false, tells: false, cancelled }
+    }
+
+    /// Another source over the same events, for a part of the same question.
+    #[must_use]
+    pub fn again(&self) -> Source {
+        let (journal, cancelled) = (Arc::clone(&self.journal), self.cancelled.clone());
+        Source { journal, reported: Cell::new(true), progress: self.progress, tells: self.tells, cancelled }
+    }
+
+    /// Whether nobody waits for the answer any more.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        is_set(&self.cancelled)
+    }
+
+    #[must_use]
     pub fn journal(&self) -> &OfflineJournal {
         &self.journal
     }
 
     /// Everything from an event on, damage in its place.
     pub fn readings(&self, from: EventId) -> impl Iterator<Item = Found> + '_ {
-        let mut progress = Progress::new(from, self.journal.last(), self.progress);
-        let long = self.journal.last().0.saturating_sub(from.0) >= AHEAD_FROM;
+        let mut progress = self.tells.then(|| Progress::new(from, self.journal.last(), self.progress));
+        let cancelled = self.cancelled.clone();
+        // An owner's store must not be read on by a thread that nobody waits for.
+        let long = self.tells && self.journal.last().0.saturating_sub(from.0) >= AHEAD_FROM;
         let found: Box<dyn Iterator<Item = Found>> = if long {
             Box::new(self.read_ahead(from))
         } else {
             Box::new(self.journal.read(from).map(decode))
         };
-        found.inspect(move |found| {
-            if let Ok(recorded) = found {
+        let wanted = move |_: &Found| !is_set(&cancelled);
+        found.take_while(wanted).inspect(move |found| {
+            if let (Ok(recorded), Some(progress)) = (found, &mut progress) {
                 progress.passed(recorded.id);
             }
         })
@@ -107,16 +147,28 @@ impl Source {
         })
     }
 
+    /// The events, and how many bytes the record of each has.
+    pub fn sized_events(&self, from: EventId) -> impl Iterator<Item = (Recorded, usize)> + '_ {
+        let readings = self.journal.read(from).take_while(|_| !is_set(&self.cancelled));
+        readings.filter_map(|reading| match reading {
+            Reading::Entry(entry) => Some((events::decode(&entry.bytes).ok()?, entry.bytes.len())),
+            Reading::Finding(_) => None,
+        })
+    }
+
     /// Events of one kind, without decoding the others.
     pub fn events_like(&self, from: EventId, kind: &Event) -> impl Iterator<Item = Recorded> + '_ {
         let search = KindSearch::like(kind);
-        self.journal.read(from).filter_map(move |reading| match reading {
-            Reading::Entry(entry) if search.may_match(&entry.bytes) => events::decode(&entry.bytes).ok(),
-            Reading::Entry(_) | Reading::Finding(_) => None,
+        self.journal.read(from).take_while(|_| !is_set(&self.cancelled)).filter_map(move |reading| {
+            match reading {
+                Reading::Entry(entry) if search.may_match(&entry.bytes) => events::decode(&entry.bytes).ok(),
+                Reading::Entry(_) | Reading::Finding(_) => None,
+            }
         })
     }
 
     /// One event.
+    #[must_use]
     pub fn event(&self, id: EventId) -> Option<Recorded> {
         self.events(id).next().filter(|recorded| recorded.id == id)
     }
@@ -128,6 +180,7 @@ impl Source {
     }
 
     /// A time of day made a moment.
+    #[must_use]
     pub fn resolve(&self, position: Position) -> Position {
         match position {
             Position::TimeOfDay(_) => position.resolve(self.newest_at()),
@@ -136,6 +189,7 @@ impl Source {
     }
 
     /// The newest checkpoint from which the fold may be carried on to `position`, or nothing at all.
+    #[must_use]
     pub fn start(&self, position: Position) -> State {
         let (near, beyond): (Vec<_>, Vec<_>) =
             self.journal.states().iter().partition(|state| {
@@ -159,6 +213,7 @@ impl Source {
 
     /// The oldest state that is needed to fold everything that is kept: the empty one, or where the
     /// beginning is gone, the oldest checkpoint.
+    #[must_use]
     pub fn beginning(&self) -> State {
         let first = self.events(EventId(1)).next().map_or(EventId(1), |recorded| recorded.id);
         if first <= EventId(1) {
@@ -179,12 +234,14 @@ impl Source {
     }
 
     /// The state at a place.
+    #[must_use]
     pub fn fold(&self, position: Position) -> State {
         let position = self.resolve(position);
         self.carry_on(self.start(position), position)
     }
 
     /// Carries a state on to a place.
+    #[must_use]
     pub fn carry_on(&self, mut state: State, position: Position) -> State {
         for recorded in self.events(state.last.next()) {
             if position.is_passed_by(&recorded) {
@@ -196,6 +253,7 @@ impl Source {
     }
 
     /// How the writers of the shapes that owe something ended, as of `state`.
+    #[must_use]
     pub fn exits(&self, state: &State) -> LastExits {
         let mut exits = LastExits::default();
         let wanted = state
@@ -215,8 +273,11 @@ impl Source {
     }
 
     /// The shape that somebody calls by its number or its handle.
-    pub fn shape(&self, text: &str) -> Result<Sid, Failure> {
-        let unknown = || Failure::UnknownShape(text.to_owned());
+    ///
+    /// # Errors
+    /// [`AskError::UnknownShape`].
+    pub fn shape(&self, text: &str) -> Result<Sid, AskError> {
+        let unknown = || AskError::UnknownShape(text.to_owned());
         if let Some(number) = text.trim_start_matches('#').parse().ok().filter(|_| !text.contains('-')) {
             return Ok(Sid(number));
         }
@@ -236,6 +297,10 @@ impl Source {
 /// A state of the archive; one that is damaged or of another version is as good as none (`verify` says so).
 pub fn archived_state(archived: &ArchivedState) -> Option<State> {
     State::from_bytes(&archived.load().ok()?.state)
+}
+
+fn is_set(flags: &[Arc<AtomicBool>]) -> bool {
+    flags.iter().any(|flag| flag.load(Ordering::Relaxed))
 }
 
 fn decode(reading: Reading) -> Found {
