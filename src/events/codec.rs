@@ -51,6 +51,9 @@ pub fn encode(recorded: &Recorded) -> Vec<u8> {
     bytes
 }
 
+/// Levels of values in values: events have a few. Unknown fields are skipped by recursion.
+const DEPTH_MAX: usize = 64;
+
 /// Reads what [`encode`] wrote, in this or an earlier version.
 ///
 /// # Errors
@@ -106,6 +109,7 @@ fn upcast(version: u8, payload: Vec<u8>, upcasters: &[Upcaster]) -> Result<Vec<u
 
 fn payload_of_this_version(payload: &[u8]) -> Result<Recorded, CodecError> {
     let mut decoder = rmp_serde::Deserializer::from_read_ref(&payload);
+    decoder.set_max_depth(DEPTH_MAX);
     let recorded =
         Recorded::deserialize(&mut decoder).map_err(|error| CodecError::Payload(error.to_string()))?;
     // The decoder stops at the end of the value; bytes after it mean that it read something else

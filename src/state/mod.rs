@@ -27,6 +27,9 @@ use crate::events::{Event, Recorded};
 /// Version of the bytes of a [`State`] in a checkpoint. A checkpoint of another version is not read:
 /// the journal is folded from the start, or from an older checkpoint, instead.
 pub const STATE_VERSION: u8 = 1;
+/// Levels of values in values: a state has a few. Unknown fields are skipped by recursion, which damage
+/// must not drive to the end of the stack.
+const DEPTH_MAX: usize = 64;
 
 /// Everything that is known of the process, its stream and its shapes.
 ///
@@ -90,6 +93,8 @@ impl State {
         if *version != STATE_VERSION {
             return None;
         }
-        rmp_serde::from_slice(payload).ok()
+        let mut decoder = rmp_serde::Deserializer::from_read_ref(payload);
+        decoder.set_max_depth(DEPTH_MAX);
+        State::deserialize(&mut decoder).ok()
     }
 }

@@ -207,7 +207,9 @@ fn every_row_of_the_incidents_is_answered() {
 #[test]
 fn every_feature_of_the_contract_is_accounted_for() {
     let text = document("docs/conformance.md");
-    let rows: Vec<Vec<&str>> = text
+    // The checklist; what follows is about other things.
+    let checklist = text.split("\n## Where the reference").next().unwrap_or_default();
+    let rows: Vec<Vec<&str>> = checklist
         .lines()
         .filter(|line| line.starts_with("| ") && !line.starts_with("| # "))
         .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())

@@ -108,4 +108,7 @@ fn a_checkpoint_of_version_1_is_read_or_refused() {
     newer[0] = STATE_VERSION + 1;
     assert_eq!(State::from_bytes(&newer), None);
     assert_eq!(State::from_bytes(&[]), None);
+    // Found by tests/fuzz: an unknown field, and values in values to the end of the stack.
+    let deep = [&[STATE_VERSION, 0x81, 0xa1, b'z'][..], &[0x91; 100_000]].concat();
+    assert_eq!(State::from_bytes(&deep), None);
 }

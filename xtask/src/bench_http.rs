@@ -17,6 +17,8 @@ use crate::stage::{Stage, report};
 const WAITING_BYTES_MAX: f64 = 12.0 * 1024.0;
 /// How long all clients may take to be where they should be.
 const SETTLE_DURATION_MAX: Duration = Duration::from_secs(120);
+/// What clients have told and nobody has looked at yet.
+const TOLD_MAX: usize = 65_536;
 /// Clients that open their connection at the same time: the listener's queue is finite.
 const OPENING_MAX: usize = 200;
 
@@ -48,7 +50,7 @@ pub async fn run(options: BenchHttpOptions) -> Outcome<bool> {
     let before = memory(&service)?;
 
     println!("{} clients open a live request each", options.clients);
-    let (told, mut tells) = mpsc::channel(65_536);
+    let (told, mut tells) = mpsc::channel(TOLD_MAX);
     let open = Arc::new(tokio::sync::Semaphore::new(OPENING_MAX));
     let waiting = Arc::new(AtomicUsize::new(0));
     for _ in 0..options.clients {
@@ -77,6 +79,16 @@ pub async fn run(options: BenchHttpOptions) -> Outcome<bool> {
     // They have written their requests; the service has read them when nothing grows any more.
     let idle = settled_memory(&service).await?;
 
+    let latencies = write(&stage, &mut tells, options).await?;
+    summarize(options, (before, idle), &latencies)
+}
+
+/// One write a second; how long each took to reach each client, in order.
+async fn write(
+    stage: &Stage,
+    tells: &mut mpsc::Receiver<Told>,
+    options: BenchHttpOptions,
+) -> Outcome<Vec<Duration>> {
     let mut latencies = Vec::with_capacity(options.clients * options.writes);
     for write in 0..options.writes {
         let begun = Instant::now();
@@ -101,6 +113,10 @@ pub async fn run(options: BenchHttpOptions) -> Outcome<bool> {
         tokio::time::sleep_until((begun + Duration::from_secs(1)).into()).await;
     }
     latencies.sort_unstable();
+    Ok(latencies)
+}
+
+fn summarize(options: BenchHttpOptions, (before, idle): (u64, u64), latencies: &[Duration]) -> Outcome<bool> {
     let milliseconds = |part: f64| {
         let index = ((latencies.len() - 1) as f64 * part).round() as usize;
         latencies[index].as_secs_f64() * 1e3
