@@ -41,7 +41,8 @@ pub(super) struct Way<'e> {
 pub(super) fn conjunction(args: &[&Expr]) -> Option<(String, Condition)> {
     let mut sql = String::new();
     let mut conditions = Vec::with_capacity(args.len());
-    for arg in args {
+    let (delegated, own): (Vec<&Expr>, Vec<&Expr>) = args.iter().partition(|arg| arg.is_delegated());
+    for arg in own.into_iter().chain(delegated) {
         print(arg, &mut sql);
         sql.push('\n');
         // What compiled as a part of the clause compiles alone.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
+use std::sync::Arc;
 
 use rupg_sql::nodes::{
     A_Const, A_Expr, A_Expr_Kind, BoolExpr, BoolExprType, BoolTestType, BooleanTest, ColumnRef, List, Node,
@@ -9,6 +10,7 @@ use rupg_sql::nodes::{
 };
 
 use super::decode::decode_natural;
+use super::delegated::Delegated;
 use super::error::WhereError;
 use super::expr::{Comparison, Expr, Literal, Spelling, Truth};
 use super::resolve::{Item, Resolver, Untyped, identifier};
@@ -24,7 +26,13 @@ pub(super) struct Checker<'a> {
     columns: Vec<String>,
     /// Reading our own canonical SQL, which uses a little more than clients may.
     canonical: bool,
+    /// Leaving to Postgres what is not evaluated here.
+    delegating: bool,
+    delegated: Vec<Arc<Delegated>>,
 }
+
+/// The typed condition, the names of its columns by slot, and its parts that Postgres evaluates.
+pub(super) type Checked = (Expr, Vec<String>, Vec<Arc<Delegated>>);
 
 impl<'a> Checker<'a> {
     pub(super) fn new(
@@ -32,7 +40,19 @@ impl<'a> Checker<'a> {
         params: &'a BTreeMap<u32, String>,
         canonical: bool,
     ) -> Checker<'a> {
-        Checker { relation, resolver: Resolver::new(params), columns: Vec::new(), canonical }
+        Checker {
+            relation,
+            resolver: Resolver::new(params),
+            columns: Vec::new(),
+            canonical,
+            delegating: false,
+            delegated: Vec::new(),
+        }
+    }
+
+    pub(super) fn delegating(mut self) -> Checker<'a> {
+        self.delegating = true;
+        self
     }
 
     /// For clauses that only Postgres evaluates: it knows the labels.
@@ -41,14 +61,46 @@ impl<'a> Checker<'a> {
         self
     }
 
-    /// The typed condition and the names of its columns.
+    /// Checks a whole clause.
     ///
     /// # Errors
     /// Whatever is not supported, or not of a fitting type.
-    pub(super) fn check(mut self, clause: &Node) -> Result<(Expr, Vec<String>), WhereError> {
-        let item = self.node(clause)?;
+    pub(super) fn check(mut self, clause: &Node) -> Result<Checked, WhereError> {
+        let item = self.part(clause)?;
         let expr = self.resolver.settle(item)?;
-        if *expr.ty() == Type::Bool { Ok((expr, self.columns)) } else { Err(WhereError::NotBoolean) }
+        if *expr.ty() == Type::Bool {
+            Ok((expr, self.columns, self.delegated))
+        } else {
+            Err(WhereError::NotBoolean)
+        }
+    }
+
+    /// A condition, alone or between AND, OR and NOT: where it is not evaluated here, Postgres may.
+    fn part(&mut self, node: &Node) -> Result<Item, WhereError> {
+        if !self.delegating || matches!(node, Node::BoolExpr(_)) {
+            return self.node(node);
+        }
+        let (columns, resolver) = (self.columns.len(), self.resolver.clone());
+        let refusal = match self.node(node) {
+            Err(refusal) if refusal.may_be_delegated() => refusal,
+            result => return result,
+        };
+        self.columns.truncate(columns);
+        self.resolver = resolver;
+        let Some(delegated) = Delegated::new(node, self.resolver.params, self.relation, refusal.clone()) else {
+            return Err(refusal);
+        };
+        let slots = delegated.columns().iter().map(|(name, _)| self.slot(name)).collect();
+        self.delegated.push(Arc::clone(&delegated));
+        Ok(boolean(Expr::Delegated { delegated, slots }, 0))
+    }
+
+    /// The number of a column among those that the clause uses.
+    fn slot(&mut self, name: &str) -> usize {
+        self.columns.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.columns.push(name.to_owned());
+            self.columns.len() - 1
+        })
     }
 
     pub(super) fn node(&mut self, node: &Node) -> Result<Item, WhereError> {
@@ -109,17 +161,14 @@ impl<'a> Checker<'a> {
     fn column(&mut self, column: &ColumnRef) -> Result<Item, WhereError> {
         let location = column.location;
         let parts = strings(&column.fields);
-        let unknown = || WhereError::at(location, format!("unknown reference {}", identifier(&parts)));
+        let unknown = || WhereError::settled(location, format!("unknown reference {}", identifier(&parts)));
         if parts.len() != column.fields.len() {
-            return Err(WhereError::at(location, "A_Star is not supported in this context"));
+            return Err(WhereError::settled(location, "A_Star is not supported in this context"));
         }
         let [name] = parts[..] else { return Err(unknown()) };
         let found = self.relation.column(name).ok_or_else(unknown)?;
-        let slot = self.columns.iter().position(|known| known == name).unwrap_or_else(|| {
-            self.columns.push(name.to_owned());
-            self.columns.len() - 1
-        });
         let ty = Type::of_column(found);
+        let slot = self.slot(name);
         // A cast to an enum would need the schema of its type.
         let labels = |ty: &Type| matches!(ty, Type::Enum { .. } | Type::Other { .. });
         let domain = found.base.is_some() && !labels(&ty) && !ty.element().is_some_and(labels);
@@ -175,7 +224,8 @@ impl<'a> Checker<'a> {
 
     fn bool_expr(&mut self, expr: &BoolExpr) -> Result<Item, WhereError> {
         let mut args = Vec::with_capacity(expr.args.len());
-        for item in self.list(&expr.args)? {
+        for node in expr.args.iter().flatten() {
+            let item = self.part(node)?;
             let arg = self.resolver.condition(item)?;
             // Nested chains of one kind are one chain, as the grammar has it without parentheses.
             match (expr.boolop, arg) {

@@ -1,5 +1,7 @@
 //! From the typed tree to the program: constants are decoded and constant parts evaluated, once.
 
+use std::sync::Arc;
+
 use super::datum::Datum;
 use super::decode::{decode, decode_natural};
 use super::error::WhereError;
@@ -63,8 +65,11 @@ fn build(expr: &Expr) -> Result<Condition, WhereError> {
                 pattern: pattern_operand,
             }
         }
-        Expr::And(args) => Condition::And(args.iter().map(compile).collect::<Result<_, _>>()?),
-        Expr::Or(args) => Condition::Or(args.iter().map(compile).collect::<Result<_, _>>()?),
+        Expr::Delegated { delegated, slots } => {
+            Condition::Delegated { delegated: Arc::clone(delegated), slots: slots.as_slice().into() }
+        }
+        Expr::And(args) => Condition::And(chain(args)?),
+        Expr::Or(args) => Condition::Or(chain(args)?),
         Expr::Not(arg) => Condition::Not(Box::new(compile(arg)?)),
         Expr::IsNull { negated, arg } => match &**arg {
             Expr::Column { slot, ty, .. } => Condition::ColumnIsNull {
@@ -78,6 +83,12 @@ fn build(expr: &Expr) -> Result<Condition, WhereError> {
             Condition::IsTruth { truth: *truth, negated: *negated, arg: Box::new(compile(arg)?) }
         }
     })
+}
+
+/// The parts of an AND or OR. What Postgres is asked comes last: mostly it is settled by then.
+fn chain(args: &[Expr]) -> Result<Vec<Condition>, WhereError> {
+    let (delegated, own): (Vec<&Expr>, Vec<&Expr>) = args.iter().partition(|arg| arg.is_delegated());
+    own.into_iter().chain(delegated).map(compile).collect()
 }
 
 /// `= ANY` and `<> ALL` of a constant are IN and NOT IN.
@@ -203,7 +214,7 @@ fn fold(operand: Operand, expr: &Expr) -> Result<Operand, WhereError> {
 
 fn without_row<T>(evaluate: impl FnOnce(&Row<'_>) -> T) -> T {
     let tuple = Tuple::from_values(&[]);
-    evaluate(&Row { tuple: &tuple, before: None, positions: &[] })
+    evaluate(&Row { tuple: &tuple, before: None, positions: &[], verdicts: None })
 }
 
 fn failed(expr: &Expr) -> WhereError {

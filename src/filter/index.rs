@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::predicate::Predicate;
-use super::table::Table;
-use crate::domain::{Change, Oid, Sid, Tuple, WireRelation};
+use super::delegated::Verdicts;
+use super::table::{Seen, Table};
+use crate::domain::{Change, Oid, Sid, WireRelation};
 
 /// What a row change means to a shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,6 +111,20 @@ impl ShapeIndex {
     /// # Errors
     /// The old row is needed and missing, or the relation is unknown; then nothing is appended.
     pub fn route(&self, change: &Change, moves: &mut Vec<(Sid, RowMove)>) -> Result<(), RouteError> {
+        self.route_with(change, None, moves)
+    }
+
+    /// The same with what Postgres has said about rows. Where a verdict is missing the result is not
+    /// to be used: [`Verdicts::take_misses`].
+    ///
+    /// # Errors
+    /// As above.
+    pub fn route_with(
+        &self,
+        change: &Change,
+        verdicts: Option<&Verdicts>,
+        moves: &mut Vec<(Sid, RowMove)>,
+    ) -> Result<(), RouteError> {
         let Some(relation) = change.relation() else { return Ok(()) };
         let oid = relation.oid;
         let Some(table) = self.tables.get(&oid).filter(|table| !table.is_empty()) else { return Ok(()) };
@@ -118,14 +133,15 @@ impl ShapeIndex {
         };
         let missing = Err(RouteError::MissingOldTuple { oid });
         let start = moves.len();
+        let seen = |tuple, before| Seen { tuple, before, verdicts };
         match change {
-            Change::Insert { new, .. } => self.append(table, new, None, RowMove::Insert, moves),
+            Change::Insert { new, .. } => self.append(table, &seen(new, None), RowMove::Insert, moves),
             Change::Delete { .. } | Change::Update { .. } if !full_identity => return missing,
-            Change::Delete { old, .. } => self.append(table, old, None, RowMove::Delete, moves),
+            Change::Delete { old, .. } => self.append(table, &seen(old, None), RowMove::Delete, moves),
             Change::Update { old: None, .. } => return missing,
             Change::Update { old: Some(old), new, .. } => {
-                self.append(table, old, None, RowMove::Delete, moves);
-                self.append(table, new, Some(old), RowMove::Insert, moves);
+                self.append(table, &seen(old, None), RowMove::Delete, moves);
+                self.append(table, &seen(new, Some(old)), RowMove::Insert, moves);
                 join_updates(start, moves);
             }
             Change::Truncate { .. } => {}
@@ -144,13 +160,12 @@ impl ShapeIndex {
     fn append(
         &self,
         table: &Table,
-        tuple: &Tuple,
-        before: Option<&Tuple>,
+        seen: &Seen<'_>,
         row_move: RowMove,
         moves: &mut Vec<(Sid, RowMove)>,
     ) {
         let mut found = Vec::new();
-        let failures = table.find(tuple, before, &mut found);
+        let failures = table.find(seen, &mut found);
         // Two branches of an OR may have found the same shape.
         found.sort_unstable();
         found.dedup();

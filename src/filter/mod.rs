@@ -40,6 +40,7 @@ mod constructs;
 mod datum;
 mod decimal;
 mod decode;
+mod delegated;
 mod error;
 mod expr;
 mod function;
@@ -67,6 +68,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+pub use delegated::{Delegated, Question, ROWS_WANTED_MAX, RowValues, Verdict, Verdicts};
 pub use error::{ParamsError, WhereError, check_params};
 pub use index::{RouteError, RowMove, ShapeIndex};
 pub use predicate::Predicate;

@@ -51,6 +51,7 @@ impl Item {
 }
 
 /// Gives types: remembers which parameter has which.
+#[derive(Clone)]
 pub(super) struct Resolver<'a> {
     pub(super) params: &'a BTreeMap<u32, String>,
     resolved: BTreeMap<u32, Type>,
@@ -68,7 +69,7 @@ impl<'a> Resolver<'a> {
         let found =
             u32::try_from(number).ok().and_then(|n| self.params.get(&n).map(|text| (n, text.clone())));
         let Some((parameter, text)) = found else {
-            return Err(WhereError::at(location, format!("parameter ${number} was not provided")));
+            return Err(WhereError::settled(location, format!("parameter ${number} was not provided")));
         };
         Ok(match self.resolved.get(&parameter) {
             Some(ty) => {
@@ -124,7 +125,7 @@ impl<'a> Resolver<'a> {
         if fixed == ty {
             return Ok(());
         }
-        Err(WhereError::at(location, format!("type conflict for ${parameter}: {fixed} and {ty}")))
+        Err(WhereError::settled(location, format!("type conflict for ${parameter}: {fixed} and {ty}")))
     }
 
     /// The expression in its own right: an untyped literal is text, but NULL has no type to offer.
@@ -298,7 +299,7 @@ impl<'a> Resolver<'a> {
             Expr::Column { name, ty, .. } => format!("reference {} of type {ty}", identifier(&[name])),
             expr => format!("expression of type {}", expr.ty()),
         };
-        Err(WhereError::at(location, format!("{what} is not castable to bool")))
+        Err(WhereError::settled(location, format!("{what} is not castable to bool")))
     }
 }
 
@@ -315,7 +316,7 @@ pub(super) fn no_overload(left: &Item, right: &Item, at: i32) -> WhereError {
     for (item, other) in [(left, right), (right, left)] {
         if let (Item::Typed { expr, location, parameter: Some(parameter) }, Some(ty)) = (item, other.ty()) {
             let message = format!("type conflict for ${parameter}: {} and {ty}", expr.ty());
-            return WhereError::at(*location, message);
+            return WhereError::settled(*location, message);
         }
     }
     WhereError::at(at, "Could not select an operator overload")

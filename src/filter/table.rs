@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::access::{Want, conjunction, ways};
 use super::datum::Datum;
+use super::delegated::Verdicts;
 use super::expr::Expr;
 use super::function::array;
 use super::keys::{Key, Posting, Postings, key};
@@ -40,6 +41,14 @@ enum Place {
     Range(NonZeroU32, Box<Span>),
     /// By the condition itself.
     Condition(NonZeroU32),
+}
+
+/// A row that is looked at, whoever looks.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub(super) tuple: &'a Tuple,
+    pub(super) before: Option<&'a Tuple>,
+    pub(super) verdicts: Option<&'a Verdicts>,
 }
 
 /// Columns of an expression, and where they are in a tuple.
@@ -145,8 +154,9 @@ impl Columns {
         self.positions = self.names.iter().map(|name| wire.position(name)).collect();
     }
 
-    fn row<'a>(&'a self, tuple: &'a Tuple, before: Option<&'a Tuple>) -> Row<'a> {
-        Row { tuple, before, positions: &self.positions }
+    fn row<'a>(&'a self, seen: &Seen<'a>) -> Row<'a> {
+        let Seen { tuple, before, verdicts } = *seen;
+        Row { tuple, before, positions: &self.positions, verdicts }
     }
 }
 
@@ -275,8 +285,8 @@ impl Table {
 
     /// Appends the filtered shapes that hold a row, in no particular order and maybe more than once.
     /// Gives the count of values that could not be decoded.
-    pub(super) fn find(&self, tuple: &Tuple, before: Option<&Tuple>, found: &mut Vec<Sid>) -> u64 {
-        let mut search = Search { table: self, tuple, before, asked: BTreeMap::new(), failures: 0, found };
+    pub(super) fn find(&self, seen: &Seen<'_>, found: &mut Vec<Sid>) -> u64 {
+        let mut search = Search { table: self, seen, asked: BTreeMap::new(), failures: 0, found };
         for field in self.fields.iter() {
             search.field(field);
         }
@@ -338,8 +348,7 @@ fn remove_from(map: &mut BTreeMap<Key, Postings>, key: &Key, posting: Posting) {
 /// One look for the shapes of a row.
 struct Search<'a> {
     table: &'a Table,
-    tuple: &'a Tuple,
-    before: Option<&'a Tuple>,
+    seen: &'a Seen<'a>,
     /// What conditions have said: each is asked once.
     asked: BTreeMap<NonZeroU32, bool>,
     failures: u64,
@@ -348,7 +357,7 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn field(&mut self, field: &Field) {
-        match field.operand.evaluate(&field.columns.row(self.tuple, self.before)) {
+        match field.operand.evaluate(&field.columns.row(self.seen)) {
             Ok(None) => {}
             Err(Undecodable) => self.failures += 1,
             Ok(Some(value)) => {
@@ -395,7 +404,7 @@ impl Search<'_> {
         }
         let answer = match self.table.conditions.get(number) {
             None => false,
-            Some(shared) => match shared.condition.evaluate(&shared.columns.row(self.tuple, self.before)) {
+            Some(shared) => match shared.condition.evaluate(&shared.columns.row(self.seen)) {
                 Ok(value) => value == Some(true),
                 Err(Undecodable) => {
                     self.failures += 1;
