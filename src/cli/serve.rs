@@ -62,6 +62,9 @@ pub struct Arguments {
     /// Never change the publication or a table's replica identity.
     #[arg(long, env = "ELECTRIC_MANUAL_TABLE_PUBLISHING", value_parser = values::boolean, default_value = "false")]
     manual_table_publishing: bool,
+    /// Let Postgres evaluate the parts of where clauses that are not evaluated here.
+    #[arg(long, env = "SHAPEFOLD_POSTGRES_EVALUATION", value_parser = values::boolean, default_value = "true")]
+    postgres_evaluation: bool,
 
     /// Clients must send this as the query parameter `secret`.
     #[arg(long, env = "ELECTRIC_SECRET", hide_env_values = true)]
@@ -264,6 +267,7 @@ fn settings(arguments: Arguments) -> Result<Parts, String> {
         stream_id,
         temporary_slot: arguments.cleanup_replication_slots_on_shutdown,
         manual_publishing: arguments.manual_table_publishing,
+        postgres_evaluation: arguments.postgres_evaluation,
         pool_size: arguments.db_pool_size,
         chunk_bytes: arguments.shape_chunk_bytes_threshold,
         flush_interval: Duration::from_millis(50),

@@ -1,5 +1,6 @@
 //! The driver thread: one loop around the core. It waits for nobody but its inputs.
 
+mod matching;
 mod requests;
 mod upkeep;
 
@@ -8,14 +9,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::domain::{EventId, Generation, Handle, Incarnation, Lsn, Sid, WireRelation};
-use crate::engine::{Commit, Input, Refusal};
-use crate::events::{self, DrainCause, Event, ShapeEvent, StopCause, StreamEvent};
+use crate::domain::{EventId, Handle, Incarnation, Lsn, Sid, WireRelation};
+use crate::engine::Input;
+use crate::events::{self, DrainCause, Event, ShapeEvent};
 use crate::journal::{
     ArchiveSegment, Durability, Entry, JournalError, JournalHandle, JournalThread, Notice, Reserve,
 };
 use crate::ownership::{FsLock, NotHeld};
-use crate::replication::{StreamItem, Transaction};
 use crate::runtime::archiver::{Archived, Archiver};
 use crate::runtime::clock;
 use crate::runtime::core::{Core, Persist};
@@ -26,6 +26,7 @@ use crate::runtime::settings::{HELD_BYTES_MAX, QUEUED_DELIVERIES_MAX};
 use crate::runtime::story;
 use crate::runtime::stream::Batch;
 use crate::runtime::writers::Report;
+use matching::Held;
 use crate::shape_log::{ShapeLogError, StorageFault};
 use crate::state::Life;
 
@@ -82,6 +83,7 @@ pub struct Driver {
     keeper: Keeper,
     archiver: Archiver,
     reserve: Reserve,
+    held: Held,
     state: Loop,
 }
 
@@ -134,7 +136,8 @@ impl Driver {
             drain_until: None,
             checked: Checked { lock: now, reserve: now, audit: now, projections: now },
         };
-        Driver { core, executor, journal, journal_thread, lock, queues, keeper, archiver, reserve, state }
+        let held = Held::new();
+        Driver { core, executor, journal, journal_thread, lock, queues, keeper, archiver, reserve, held, state }
     }
 
     /// Runs until the end of the process's ownership; then gives the lock back.
@@ -149,14 +152,15 @@ impl Driver {
             if self.settle()? {
                 break;
             }
-            let read_stream = self.takes_more();
+            let (read_stream, take_requests) = (self.takes_more(), self.held.takes_requests());
             tokio::select! {
                 biased;
                 Some(notice) = self.queues.notices.recv() => self.notice(notice)?,
                 Some(report) = self.queues.reports.recv() => self.report(report)?,
                 Some(archived) = self.queues.archived.recv() => self.archived(archived)?,
                 Some(message) = self.queues.messages.recv() => self.message(message),
-                Some(request) = self.queues.requests.recv() => self.request(request),
+                Some(answers) = self.held.answered() => self.answers(answers),
+                Some(request) = self.queues.requests.recv(), if take_requests => self.request(request),
                 Some(batch) = self.queues.batches.recv(), if read_stream => self.batch(batch),
                 _ = tick.tick() => {
                     if self.tick()? {
@@ -171,7 +175,7 @@ impl Driver {
     /// Whether there is room for more of the stream. Where there is not, Postgres keeps it.
     fn takes_more(&self) -> bool {
         let held = self.executor.bodies.bytes() < HELD_BYTES_MAX as u64;
-        held && self.executor.writers.queued() < QUEUED_DELIVERIES_MAX
+        held && self.executor.writers.queued() < QUEUED_DELIVERIES_MAX && !self.held.is_waiting()
     }
 
     /// Persists what was decided, then performs what may be performed. Whether that was the end.
@@ -323,61 +327,8 @@ impl Driver {
 
     fn batch(&mut self, batch: Batch) {
         match batch {
-            Batch::Items { generation, items } => {
-                for item in items {
-                    match item {
-                        StreamItem::Transaction(txn) => self.transaction(generation, txn),
-                        StreamItem::Relation(relation) => self.relation(&relation),
-                        StreamItem::Keepalive { wal_end, .. } => {
-                            self.input(Input::Keepalive { generation, wal_end });
-                        }
-                    }
-                }
-            }
+            Batch::Items { generation, items } => self.items(generation, items),
             Batch::Stopped { generation, cause } => self.input(Input::StreamStopped { generation, cause }),
-        }
-    }
-
-    fn transaction(&mut self, generation: Generation, txn: Arc<Transaction>) {
-        let routing = match self.executor.router.route(Arc::clone(&txn)) {
-            Ok(routing) => routing,
-            Err(error) => {
-                tracing::error!(%error, "a transaction could not be read back; the stream is started again");
-                self.input(Input::StreamStopped { generation, cause: StopCause::Spill });
-                return;
-            }
-        };
-        let commit = Commit {
-            generation,
-            lsn: txn.lsn,
-            xid: txn.xid,
-            committed_at: txn.committed_at,
-            changes: txn.changes,
-            bytes: txn.bytes,
-            set: routing.set,
-            tables: txn.relations.clone(),
-            truncated: txn.truncated.clone(),
-            old_row_missing: routing.old_row_missing,
-        };
-        match self.core.input(clock::now(), Input::Commit(commit)) {
-            Ok(persist) => {
-                // The body is in place before the delivery that refers to it is performed.
-                let body = Arc::new(routing.routed);
-                for recorded in &persist.events {
-                    if let Event::Stream(
-                        StreamEvent::TxnRouted { seq, .. } | StreamEvent::TxnRedelivered { seq, .. },
-                    ) = &recorded.event
-                    {
-                        self.executor.bodies.insert(*seq, Arc::clone(&body));
-                    }
-                }
-                self.follow(persist);
-            }
-            // The rest of a batch of a stream that has been ended.
-            Err(refusal @ (Refusal::StaleGeneration | Refusal::NotActive)) => {
-                tracing::debug!(%refusal, "a transaction was not taken");
-            }
-            Err(refusal) => tracing::error!(%refusal, "a transaction was refused"),
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::domain::{
     Handle as ShapeHandle, Lsn, Oid, PgSnapshot, Relation, RelationName, ShapeDefinition, Sid,
 };
+use crate::runtime::evaluation::Evaluation;
 use crate::runtime::inspector::Inspector;
 use crate::runtime::subset::Subsets;
 use crate::shape_log::ShapeReader;
@@ -124,6 +125,7 @@ struct Shared {
     requests: mpsc::Sender<Request>,
     inspector: Inspector,
     subsets: Subsets,
+    evaluation: Evaluation,
 }
 
 impl std::fmt::Debug for Shared {
@@ -140,10 +142,15 @@ struct Shapes {
 
 impl Service {
     #[must_use]
-    pub fn new(requests: mpsc::Sender<Request>, inspector: Inspector, subsets: Subsets) -> Service {
+    pub fn new(
+        requests: mpsc::Sender<Request>,
+        inspector: Inspector,
+        subsets: Subsets,
+        evaluation: Evaluation,
+    ) -> Service {
         let (status, _) = watch::channel(Status::Starting { reason: "the journal is being read".to_owned() });
         let shapes = RwLock::default();
-        Service { shared: Arc::new(Shared { status, shapes, requests, inspector, subsets }) }
+        Service { shared: Arc::new(Shared { status, shapes, requests, inspector, subsets, evaluation }) }
     }
 
     #[must_use]
@@ -229,6 +236,12 @@ impl Service {
     /// [`InspectError::Unreachable`] where Postgres cannot be asked.
     pub async fn inspect(&self, name: RelationName) -> Result<Option<Arc<Relation>>, InspectError> {
         self.shared.inspector.inspect(name).await
+    }
+
+    /// Where clauses that Postgres evaluates, and the counts of that.
+    #[must_use]
+    pub fn evaluation(&self) -> &Evaluation {
+        &self.shared.evaluation
     }
 
     pub(super) fn subsets(&self) -> &Subsets {
@@ -355,7 +368,7 @@ impl LiveShape {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::{
-        Arc, AtomicU64, Inspector, LiveShape, Phase, Relation, Request, Service, ShapeDefinition,
+        Arc, AtomicU64, Evaluation, Inspector, LiveShape, Phase, Relation, Request, Service, ShapeDefinition,
         ShapeHandle, ShapeReader, Sid, mpsc,
     };
     use crate::postgres::{ConnectOptions, DatabaseUrl, TcpOptions, Tls};
@@ -367,10 +380,11 @@ pub(crate) mod testing {
         let url = DatabaseUrl::parse("postgresql://nobody@127.0.0.1:1/none").expect("a valid URL");
         let tls = Tls::unverified().expect("the TLS library works");
         let options = ConnectOptions { tls, tcp: TcpOptions::default() };
-        let connections = Connections::new(url, options, 1);
+        let connections = Connections::new(url.clone(), options.clone(), 1);
+        let evaluation = Evaluation::new(false, (url, options), connections.clone());
         let inspector = Inspector::new(connections.clone());
         tables.iter().for_each(|table| inspector.remember(table));
-        Service::new(requests, inspector, Subsets::new(connections, 1))
+        Service::new(requests, inspector, Subsets::new(connections, 1), evaluation)
     }
 
     pub(crate) fn live_shape(

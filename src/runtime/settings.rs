@@ -22,6 +22,8 @@ pub struct Settings {
     pub temporary_slot: bool,
     /// `ELECTRIC_MANUAL_TABLE_PUBLISHING`.
     pub manual_publishing: bool,
+    /// `SHAPEFOLD_POSTGRES_EVALUATION`: whether where clauses may need Postgres for every change.
+    pub postgres_evaluation: bool,
     /// `ELECTRIC_DB_POOL_SIZE`: connections in all but the stream's.
     pub pool_size: usize,
     /// `ELECTRIC_SHAPE_CHUNK_BYTES_THRESHOLD`.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::domain::{
     Handle, IdentifierError, Relation, RelationName, ShapeDefinition, parse_column_list, parse_relation_name,
 };
-use crate::filter::{Predicate, check_params};
-use crate::runtime::handle::{InspectError, Service};
+use crate::filter::{Delegated, Predicate, check_params};
+use crate::runtime::evaluation::CheckError;
+use crate::runtime::handle::{InspectError, LiveShape, Service};
 
 use super::error::Failure;
 use super::params::AskedShape;
@@ -25,15 +26,35 @@ pub(super) async fn resolve(
     live: bool,
 ) -> Result<ShapeDefinition, Failure> {
     let name = table_name(asked)?;
-    let known =
+    let known: Option<Arc<LiveShape>> =
         handle.and_then(|handle| service.shape(handle)).filter(|s| s.definition.relation.name == name);
     if let Some(shape) = known.as_ref().filter(|_| live) {
-        return define(asked, &shape.definition.relation);
+        return checked(service, asked, &shape.definition.relation).await;
     }
     match (Box::pin(service.inspect(name.clone())).await, known) {
-        (Ok(relation), _) => define(asked, &*existing(relation, &name)?),
-        (Err(InspectError::Unreachable), Some(shape)) => define(asked, &shape.definition.relation),
+        (Ok(relation), _) => checked(service, asked, &*existing(relation, &name)?).await,
+        (Err(InspectError::Unreachable), Some(shape)) => {
+            checked(service, asked, &shape.definition.relation).await
+        }
         (Err(InspectError::Unreachable), None) => Err(Failure::Unreachable),
+    }
+}
+
+/// The definition, once Postgres takes those parts of its where clause that it is to evaluate. Of a shape
+/// that exists they were checked when it was made.
+async fn checked(
+    service: &Service,
+    asked: &AskedShape,
+    relation: &Relation,
+) -> Result<ShapeDefinition, Failure> {
+    let (definition, parts) = define(asked, relation)?;
+    if parts.is_empty() || service.find(&definition).is_some() {
+        return Ok(definition);
+    }
+    match Box::pin(service.evaluation().check(relation, &parts)).await {
+        Ok(()) => Ok(definition),
+        Err(CheckError::Refused(error)) => Err(Failure::field("where", error.to_string())),
+        Err(CheckError::Unreachable) => Err(Failure::Unreachable),
     }
 }
 
@@ -55,11 +76,14 @@ fn existing(relation: Option<Arc<Relation>>, name: &RelationName) -> Result<Arc<
     })
 }
 
+/// The parts of a where clause that Postgres evaluates.
+type Parts = Vec<Arc<Delegated>>;
+
 /// The definition over a table that was found: columns first, then the where clause.
 ///
 /// # Errors
 /// The first rule that the parameters break.
-pub(super) fn define(asked: &AskedShape, relation: &Relation) -> Result<ShapeDefinition, Failure> {
+fn define(asked: &AskedShape, relation: &Relation) -> Result<(ShapeDefinition, Parts), Failure> {
     if relation.partitioned {
         // The stream names the partition, not the root: such a shape would get its first rows and
         // then stand still.
@@ -83,23 +107,25 @@ pub(super) fn define(asked: &AskedShape, relation: &Relation) -> Result<ShapeDef
     };
     columns.sort_unstable();
     columns.dedup();
-    Ok(ShapeDefinition {
-        where_sql: where_sql(asked, relation)?,
+    let (where_sql, parts) = where_sql(asked, relation)?;
+    let definition = ShapeDefinition {
+        where_sql,
         relation: relation.clone(),
         columns,
         columns_named,
         replica: asked.replica,
         log: asked.log,
-    })
+    };
+    Ok((definition, parts))
 }
 
-fn where_sql(asked: &AskedShape, relation: &Relation) -> Result<Option<String>, Failure> {
+fn where_sql(asked: &AskedShape, relation: &Relation) -> Result<(Option<String>, Parts), Failure> {
     // Parameters are looked at only where something can use them.
-    let Some(text) = asked.where_clause.as_deref() else { return Ok(None) };
+    let Some(text) = asked.where_clause.as_deref() else { return Ok((None, Parts::new())) };
     let params = check_params(&asked.params).map_err(|error| Failure::field("params", error.to_string()))?;
-    let predicate = Predicate::parse(text, &params, relation)
+    let predicate = Predicate::parse_delegating(text, &params, relation)
         .map_err(|error| Failure::field("where", error.to_string()))?;
-    Ok(Some(predicate.sql().to_owned()))
+    Ok((Some(predicate.sql().to_owned()), predicate.delegated().to_vec()))
 }
 
 const GENERATED: &str = "The following columns are generated and cannot be included in the shape: ";
@@ -195,9 +221,9 @@ mod tests {
         }
     }
 
-    fn shown(result: Result<ShapeDefinition, Failure>) -> String {
+    fn shown(result: Result<(ShapeDefinition, Parts), Failure>) -> String {
         match result {
-            Ok(shape) => format!(
+            Ok((shape, _)) => format!(
                 "{} named={} where={:?}",
                 shape.columns.join(","),
                 shape.columns_named,
