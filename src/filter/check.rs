@@ -87,7 +87,8 @@ impl<'a> Checker<'a> {
         };
         self.columns.truncate(columns);
         self.resolver = resolver;
-        let Some(delegated) = Delegated::new(node, self.resolver.params, self.relation, refusal.clone()) else {
+        let Some(delegated) = Delegated::new(node, self.resolver.params, self.relation, refusal.clone())
+        else {
             return Err(refusal);
         };
         let slots = delegated.columns().iter().map(|(name, _)| self.slot(name)).collect();

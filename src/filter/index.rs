@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::predicate::Predicate;
 use super::delegated::Verdicts;
+use super::predicate::Predicate;
 use super::table::{Seen, Table};
 use crate::domain::{Change, Oid, Sid, WireRelation};
 
@@ -157,13 +157,7 @@ impl ShapeIndex {
     }
 
     /// Appends the filtered shapes that hold a row, in no particular order, each once.
-    fn append(
-        &self,
-        table: &Table,
-        seen: &Seen<'_>,
-        row_move: RowMove,
-        moves: &mut Vec<(Sid, RowMove)>,
-    ) {
+    fn append(&self, table: &Table, seen: &Seen<'_>, row_move: RowMove, moves: &mut Vec<(Sid, RowMove)>) {
         let mut found = Vec::new();
         let failures = table.find(seen, &mut found);
         // Two branches of an OR may have found the same shape.

@@ -82,7 +82,8 @@ impl Transaction {
         visit: &mut dyn FnMut(u64, &[Change]) -> ControlFlow<()>,
     ) -> Result<(), ReplicationError> {
         let rest = |changes: &[Change], before: u64| {
-            usize::try_from(first.saturating_sub(before)).map_or(changes.len(), |skip| skip.min(changes.len()))
+            usize::try_from(first.saturating_sub(before))
+                .map_or(changes.len(), |skip| skip.min(changes.len()))
         };
         match &self.body {
             Body::Memory(changes) => {

@@ -26,9 +26,9 @@ use crate::runtime::settings::{HELD_BYTES_MAX, QUEUED_DELIVERIES_MAX};
 use crate::runtime::story;
 use crate::runtime::stream::Batch;
 use crate::runtime::writers::Report;
-use matching::Held;
 use crate::shape_log::{ShapeLogError, StorageFault};
 use crate::state::Life;
+use matching::Held;
 
 const TICK: Duration = Duration::from_millis(50);
 /// A drain that has not ended by itself after this long is cut short: what is lost comes again.
@@ -137,7 +137,19 @@ impl Driver {
             checked: Checked { lock: now, reserve: now, audit: now, projections: now },
         };
         let held = Held::new();
-        Driver { core, executor, journal, journal_thread, lock, queues, keeper, archiver, reserve, held, state }
+        Driver {
+            core,
+            executor,
+            journal,
+            journal_thread,
+            lock,
+            queues,
+            keeper,
+            archiver,
+            reserve,
+            held,
+            state,
+        }
     }
 
     /// Runs until the end of the process's ownership; then gives the lock back.

@@ -151,7 +151,8 @@ impl Router {
         let oid = definition.relation.oid;
         let mut columns: BTreeSet<String> = definition.columns.iter().cloned().collect();
         columns.extend(definition.key_columns().into_iter().map(str::to_owned));
-        let delegated = predicate.as_ref().map_or_else(Box::default, |predicate| predicate.delegated().into());
+        let delegated =
+            predicate.as_ref().map_or_else(Box::default, |predicate| predicate.delegated().into());
         for part in &delegated {
             self.delegated.entry(Arc::clone(part)).or_default().insert(sid);
         }

@@ -103,7 +103,11 @@ impl Delegated {
     /// refusal where that names it already.
     #[must_use]
     pub fn not_immutable(&self, names: &[String]) -> WhereError {
-        let found = self.uses.iter().find(|(name, _)| names.contains(name));
+        // A function says more than an operator that has one volatile form among many.
+        let named = |(name, _): &&(String, i32)| names.contains(name);
+        let is_word = |(name, _): &&(String, i32)| name.starts_with(|c: char| c.is_alphabetic() || c == '_');
+        let words = self.uses.iter().filter(is_word);
+        let found = words.clone().find(named).or_else(|| self.uses.iter().find(named));
         let Some((name, location)) = found else {
             return self.refusal.clone();
         };

@@ -53,7 +53,9 @@ struct Wanted {
 const NULL: u32 = u32::MAX;
 
 impl RowValues {
-    fn of<'a>(cells: impl Iterator<Item = Result<Option<&'a [u8]>, Undecodable>>) -> Result<Self, Undecodable> {
+    fn of<'a>(
+        cells: impl Iterator<Item = Result<Option<&'a [u8]>, Undecodable>>,
+    ) -> Result<Self, Undecodable> {
         let mut bytes = Vec::new();
         for cell in cells {
             match cell? {

@@ -37,8 +37,8 @@ pub(super) struct Held {
     /// Requests for shapes that wait for the transaction at hand: at most [`REQUESTS_MAX`].
     requests: VecDeque<Request>,
     /// At most one answer is on its way.
-    tell: mpsc::Sender<Answers>,
-    answers: mpsc::Receiver<Answers>,
+    tell: mpsc::Sender<Option<Answers>>,
+    answers: mpsc::Receiver<Option<Answers>>,
 }
 
 /// A transaction that waits for Postgres.
@@ -77,8 +77,8 @@ impl Held {
         self.requests.push_back(request);
     }
 
-    /// What Postgres said; waits for ever where nothing was asked.
-    pub(super) async fn answered(&mut self) -> Option<Answers> {
+    /// What Postgres said, None inside where it could not be asked; waits for ever where nothing is.
+    pub(super) async fn answered(&mut self) -> Option<Option<Answers>> {
         self.answers.recv().await
     }
 }
@@ -93,6 +93,8 @@ impl Driver {
 
     fn go_on(&mut self) {
         while let Some(item) = self.held.items.pop_front() {
+            // Between two transactions: under load there is always one that waits.
+            self.take_deferred();
             let generation = self.held.generation;
             match item {
                 StreamItem::Transaction(txn) => {
@@ -143,8 +145,18 @@ impl Driver {
         });
     }
 
-    /// Goes on where Postgres was asked.
-    pub(super) fn answers(&mut self, answers: Answers) {
+    /// Goes on where Postgres was asked. Where that was in vain the stream is started again, at what was
+    /// acknowledged: everything that is held here comes with it.
+    pub(super) fn answers(&mut self, answers: Option<Answers>) {
+        let Some(answers) = answers else {
+            self.held.current = None;
+            self.held.items.clear();
+            self.held.verdicts.clear();
+            let generation = self.held.generation;
+            self.input(Input::StreamStopped { generation, cause: StopCause::Connection });
+            self.take_deferred();
+            return;
+        };
         if let Some(current) = &self.held.current {
             let waited = u64::try_from(current.asked.elapsed().as_micros()).unwrap_or(u64::MAX);
             let counters = self.executor.service.evaluation().counters();
@@ -165,6 +177,10 @@ impl Driver {
         if !self.held.is_waiting() {
             self.go_on();
         }
+        self.take_deferred();
+    }
+
+    fn take_deferred(&mut self) {
         while !self.held.is_waiting()
             && let Some(request) = self.held.requests.pop_front()
         {

@@ -7,8 +7,9 @@
 //! unless it was revoked.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::{CHECKED_MAX, Evaluation, count, lock};
+use super::{CHECKED_FOR_MAX, CHECKED_MAX, Evaluation, count, lock};
 use crate::domain::Relation;
 use crate::filter::{Delegated, WhereError};
 use crate::postgres::{PgError, SqlClient};
@@ -40,7 +41,8 @@ impl Evaluation {
     pub async fn check(&self, relation: &Relation, parts: &[Arc<Delegated>]) -> Result<(), CheckError> {
         for part in parts {
             let key = (part.relation(), part.sql().to_owned());
-            if lock(&self.shared.checked).contains(&key) {
+            let fresh = |at: &Instant| at.elapsed() < CHECKED_FOR_MAX;
+            if lock(&self.shared.checked).get(&key).is_some_and(fresh) {
                 continue;
             }
             if !self.shared.enabled {
@@ -56,7 +58,7 @@ impl Evaluation {
             if known.len() >= CHECKED_MAX {
                 known.clear();
             }
-            known.insert(key);
+            known.insert(key, Instant::now());
         }
         Ok(())
     }

@@ -7,10 +7,10 @@
 mod check;
 mod rows;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::domain::Oid;
 use crate::filter::{Delegated, Question, RowValues, Verdict};
@@ -21,13 +21,15 @@ pub use check::CheckError;
 
 /// Connections that rows are sent over: batches come one after the other.
 const CONNECTIONS: usize = 1;
-/// Between two attempts to reach Postgres.
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// An error that repeats is logged again this many attempts later.
-const LOG_EVERY: u32 = 30;
-/// Expressions remembered as good; at this many the memory starts over.
+/// Between two attempts to reach Postgres, and how long there are any. Statements are not cut short.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+const ATTEMPTS_FOR_MAX: Duration = Duration::from_secs(5);
+/// The server shuts down, or starts.
+const CANNOT_CONNECT_NOW: &str = "57P03";
+/// Expressions remembered as good, and for how long; at this many the memory starts over.
 const CHECKED_MAX: usize = 16_384;
+const CHECKED_FOR_MAX: Duration = Duration::from_secs(5);
 /// Tables whose types are remembered; at this many the memory starts over.
 const TABLES_MAX: usize = 4_096;
 
@@ -44,8 +46,8 @@ struct Shared {
     rows: Connections,
     catalog: Connections,
     counters: Counters,
-    /// Expressions that Postgres takes, by table.
-    checked: Mutex<HashSet<(Oid, String)>>,
+    /// Expressions that Postgres takes, by table, and when it said so.
+    checked: Mutex<HashMap<(Oid, String), Instant>>,
     tables: Mutex<HashMap<Oid, Arc<rows::Types>>>,
 }
 
@@ -78,11 +80,7 @@ pub struct Answers {
 impl Evaluation {
     /// Rows go to `query`, questions to the catalog go to `catalog`. No connection is opened yet.
     #[must_use]
-    pub fn new(
-        enabled: bool,
-        query: (DatabaseUrl, ConnectOptions),
-        catalog: Connections,
-    ) -> Evaluation {
+    pub fn new(enabled: bool, query: (DatabaseUrl, ConnectOptions), catalog: Connections) -> Evaluation {
         let (url, options) = query;
         let rows = Connections::new(url, options, CONNECTIONS);
         let (checked, tables) = (Mutex::default(), Mutex::default());
@@ -101,21 +99,24 @@ impl Evaluation {
         &self.shared.counters
     }
 
-    /// Answers all questions, however long Postgres is away: nothing is guessed.
-    pub async fn answer(&self, questions: &[Question]) -> Answers {
-        let (mut backoff, mut failed) = (BACKOFF_MIN, 0);
+    /// Answers all questions: none is guessed. None where Postgres was away for so long that the stream
+    /// had better be started again: as long as it is not read, Postgres cannot shut down in order.
+    pub async fn answer(&self, questions: &[Question]) -> Option<Answers> {
+        let begun = Instant::now();
+        let mut backoff = BACKOFF_MIN;
         loop {
-            match self.try_answer(questions).await {
-                Ok(answers) => return answers,
-                Err(error) => {
-                    count(&self.shared.counters.retries, 1);
-                    if failed % LOG_EVERY == 0 {
-                        tracing::warn!(%error, failed, "Postgres does not evaluate rows now; trying again");
-                    }
-                    failed += 1;
-                    self.shared.rows.clear();
-                }
+            let error = match self.try_answer(questions).await {
+                Ok(answers) => return Some(answers),
+                Err(error) => error,
+            };
+            count(&self.shared.counters.retries, 1);
+            self.shared.rows.clear();
+            let leaving = error.sqlstate() == Some(CANNOT_CONNECT_NOW);
+            if leaving || begun.elapsed() > ATTEMPTS_FOR_MAX {
+                tracing::warn!(%error, "Postgres does not evaluate rows; the stream is started again");
+                return None;
             }
+            tracing::debug!(%error, "Postgres does not evaluate rows now; trying again");
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(BACKOFF_MAX);
         }
@@ -125,6 +126,10 @@ impl Evaluation {
         let loan = self.shared.rows.get().await?;
         let answers = rows::Asking { client: loan.client(), shared: &self.shared }.answer(questions).await?;
         loan.give_back();
+        let mut checked = lock(&self.shared.checked);
+        for part in &answers.broken {
+            checked.remove(&(part.relation(), part.sql().to_owned()));
+        }
         Ok(answers)
     }
 }

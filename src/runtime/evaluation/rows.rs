@@ -37,7 +37,9 @@ struct Batch<'a> {
 enum Outcome {
     Answered,
     /// Postgres reported an error of some row, or of some expression.
-    Failed { broken: bool },
+    Failed {
+        broken: bool,
+    },
 }
 
 /// What an error of Postgres is about.
@@ -204,10 +206,9 @@ fn batches(questions: &[Question]) -> Vec<Batch<'_>> {
         let alike = last.is_some_and(|last| over(last) == over(question));
         match batches.last_mut().filter(|batch| alike && batch.parts.len() < EXPRESSIONS_MAX) {
             Some(batch) => batch.parts.push(&question.delegated),
-            None => batches.push(Batch {
-                parts: vec![&question.delegated],
-                rows: question.rows.iter().collect(),
-            }),
+            None => {
+                batches.push(Batch { parts: vec![&question.delegated], rows: question.rows.iter().collect() })
+            }
         }
         last = Some(question);
     }
