@@ -38,6 +38,7 @@ enum Ways {
 enum Place {
     Equal(NonZeroU32, Key),
     Element(NonZeroU32, Key),
+    Within(NonZeroU32, Option<Key>),
     Range(NonZeroU32, Box<Span>),
     /// By the condition itself.
     Condition(NonZeroU32),
@@ -66,6 +67,9 @@ struct Field {
     columns: Columns,
     equal: BTreeMap<Key, Postings>,
     elements: BTreeMap<Key, Postings>,
+    /// Shapes by the elements that they allow, and those that allow an array without elements.
+    within: BTreeMap<Key, Postings>,
+    empty: Postings,
     ranges: Ranges,
 }
 
@@ -189,6 +193,8 @@ impl Table {
                         columns: Columns::new(names, wire),
                         equal: BTreeMap::new(),
                         elements: BTreeMap::new(),
+                        within: BTreeMap::new(),
+                        empty: Postings::default(),
                         ranges: Ranges::default(),
                     });
                     places.push((field.insert(number, way.want, posting), residual));
@@ -248,7 +254,10 @@ impl Table {
     fn remove_place(&mut self, sid: Sid, place: Place, residual: Option<NonZeroU32>) {
         let posting = Posting { sid, residual };
         let number = match &place {
-            Place::Equal(number, _) | Place::Element(number, _) | Place::Range(number, _) => Some(*number),
+            Place::Equal(number, _)
+            | Place::Element(number, _)
+            | Place::Within(number, _)
+            | Place::Range(number, _) => Some(*number),
             Place::Condition(number) => {
                 if let Some(shared) = self.conditions.get_mut(*number) {
                     shared.shapes.remove(&sid);
@@ -314,6 +323,13 @@ impl Field {
                 self.elements.entry(key.clone()).or_default().insert(posting);
                 Place::Element(number, key)
             }
+            Want::Within(key) => {
+                match &key {
+                    Some(key) => self.within.entry(key.clone()).or_default().insert(posting),
+                    None => self.empty.insert(posting),
+                }
+                Place::Within(number, key)
+            }
             Want::Range(span) => {
                 self.ranges.entry(&span).insert(posting);
                 Place::Range(number, Box::new(span))
@@ -325,6 +341,10 @@ impl Field {
         match place {
             Place::Equal(_, key) => remove_from(&mut self.equal, key, posting),
             Place::Element(_, key) => remove_from(&mut self.elements, key, posting),
+            Place::Within(_, Some(key)) => remove_from(&mut self.within, key, posting),
+            Place::Within(_, None) => {
+                self.empty.remove(posting);
+            }
             Place::Range(_, span) => {
                 if self.ranges.get_mut(span).is_some_and(|postings| postings.remove(posting)) {
                     self.ranges.remove(span);
@@ -335,7 +355,11 @@ impl Field {
     }
 
     fn is_empty(&self) -> bool {
-        self.equal.is_empty() && self.elements.is_empty() && self.ranges.is_empty()
+        self.equal.is_empty()
+            && self.elements.is_empty()
+            && self.within.is_empty()
+            && self.empty.len() == 0
+            && self.ranges.is_empty()
     }
 }
 
@@ -364,6 +388,9 @@ impl Search<'_> {
                 if !field.elements.is_empty() {
                     self.elements(field, &value);
                 }
+                if field.empty.len() > 0 {
+                    self.within(field, &value);
+                }
                 if field.equal.is_empty() && field.ranges.is_empty() {
                     return;
                 }
@@ -387,6 +414,26 @@ impl Search<'_> {
             if let Some(postings) = field.elements.get(&key) {
                 self.take(postings);
             }
+        }
+    }
+
+    /// The shapes that allow the rarest element; each looks at the others itself.
+    fn within(&mut self, field: &Field, value: &Datum<'_>) {
+        let Ok(array) = array(value.borrowed()) else { return };
+        if array.elements.is_empty() {
+            return self.take(&field.empty);
+        }
+        let mut rarest = None;
+        for element in &array.elements {
+            // A NULL is in no array, an element that no shape allows in none of theirs.
+            let Some(key) = element.as_ref().and_then(key) else { return };
+            let Some(postings) = field.within.get(&key) else { return };
+            if rarest.is_none_or(|least: &Postings| postings.len() < least.len()) {
+                rarest = Some(postings);
+            }
+        }
+        if let Some(postings) = rarest {
+            self.take(postings);
         }
     }
 

@@ -7,6 +7,7 @@ use shapefold_xtask::bench::{self, BenchOptions};
 use shapefold_xtask::chaos::{self, ChaosOptions};
 use shapefold_xtask::demo::{self, DemoOptions};
 use shapefold_xtask::directory::{RunDirectory, dev_directory};
+use shapefold_xtask::fanout::{self, FanoutOptions};
 use shapefold_xtask::postgres::{Installation, Server, stop_leftover};
 use shapefold_xtask::soak::{self, SoakOptions};
 use shapefold_xtask::{Outcome, demo_check};
@@ -58,6 +59,18 @@ enum Task {
     BenchReplication(Bench),
     /// First read of a table against COPY
     BenchInitialSync(Bench),
+    /// From commit to one live client beside many shapes, next to pg_recvlogical
+    BenchFanout {
+        /// Shapes of the largest round
+        #[arg(long, default_value_t = 100_000)]
+        shapes: u64,
+        /// Commits that are measured in each round
+        #[arg(long, default_value_t = 200)]
+        samples: u64,
+        /// Also prints the figures as lines of JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -144,6 +157,9 @@ async fn run(arguments: Arguments) -> Outcome<bool> {
         Task::ChaosPowerLoss { rounds, seed } => chaos::run(ChaosOptions { rounds, seed, postgres }).await,
         Task::BenchReplication(bench) => bench::replication(options(bench)).await,
         Task::BenchInitialSync(bench) => bench::initial_sync(options(bench)).await,
+        Task::BenchFanout { shapes, samples, json } => {
+            fanout::run(FanoutOptions { shapes, samples, json, postgres }).await
+        }
     }
 }
 

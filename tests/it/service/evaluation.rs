@@ -212,7 +212,8 @@ async fn a_row_that_makes_the_clause_fail_is_not_in_the_shape() {
     let mut expected: Vec<String> = (10..=30).filter(|i| i % 3 != 0).map(|i| i.to_string()).collect();
     expected.push("3".to_owned());
     let mut have = ids(&client);
-    (expected.sort(), have.sort());
+    expected.sort();
+    have.sort();
     assert_eq!(have, expected, "neither 1, which fails now, nor those with n = 0");
     database.execute("UPDATE items SET n = 5 WHERE n = 0").await;
     catch_up(&mut client, &ITEMS, &database.client().await).await;

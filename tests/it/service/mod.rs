@@ -12,6 +12,7 @@ mod restart;
 mod snapshot_failures;
 mod snapshot_stitching;
 mod supervision;
+mod where_clauses;
 
 use std::path::Path;
 use std::process::Command;
