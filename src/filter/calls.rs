@@ -352,6 +352,16 @@ fn argument(name: &str) -> Option<Type> {
     }
 }
 
+/// Whether an operator of the catalog is evaluated here.
+pub(super) fn is_native(operator: &Operator) -> bool {
+    let typed = operator.left.is_none_or(|left| argument(left).is_some())
+        && argument(operator.right).is_some()
+        && argument(operator.result).is_some();
+    let function =
+        if operator.left.is_some() { binary_function(operator) } else { prefix_function(operator) };
+    typed && function.is_some()
+}
+
 fn prefix_function(operator: &Operator) -> Option<Function> {
     Some(match (operator.name, operator.right) {
         ("+", _) => Function::Identity,

@@ -77,9 +77,12 @@ impl<'a> Checker<'a> {
 
     /// A condition, alone or between AND, OR and NOT: where it is not evaluated here, Postgres may.
     fn part(&mut self, node: &Node) -> Result<Item, WhereError> {
-        if !self.delegating || matches!(node, Node::BoolExpr(_)) {
-            return self.node(node);
-        }
+        // AND, OR and NOT nest: nothing of what follows may be on the stack then.
+        if self.delegating && !matches!(node, Node::BoolExpr(_)) { self.leaf(node) } else { self.node(node) }
+    }
+
+    #[inline(never)]
+    fn leaf(&mut self, node: &Node) -> Result<Item, WhereError> {
         let (columns, resolver) = (self.columns.len(), self.resolver.clone());
         let refusal = match self.node(node) {
             Err(refusal) if refusal.may_be_delegated() => refusal,

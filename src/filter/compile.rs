@@ -24,7 +24,22 @@ pub(super) fn compile(expr: &Expr) -> Result<Condition, WhereError> {
 }
 
 fn build(expr: &Expr) -> Result<Condition, WhereError> {
+    // What nests is here; the rest has its own function, so that little is on the stack meanwhile.
+    match expr {
+        Expr::And(args) => chain(args).map(Condition::And),
+        Expr::Or(args) => chain(args).map(Condition::Or),
+        Expr::Not(arg) => compile(arg).map(|arg| Condition::Not(Box::new(arg))),
+        Expr::IsTruth { truth, negated, arg } => {
+            let (truth, negated) = (*truth, *negated);
+            compile(arg).map(|arg| Condition::IsTruth { truth, negated, arg: Box::new(arg) })
+        }
+        leaf => build_leaf(leaf),
+    }
+}
+
+fn build_leaf(expr: &Expr) -> Result<Condition, WhereError> {
     Ok(match expr {
+        Expr::And(_) | Expr::Or(_) | Expr::Not(_) | Expr::IsTruth { .. } => build(expr)?,
         Expr::Column { .. }
         | Expr::Literal(_)
         | Expr::Cast { .. }
@@ -68,9 +83,6 @@ fn build(expr: &Expr) -> Result<Condition, WhereError> {
         Expr::Delegated { delegated, slots } => {
             Condition::Delegated { delegated: Arc::clone(delegated), slots: slots.as_slice().into() }
         }
-        Expr::And(args) => Condition::And(chain(args)?),
-        Expr::Or(args) => Condition::Or(chain(args)?),
-        Expr::Not(arg) => Condition::Not(Box::new(compile(arg)?)),
         Expr::IsNull { negated, arg } => match &**arg {
             Expr::Column { slot, ty, .. } => Condition::ColumnIsNull {
                 negated: *negated,
@@ -79,9 +91,6 @@ fn build(expr: &Expr) -> Result<Condition, WhereError> {
             },
             arg => Condition::IsNull { negated: *negated, arg: operand(arg, None)? },
         },
-        Expr::IsTruth { truth, negated, arg } => {
-            Condition::IsTruth { truth: *truth, negated: *negated, arg: Box::new(compile(arg)?) }
-        }
     })
 }
 

@@ -164,7 +164,8 @@ impl Driver {
             if self.settle()? {
                 break;
             }
-            let (read_stream, take_requests) = (self.takes_more(), self.held.takes_requests());
+            let read_stream = self.takes_more() && !self.held.is_waiting();
+            let take_requests = self.held.takes_requests();
             tokio::select! {
                 biased;
                 Some(notice) = self.queues.notices.recv() => self.notice(notice)?,
@@ -187,7 +188,7 @@ impl Driver {
     /// Whether there is room for more of the stream. Where there is not, Postgres keeps it.
     fn takes_more(&self) -> bool {
         let held = self.executor.bodies.bytes() < HELD_BYTES_MAX as u64;
-        held && self.executor.writers.queued() < QUEUED_DELIVERIES_MAX && !self.held.is_waiting()
+        held && self.executor.writers.queued() < QUEUED_DELIVERIES_MAX
     }
 
     /// Persists what was decided, then performs what may be performed. Whether that was the end.

@@ -78,6 +78,19 @@ fn what_postgres_could_not_take_either_is_refused_at_once() {
     }
 }
 
+#[test]
+fn depth_is_bounded() {
+    for deep in [
+        "not ".repeat(220) + "t ~ 'x'",
+        format!("t {} ~ 'x'", "|| t ".repeat(110)),
+        format!("{}t ~ 'x'{}", "(".repeat(100), ")".repeat(100)),
+        format!("t ~ {}t{}", "lower(".repeat(60), ")".repeat(60)),
+    ] {
+        let predicate = delegating(&deep).unwrap_or_else(|error| panic!("{deep}: {error}"));
+        assert_eq!(predicate.delegated().len(), 1, "{deep}");
+    }
+}
+
 /// What the changes mean to shape 1; None where a verdict is missing.
 fn route(index: &ShapeIndex, verdicts: &Verdicts, change: &Change) -> Option<Vec<RowMove>> {
     let mut moves = Vec::new();

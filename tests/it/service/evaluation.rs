@@ -54,7 +54,7 @@ const CLAUSES: &[&str] = &[
 
 async fn follow(service: &Service, clause: &str) -> ShapeClient {
     let mut client = service.follow(ShapeRequest::table("items").filtered(clause, &[]));
-    client.sync().await.unwrap_or_else(|error| panic!("{clause}: {error}"));
+    client.sync().await.unwrap_or_else(|error| panic!("{clause}: {error}\n{}", service.output()));
     client
 }
 
@@ -141,7 +141,6 @@ async fn what_is_not_immutable_or_not_legal_is_refused_with_its_place() {
         ("id <> tz", "At location 3: Could not select an operator overload"),
         ("k % 0 = 1 AND nothing(k)", "At location 14: unknown or unsupported function nothing/1"),
         ("v ~ 'a' AND zzz ~ 'b'", "At location 12: unknown reference zzz"),
-        ("v ~ '('", "At location 2: unknown binary operator \"~\""),
         ("count(*) > 1", "At location 0: aggregation is not supported in this context"),
         ("generate_series(1, k) > 1", "At location 0: unknown or unsupported function generate_series/2"),
         ("length(v)", "At location 0: unknown or unsupported function length/1"),
