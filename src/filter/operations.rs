@@ -109,9 +109,11 @@ pub fn native_operations() -> BTreeSet<String> {
     // The functions `like` and `ilike` are their operators.
     names.extend(NAMED.iter().filter(|name| !name.contains("like")).map(|name| format!("{name}()")));
     for (from, to) in SCALARS.iter().flat_map(|from| SCALARS.iter().map(move |to| (from, to))) {
-        // Clients cannot name these types: contract 2.2.
+        // Clients cannot name these types (contract 2.2), but there are functions named like types for
+        // texts, and `numericout` for integers.
         let hidden = matches!(to, Type::Numeric | Type::Bpchar | Type::Name);
-        if from != to && !hidden && cast::exists(from, to) {
+        let named = from.is_text() && !to.is_text() || from.is_integer() && *to == Type::Numeric;
+        if from != to && (!hidden && cast::exists(from, to) || named) {
             names.insert(format!("{from}::{to}"));
         }
     }

@@ -82,7 +82,7 @@ pub fn start(settings: Settings) -> Running {
     let query = Connections::new(settings.query_url.clone(), settings.connect.clone(), query_size);
     let inspector = Inspector::new(admin.clone());
     let subsets = Subsets::new(query.clone(), query_size / 2);
-    let evaluated = (settings.query_url.clone(), settings.connect.clone());
+    let evaluated = (settings.database_url.clone(), settings.connect.clone());
     let evaluation = Evaluation::new(settings.postgres_evaluation, evaluated, admin.clone());
     let service = Service::new(requests, inspector.clone(), subsets, evaluation);
     let (tell, ended) = oneshot::channel();

@@ -78,10 +78,11 @@ pub struct Answers {
 }
 
 impl Evaluation {
-    /// Rows go to `query`, questions to the catalog go to `catalog`. No connection is opened yet.
+    /// Rows go to `database`, which must not be a pooler: texts in expressions may depend on the settings
+    /// of the session. Questions to the catalog go to `catalog`. No connection is opened yet.
     #[must_use]
-    pub fn new(enabled: bool, query: (DatabaseUrl, ConnectOptions), catalog: Connections) -> Evaluation {
-        let (url, options) = query;
+    pub fn new(enabled: bool, database: (DatabaseUrl, ConnectOptions), catalog: Connections) -> Evaluation {
+        let (url, options) = database;
         let rows = Connections::new(url, options, CONNECTIONS);
         let (checked, tables) = (Mutex::default(), Mutex::default());
         let counters = Counters::default();

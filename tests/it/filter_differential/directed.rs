@@ -32,7 +32,15 @@ impl Generator {
 
     fn expression(&mut self, name: &str) -> String {
         if let Some((from, to)) = name.split_once("::") {
+            let integer = from.starts_with("int") && from != "interval";
+            let by_function = to == "numeric" || (from == "bpchar" && !matches!(to, "text" | "varchar"));
             let from = self.column_of(from);
+            if integer && to == "numeric" {
+                return format!("numericout({from})");
+            }
+            if by_function {
+                return format!("\"{to}\"({from})");
+            }
             return format!("{from}::{to}");
         }
         if let Some(function) = name.strip_suffix("()") {
