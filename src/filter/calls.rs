@@ -179,6 +179,9 @@ impl Resolver<'_> {
             let message = format!("Could not select a function overload for {}({})", name, shown.join(", "));
             return Err(WhereError::at(at, message));
         }
+        if function != Function::Coalesce && common.is_text() {
+            self.order_texts(at)?;
+        }
         let mut converted = Vec::with_capacity(args.len());
         for arg in args {
             converted.push(self.convert(arg, &common)?.ok_or_else(|| refusal.clone())?);

@@ -26,13 +26,22 @@ pub(super) struct Checker<'a> {
     columns: Vec<String>,
     /// Reading our own canonical SQL, which uses a little more than clients may.
     canonical: bool,
+    /// Whether texts are ordered by bytes without saying so.
+    by_bytes: bool,
     /// Leaving to Postgres what is not evaluated here.
     delegating: bool,
     delegated: Vec<Arc<Delegated>>,
 }
 
 /// The typed condition, the names of its columns by slot, and its parts that Postgres evaluates.
-pub(super) type Checked = (Expr, Vec<String>, Vec<Arc<Delegated>>);
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) expr: Expr,
+    pub(super) columns: Vec<String>,
+    pub(super) delegated: Vec<Arc<Delegated>>,
+    /// Whether texts are ordered somewhere, by bytes or by Postgres.
+    pub(super) orders_text: bool,
+}
 
 impl<'a> Checker<'a> {
     pub(super) fn new(
@@ -45,9 +54,21 @@ impl<'a> Checker<'a> {
             resolver: Resolver::new(params),
             columns: Vec::new(),
             canonical,
+            by_bytes: !canonical,
             delegating: false,
             delegated: Vec::new(),
         }
+    }
+
+    /// Texts of this table are ordered by some other collation: that is for Postgres.
+    pub(super) fn with_other_order(mut self) -> Checker<'a> {
+        self.by_bytes = false;
+        self
+    }
+
+    /// Canonical SQL says where texts are ordered by bytes: on the left side.
+    pub(super) fn set_order(&mut self, left: Option<&Node>) {
+        self.resolver.by_bytes = self.by_bytes || matches!(left, Some(Node::CollateClause(_)));
     }
 
     pub(super) fn delegating(mut self) -> Checker<'a> {
@@ -69,7 +90,8 @@ impl<'a> Checker<'a> {
         let item = self.part(clause)?;
         let expr = self.resolver.settle(item)?;
         if *expr.ty() == Type::Bool {
-            Ok((expr, self.columns, self.delegated))
+            let (columns, delegated) = (self.columns, self.delegated);
+            Ok(Checked { expr, columns, delegated, orders_text: self.resolver.orders_text })
         } else {
             Err(WhereError::NotBoolean)
         }
@@ -89,7 +111,9 @@ impl<'a> Checker<'a> {
             result => return result,
         };
         self.columns.truncate(columns);
+        let orders_text = self.resolver.orders_text;
         self.resolver = resolver;
+        self.resolver.orders_text |= orders_text;
         let Some(delegated) = Delegated::new(node, self.resolver.params, self.relation, refusal.clone())
         else {
             return Err(refusal);
@@ -296,8 +320,10 @@ impl<'a> Checker<'a> {
                     let arg = self.optional(expr.rexpr.as_ref(), at)?;
                     return Ok(boolean(self.resolver.prefix_call(operator, arg, at)?, at));
                 };
+                let order = Some(left);
                 let left = self.node(left)?;
                 let right = self.optional(expr.rexpr.as_ref(), at)?;
+                self.set_order(order);
                 self.binary(operator, &names, left, right, at)
             }
             A_Expr_Kind::AEXPR_DISTINCT | A_Expr_Kind::AEXPR_NOT_DISTINCT => {
@@ -323,6 +349,7 @@ impl<'a> Checker<'a> {
                 if !known && !calls::is_binary(operator) {
                     return Err(unknown_operator("binary", &names, at));
                 }
+                self.set_order(expr.lexpr.as_ref());
                 self.resolver.quantified(all, operator, left, array, at)
             }
             kind => {
@@ -363,6 +390,7 @@ impl<'a> Checker<'a> {
         let (Some(low), Some(high)) = (bounds.next(), bounds.next()) else {
             return Err(WhereError::at(expr.location, "expression is incomplete"));
         };
+        self.set_order(expr.lexpr.as_ref());
         self.resolver.between(how, arg, low, high, expr.location)
     }
 

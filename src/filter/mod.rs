@@ -11,8 +11,8 @@
 //! part ([`Delegated`]), or refused with the messages of the wire contract, section 2; nothing is
 //! approximated. What follows from it:
 //!
-//! - Text is ordered by bytes. The canonical SQL says so (`COLLATE "C"`), whatever the collation of
-//!   the column is. Equality needs no such mark: collations are deterministic unless a column was
+//! - Text is ordered by bytes, and the canonical SQL says so (`COLLATE "C"`). Where the table's texts
+//!   have another order ([`TextOrder`]) that is left to Postgres. Equality needs no such mark: collations are deterministic unless a column was
 //!   declared with a nondeterministic ICU collation, which this module cannot see.
 //! - `ILIKE` folds letters one by one, as a database does whose locale is a UTF-8 one of the C
 //!   library. With `LC_CTYPE = C` a database folds ASCII letters only, and one of ICU folds `İ` and a
@@ -73,5 +73,5 @@ pub use delegated::{Delegated, Question, ROWS_WANTED_MAX, RowValues, Verdict, Ve
 pub use error::{ParamsError, WhereError, check_params};
 pub use index::{RouteError, RowMove, ShapeIndex};
 pub use operations::native_operations;
-pub use predicate::Predicate;
+pub use predicate::{Predicate, TextOrder};
 pub use subset::{subset_condition, subset_order};

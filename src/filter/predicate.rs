@@ -21,6 +21,16 @@ pub struct Predicate {
     condition: Condition,
     pub(super) expr: Expr,
     delegated: Vec<Arc<Delegated>>,
+    orders_text: bool,
+}
+
+/// How the texts of a table are ordered: by the collations of its columns and of the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextOrder {
+    /// By bytes, as under the collation "C"; or as if it were so.
+    Bytes,
+    /// In a way that only Postgres knows.
+    Other,
 }
 
 impl Predicate {
@@ -46,9 +56,15 @@ impl Predicate {
         text: &str,
         params: &BTreeMap<u32, String>,
         relation: &Relation,
+        order: TextOrder,
     ) -> Result<Predicate, WhereError> {
         let clause = parse_expression(text, STATEMENT_BYTES_MAX, DEPTH_MAX)?;
-        let predicate = Predicate::build(Checker::new(relation, params, false).delegating().check(&clause)?)?;
+        let checker = Checker::new(relation, params, false).delegating();
+        let checker = match order {
+            TextOrder::Bytes => checker,
+            TextOrder::Other => checker.with_other_order(),
+        };
+        let predicate = Predicate::build(checker.check(&clause)?)?;
         // Printed with all its parentheses it may be too deep to be read again.
         if let Some(part) = predicate.delegated.first()
             && Predicate::from_canonical(&predicate.sql, relation).is_err()
@@ -58,11 +74,12 @@ impl Predicate {
         Ok(predicate)
     }
 
-    fn build((expr, columns, delegated): Checked) -> Result<Predicate, WhereError> {
+    fn build(checked: Checked) -> Result<Predicate, WhereError> {
+        let Checked { expr, columns, delegated, orders_text } = checked;
         let condition = compile(&expr)?;
         let mut sql = String::new();
         print(&expr, &mut sql);
-        Ok(Predicate { sql, columns, condition, expr, delegated })
+        Ok(Predicate { sql, columns, condition, expr, delegated, orders_text })
     }
 
     /// Reads what [`Predicate::sql`] gave: `from_canonical(p.sql(), r)` has the same SQL again.
@@ -73,6 +90,12 @@ impl Predicate {
         let clause = parse_expression(sql, usize::MAX, CANONICAL_DEPTH_MAX)?;
         let params = BTreeMap::new();
         Predicate::build(Checker::new(relation, &params, true).delegating().check(&clause)?)
+    }
+
+    /// Whether it asks for the order of texts, so that it matters what that is.
+    #[must_use]
+    pub fn orders_text(&self) -> bool {
+        self.orders_text
     }
 
     /// The parts that Postgres evaluates.

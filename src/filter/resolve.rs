@@ -57,11 +57,15 @@ pub(super) struct Resolver<'a> {
     resolved: BTreeMap<u32, Type>,
     /// Literals may be labels of enums, which are not checked here.
     pub(super) enum_labels: bool,
+    /// Whether the order of texts is that of their bytes in the comparison at hand.
+    pub(super) by_bytes: bool,
+    /// Whether some comparison was about the order of texts.
+    pub(super) orders_text: bool,
 }
 
 impl<'a> Resolver<'a> {
     pub(super) fn new(params: &'a BTreeMap<u32, String>) -> Resolver<'a> {
-        Resolver { params, resolved: BTreeMap::new(), enum_labels: false }
+        Resolver { params, resolved: BTreeMap::new(), enum_labels: false, by_bytes: true, orders_text: false }
     }
 
     /// A use of `$number`.
@@ -149,7 +153,7 @@ impl<'a> Resolver<'a> {
 
     /// The comparison between two operands, and the type that each untyped one gets.
     pub(super) fn comparison(
-        &self,
+        &mut self,
         op: Comparison,
         left: &Item,
         right: &Item,
@@ -170,7 +174,20 @@ impl<'a> Resolver<'a> {
         let form = Form::of_operands(&left_type, &right_type)
             .filter(|form| !op.is_ordering() || (form.is_ordered() && !enums))
             .ok_or_else(|| no_overload(left, right, at))?;
+        if op.is_ordering() && form.is_collated() {
+            self.order_texts(at)?;
+        }
         Ok((form, left_type, right_type))
+    }
+
+    /// Notes that texts are ordered. Only the order of bytes is evaluated here.
+    pub(super) fn order_texts(&mut self, at: i32) -> Result<(), WhereError> {
+        self.orders_text = true;
+        if self.by_bytes {
+            Ok(())
+        } else {
+            Err(WhereError::at(at, "the order of this collation is not supported"))
+        }
     }
 
     pub(super) fn compare(

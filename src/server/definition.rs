@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::domain::{
     Handle, IdentifierError, Relation, RelationName, ShapeDefinition, parse_column_list, parse_relation_name,
 };
-use crate::filter::{Delegated, Predicate, check_params};
+use crate::filter::{Delegated, Predicate, TextOrder, check_params};
 use crate::runtime::evaluation::CheckError;
 use crate::runtime::handle::{InspectError, LiveShape, Service};
 
@@ -47,11 +47,22 @@ async fn checked(
     asked: &AskedShape,
     relation: &Relation,
 ) -> Result<ShapeDefinition, Failure> {
-    let (definition, parts) = define(asked, relation)?;
+    let (mut definition, mut parts, orders_text) = define(asked, relation, TextOrder::Bytes)?;
+    let evaluation = service.evaluation();
+    if orders_text && evaluation.is_enabled() && service.find(&definition).is_none() {
+        let other = define(asked, relation, TextOrder::Other)?;
+        let order = match service.find(&other.0) {
+            Some(_) => TextOrder::Other,
+            None => evaluation.text_order(relation).await.map_err(|_| Failure::Unreachable)?,
+        };
+        if order == TextOrder::Other {
+            (definition, parts, _) = other;
+        }
+    }
     if parts.is_empty() || service.find(&definition).is_some() {
         return Ok(definition);
     }
-    match Box::pin(service.evaluation().check(relation, &parts)).await {
+    match Box::pin(evaluation.check(relation, &parts)).await {
         Ok(()) => Ok(definition),
         Err(CheckError::Refused(error)) => Err(Failure::field("where", error.to_string())),
         Err(CheckError::Unreachable) => Err(Failure::Unreachable),
@@ -79,11 +90,16 @@ fn existing(relation: Option<Arc<Relation>>, name: &RelationName) -> Result<Arc<
 /// The parts of a where clause that Postgres evaluates.
 type Parts = Vec<Arc<Delegated>>;
 
-/// The definition over a table that was found: columns first, then the where clause.
+/// The definition over a table that was found, columns first, then the where clause; and whether that asks
+/// for the order of texts.
 ///
 /// # Errors
 /// The first rule that the parameters break.
-fn define(asked: &AskedShape, relation: &Relation) -> Result<(ShapeDefinition, Parts), Failure> {
+fn define(
+    asked: &AskedShape,
+    relation: &Relation,
+    order: TextOrder,
+) -> Result<(ShapeDefinition, Parts, bool), Failure> {
     if relation.partitioned {
         // The stream names the partition, not the root: such a shape would get its first rows and
         // then stand still.
@@ -107,7 +123,7 @@ fn define(asked: &AskedShape, relation: &Relation) -> Result<(ShapeDefinition, P
     };
     columns.sort_unstable();
     columns.dedup();
-    let (where_sql, parts) = where_sql(asked, relation)?;
+    let (where_sql, parts, orders_text) = where_sql(asked, relation, order)?;
     let definition = ShapeDefinition {
         where_sql,
         relation: relation.clone(),
@@ -116,16 +132,20 @@ fn define(asked: &AskedShape, relation: &Relation) -> Result<(ShapeDefinition, P
         replica: asked.replica,
         log: asked.log,
     };
-    Ok((definition, parts))
+    Ok((definition, parts, orders_text))
 }
 
-fn where_sql(asked: &AskedShape, relation: &Relation) -> Result<(Option<String>, Parts), Failure> {
+fn where_sql(
+    asked: &AskedShape,
+    relation: &Relation,
+    order: TextOrder,
+) -> Result<(Option<String>, Parts, bool), Failure> {
     // Parameters are looked at only where something can use them.
-    let Some(text) = asked.where_clause.as_deref() else { return Ok((None, Parts::new())) };
+    let Some(text) = asked.where_clause.as_deref() else { return Ok((None, Parts::new(), false)) };
     let params = check_params(&asked.params).map_err(|error| Failure::field("params", error.to_string()))?;
-    let predicate = Predicate::parse_delegating(text, &params, relation)
+    let predicate = Predicate::parse_delegating(text, &params, relation, order)
         .map_err(|error| Failure::field("where", error.to_string()))?;
-    Ok((Some(predicate.sql().to_owned()), predicate.delegated().to_vec()))
+    Ok((Some(predicate.sql().to_owned()), predicate.delegated().to_vec(), predicate.orders_text()))
 }
 
 const GENERATED: &str = "The following columns are generated and cannot be included in the shape: ";
@@ -221,9 +241,9 @@ mod tests {
         }
     }
 
-    fn shown(result: Result<(ShapeDefinition, Parts), Failure>) -> String {
+    fn shown(result: Result<(ShapeDefinition, Parts, bool), Failure>) -> String {
         match result {
-            Ok((shape, _)) => format!(
+            Ok((shape, ..)) => format!(
                 "{} named={} where={:?}",
                 shape.columns.join(","),
                 shape.columns_named,
@@ -235,7 +255,7 @@ mod tests {
     }
 
     fn check(columns: Option<&str>, queryable: Option<&str>, expected: &str) {
-        let shape = define(&asked(columns, queryable, None), &relation());
+        let shape = define(&asked(columns, queryable, None), &relation(), TextOrder::Bytes);
         assert_eq!(shown(shape), expected, "{columns:?} {queryable:?}");
     }
 
@@ -284,14 +304,17 @@ mod tests {
         let mut relation = relation();
         relation.columns.push(crate::domain::Column { generated: true, ..column("g", "int4", None) });
         assert_eq!(
-            shown(define(&asked(None, None, None), &relation)),
+            shown(define(&asked(None, None, None), &relation, TextOrder::Bytes)),
             r#"{"columns":["The following columns are generated and cannot be included in the shape: g. You can exclude them from the shape by explicitly listing which columns to fetch in the 'columns' query param"]}"#
         );
         assert_eq!(
-            shown(define(&asked(Some("id,k,g"), None, None), &relation)),
+            shown(define(&asked(Some("id,k,g"), None, None), &relation, TextOrder::Bytes)),
             r#"{"columns":["The following columns are generated and cannot be included in the shape: g"]}"#
         );
-        assert_eq!(shown(define(&asked(Some("id,k"), None, None), &relation)), "id,k named=true where=None");
+        assert_eq!(
+            shown(define(&asked(Some("id,k"), None, None), &relation, TextOrder::Bytes)),
+            "id,k named=true where=None"
+        );
     }
 
     #[test]
@@ -301,7 +324,7 @@ mod tests {
             column.pk_position = None;
         }
         assert_eq!(
-            shown(define(&asked(Some("id"), None, None), &relation)),
+            shown(define(&asked(Some("id"), None, None), &relation, TextOrder::Bytes)),
             r#"{"columns":["The list of columns must include all primary key columns, missing: k, value"]}"#
         );
     }
@@ -311,7 +334,7 @@ mod tests {
         let with = |clause: Option<&str>, keys: &[&str]| {
             let params: BTreeMap<String, String> =
                 keys.iter().map(|key| ((*key).to_owned(), "5".to_owned())).collect();
-            shown(define(&AskedShape { params, ..asked(None, None, clause) }, &relation()))
+            shown(define(&AskedShape { params, ..asked(None, None, clause) }, &relation(), TextOrder::Bytes))
         };
         assert_eq!(with(None, &["x"]), "id,k,value named=false where=None");
         assert_eq!(
@@ -335,7 +358,7 @@ mod tests {
     fn a_partitioned_table_is_refused_rather_than_followed_by_halves() {
         let relation = Relation { partitioned: true, ..relation() };
         assert_eq!(
-            shown(define(&asked(None, None, None), &relation)),
+            shown(define(&asked(None, None, None), &relation, TextOrder::Bytes)),
             r#"{"table":["Partitioned tables are not supported by this server yet; ask for their partitions"]}"#
         );
     }

@@ -4,11 +4,37 @@ use std::collections::BTreeMap;
 
 use super::{relation, row, wire};
 use crate::domain::{Change, Oid, Sid};
-use crate::filter::{Predicate, RowMove, ShapeIndex, Verdict, Verdicts};
+use crate::filter::{Predicate, RowMove, ShapeIndex, TextOrder, Verdict, Verdicts};
 
 fn delegating(clause: &str) -> Result<Predicate, String> {
     let params = BTreeMap::from([(1, "it's".to_owned()), (2, "5".to_owned())]);
-    Predicate::parse_delegating(clause, &params, &relation()).map_err(|error| error.to_string())
+    Predicate::parse_delegating(clause, &params, &relation(), TextOrder::Bytes)
+        .map_err(|error| error.to_string())
+}
+
+#[test]
+fn another_order_of_texts_is_left_to_postgres() {
+    for (clause, expected) in [
+        ("t < 'b' and id > 1", vec![r#"("t" < 'b')"#]),
+        ("t between 'a' and v", vec![r#"("t" BETWEEN 'a' AND "v")"#]),
+        (
+            "t >= any ('{a}') or greatest(t, 'x') = v",
+            vec![r#"("t" >= ANY ('{a}'))"#, r#"(GREATEST("t", 'x') = "v")"#],
+        ),
+        ("t = 'b' and t like 'a%' and t in ('x', 'y')", vec![]),
+    ] {
+        let relation = relation();
+        let parse = |order| {
+            Predicate::parse_delegating(clause, &BTreeMap::new(), &relation, order).expect("a clause")
+        };
+        let (other, bytes) = (parse(TextOrder::Other), parse(TextOrder::Bytes));
+        assert_eq!((parts(&other), parts(&bytes)), (expected.clone(), vec![]), "{clause}");
+        assert_eq!(bytes.orders_text(), !expected.is_empty(), "{clause}");
+        for predicate in [other, bytes] {
+            let again = Predicate::from_canonical(predicate.sql(), &relation).expect("canonical SQL");
+            assert_eq!((again.sql(), parts(&again)), (predicate.sql(), parts(&predicate)), "{clause}");
+        }
+    }
 }
 
 fn parts(predicate: &Predicate) -> Vec<&str> {

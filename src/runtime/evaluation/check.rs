@@ -9,9 +9,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{CHECKED_FOR_MAX, CHECKED_MAX, Evaluation, count, lock};
+use super::{CHECKED_FOR_MAX, CHECKED_MAX, Evaluation, TABLES_MAX, count, lock};
 use crate::domain::Relation;
-use crate::filter::{Delegated, WhereError};
+use crate::filter::{Delegated, TextOrder, WhereError};
 use crate::postgres::{PgError, SqlClient};
 
 /// "functions in index predicate must be marked IMMUTABLE".
@@ -41,8 +41,7 @@ impl Evaluation {
     pub async fn check(&self, relation: &Relation, parts: &[Arc<Delegated>]) -> Result<(), CheckError> {
         for part in parts {
             let key = (part.relation(), part.sql().to_owned());
-            let fresh = |at: &Instant| at.elapsed() < CHECKED_FOR_MAX;
-            if lock(&self.shared.checked).get(&key).is_some_and(fresh) {
+            if lock(&self.shared.checked).get(&key).is_some_and(is_fresh) {
                 continue;
             }
             if !self.shared.enabled {
@@ -61,6 +60,41 @@ impl Evaluation {
             known.insert(key, Instant::now());
         }
         Ok(())
+    }
+
+    /// How the texts of a table are ordered.
+    ///
+    /// # Errors
+    /// Postgres cannot be asked.
+    pub async fn text_order(&self, relation: &Relation) -> Result<TextOrder, CheckError> {
+        // Before version 15 there was no other provider than the C library; "C" and "POSIX" are those
+        // of that library that order by bytes, and all of the built-in provider.
+        const QUERY: &str = "
+            SELECT bool_and(CASE provider WHEN 'c' THEN collate IN ('C', 'POSIX') ELSE provider = 'b' END)
+            FROM (
+                SELECT coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') AS provider, d.datcollate::text AS collate
+                FROM pg_catalog.pg_database d WHERE d.datname = current_database()
+                UNION ALL
+                SELECT c.collprovider::text, c.collcollate::text
+                FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_collation c ON c.oid = a.attcollation
+                WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND c.collname <> 'default'
+            ) AS orders";
+        if let Some((order, _)) = lock(&self.shared.orders).get(&relation.oid).filter(|(_, at)| is_fresh(at))
+        {
+            return Ok(*order);
+        }
+        let unreachable = |_: PgError| CheckError::Unreachable;
+        let loan = self.shared.catalog.get().await.map_err(unreachable)?;
+        let row = loan.client().query_one(QUERY, &[&relation.oid.0]).await;
+        let by_bytes: bool = row.and_then(|row| row.try_get(0)).map_err(|error| unreachable(error.into()))?;
+        loan.give_back();
+        let order = if by_bytes { TextOrder::Bytes } else { TextOrder::Other };
+        let mut orders = lock(&self.shared.orders);
+        if orders.len() >= TABLES_MAX {
+            orders.clear();
+        }
+        orders.insert(relation.oid, (order, Instant::now()));
+        Ok(order)
     }
 
     async fn ask(&self, relation: &Relation, part: &Delegated) -> Result<(), CheckError> {
@@ -95,6 +129,10 @@ impl Evaluation {
         }
         checked
     }
+}
+
+fn is_fresh(at: &Instant) -> bool {
+    at.elapsed() < CHECKED_FOR_MAX
 }
 
 /// Says nothing about the expression: connection, resources, locks, shutdown.

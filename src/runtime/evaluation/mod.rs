@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::domain::Oid;
-use crate::filter::{Delegated, Question, RowValues, Verdict};
+use crate::filter::{Delegated, Question, RowValues, TextOrder, Verdict};
 use crate::postgres::{ConnectOptions, DatabaseUrl, PgError};
 use crate::runtime::connections::Connections;
 
@@ -49,6 +49,8 @@ struct Shared {
     /// Expressions that Postgres takes, by table, and when it said so.
     checked: Mutex<HashMap<(Oid, String), Instant>>,
     tables: Mutex<HashMap<Oid, Arc<rows::Types>>>,
+    /// How tables order their texts, and when Postgres said so.
+    orders: Mutex<HashMap<Oid, (TextOrder, Instant)>>,
 }
 
 /// Counts since the start.
@@ -84,9 +86,10 @@ impl Evaluation {
     pub fn new(enabled: bool, database: (DatabaseUrl, ConnectOptions), catalog: Connections) -> Evaluation {
         let (url, options) = database;
         let rows = Connections::new(url, options, CONNECTIONS);
-        let (checked, tables) = (Mutex::default(), Mutex::default());
+        let (checked, tables, orders) = (Mutex::default(), Mutex::default(), Mutex::default());
         let counters = Counters::default();
-        Evaluation { shared: Arc::new(Shared { enabled, rows, catalog, counters, checked, tables }) }
+        let shared = Shared { enabled, rows, catalog, counters, checked, tables, orders };
+        Evaluation { shared: Arc::new(shared) }
     }
 
     /// Whether new shapes may need Postgres for their changes.

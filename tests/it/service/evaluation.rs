@@ -218,6 +218,40 @@ async fn a_row_that_makes_the_clause_fail_is_not_in_the_shape() {
     catch_up(&mut client, &ITEMS, &database.client().await).await;
 }
 
+/// The order of texts is that of the column, whatever it is.
+#[tokio::test]
+async fn texts_are_ordered_by_their_collation() {
+    let database = database("collation").await;
+    database
+        .execute(
+            "CREATE TABLE items (id int PRIMARY KEY, v text COLLATE \"und-x-icu\");
+             CREATE TABLE plain (id int PRIMARY KEY, v text COLLATE \"C\")",
+        )
+        .await;
+    let service = Service::start(&database, |_| {}).await;
+    let mut clients = Vec::new();
+    for table in ["items", "plain"] {
+        for clause in ["v < 'b'", "v BETWEEN 'A' AND 'é'", "greatest(v, 'c') = 'c' AND id > 2"] {
+            let mut client = service.follow(ShapeRequest::table(table).filtered(clause, &[]));
+            client.sync().await.unwrap_or_else(|error| panic!("{clause}: {error}"));
+            clients.push((table, client));
+        }
+    }
+    for table in ["items", "plain"] {
+        let values =
+            "(1, 'a'), (2, 'A'), (3, 'b'), (4, 'B'), (5, 'c'), (6, 'é'), (7, 'Z'), (8, ''), (9, NULL)";
+        database.execute(&format!("INSERT INTO {table} VALUES {values}")).await;
+        database.execute(&format!("UPDATE {table} SET id = id + 10, v = upper(v) WHERE id > 4")).await;
+    }
+    let postgres = database.client().await;
+    let mut counts = Vec::new();
+    for (table, client) in &mut clients {
+        catch_up(client, &crate::support::Table { name: table, primary_key: &["id"] }, &postgres).await;
+        counts.push(client.rows().len());
+    }
+    assert_ne!(counts[..3], counts[3..], "the collations differ");
+}
+
 /// What an expression names may go away: then nobody can tell, and the shape ends.
 #[tokio::test]
 async fn a_shape_ends_when_its_function_is_gone() {
