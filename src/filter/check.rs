@@ -221,6 +221,10 @@ impl<'a> Checker<'a> {
                 }
                 self.resolver.typed_literal(untyped, &to)?
             }
+            // Functions that are named like types take any text, and are printed as casts.
+            Item::Typed { expr, .. } if self.canonical && expr.ty().is_text() && *expr.ty() != to => {
+                Expr::Cast { arg: Box::new(expr), to, location }
+            }
             Item::Typed { expr, .. } => cast_typed(expr, to, location)?,
         };
         Ok(Item::Typed { expr, location, parameter: None })

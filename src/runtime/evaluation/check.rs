@@ -70,9 +70,9 @@ impl Evaluation {
         // Before version 15 there was no other provider than the C library; "C" and "POSIX" are those
         // of that library that order by bytes, and all of the built-in provider.
         const QUERY: &str = "
-            SELECT bool_and(CASE provider WHEN 'c' THEN collate IN ('C', 'POSIX') ELSE provider = 'b' END)
+            SELECT bool_and(CASE provider WHEN 'c' THEN locale IN ('C', 'POSIX') ELSE provider = 'b' END)
             FROM (
-                SELECT coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') AS provider, d.datcollate::text AS collate
+                SELECT coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') AS provider, d.datcollate::text AS locale
                 FROM pg_catalog.pg_database d WHERE d.datname = current_database()
                 UNION ALL
                 SELECT c.collprovider::text, c.collcollate::text

@@ -109,7 +109,7 @@ impl Generator {
     }
 
     fn leaf(&mut self) -> String {
-        if self.chance(35) {
+        if self.chance(12) {
             let number = self.random.random_range(0..self.operations.len());
             let name = self.operations[number].clone();
             return self.directed(&name);
