@@ -69,6 +69,9 @@ pub struct Arguments {
     /// Between two looks at the publication; one task does both, in the shorter period.
     #[arg(long, env = "ELECTRIC_TWEAKS_PUBLICATION_REFRESH_PERIOD", value_parser = values::duration, default_value = "60s")]
     publication_refresh_period: Duration,
+    /// Let Postgres evaluate the parts of where clauses that are not evaluated here.
+    #[arg(long, env = "SHAPEFOLD_POSTGRES_EVALUATION", value_parser = values::boolean, default_value = "true")]
+    postgres_evaluation: bool,
 
     /// Clients must send this as the query parameter `secret`.
     #[arg(long, env = "ELECTRIC_SECRET", hide_env_values = true)]
@@ -335,6 +338,7 @@ fn settings(arguments: Arguments, data_dir: &Path) -> Result<Parts, String> {
         temporary_slot: arguments.cleanup_replication_slots_on_shutdown,
         manual_publishing: arguments.manual_table_publishing,
         reconcile_interval: arguments.schema_reconciler_period.min(arguments.publication_refresh_period),
+        postgres_evaluation: arguments.postgres_evaluation,
         pool_size: arguments.db_pool_size,
         chunk_bytes: arguments.shape_chunk_bytes_threshold,
         flush_interval: Duration::from_millis(50),

@@ -26,6 +26,9 @@ pub(super) enum Want {
     Equal(Key),
     /// An array that has this element, or one that has all of several: the index takes the rarest.
     Element(Vec<Key>),
+    /// An array without other elements than some: one way for each of them, and one, None, for the empty
+    /// array. Any one element of a row leads to all shapes that allow it.
+    Within(Option<Key>),
     Range(Span),
 }
 
@@ -35,13 +38,16 @@ pub(super) struct Way<'e> {
     pub(super) probed: Probed,
     pub(super) want: Want,
     pub(super) residual: Vec<&'e Expr>,
+    /// Many rows take it: any other way is better.
+    pub(super) weak: bool,
 }
 
 /// The condition that all of some expressions hold, and its SQL.
 pub(super) fn conjunction(args: &[&Expr]) -> Option<(String, Condition)> {
     let mut sql = String::new();
     let mut conditions = Vec::with_capacity(args.len());
-    for arg in args {
+    let (delegated, own): (Vec<&Expr>, Vec<&Expr>) = args.iter().partition(|arg| arg.is_delegated());
+    for arg in own.into_iter().chain(delegated) {
         print(arg, &mut sql);
         sql.push('\n');
         // What compiled as a part of the clause compiles alone.
@@ -75,9 +81,16 @@ pub(super) fn ways(expr: &Expr) -> Option<Vec<Way<'_>>> {
         Expr::Call(call) => contained(expr, call),
         Expr::And(args) => conjuncts(args),
         Expr::Or(args) => {
-            let branches: Vec<Vec<Way<'_>>> = args.iter().map(ways).collect::<Option<_>>()?;
-            Some(branches.into_iter().flatten().collect())
+            let branches: Vec<Option<Vec<Way<'_>>>> = args.iter().map(ways).collect();
+            // One branch that is found by a value makes it worth to ask the others apart: they are the
+            // same for many shapes more often than the whole.
+            if branches.iter().all(Option::is_none) {
+                return None;
+            }
+            let alone = args.iter().zip(branches).map(|(arg, ways)| ways.or_else(|| truth(arg)));
+            Some(alone.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
         }
+        Expr::IsNull { .. } => truth(expr),
         Expr::IsTruth { truth: Truth::True, negated: false, arg } => ways(arg),
         _ => None,
     }
@@ -90,7 +103,17 @@ fn way<'e>(expr: &Expr, form: Option<Form>, want: Want, residual: Vec<&'e Expr>)
     let mut name = String::new();
     print(expr, &mut name);
     name.push_str(&format!("\n{}\n{form:?}", expr.ty()));
-    Some(Way { probed: Probed { name, operand: operand(expr, form).ok()? }, want, residual })
+    Some(Way { probed: Probed { name, operand: operand(expr, form).ok()? }, want, residual, weak: false })
+}
+
+/// A condition as an expression that has to be true.
+fn truth<'e>(condition: &Expr) -> Option<Vec<Way<'e>>> {
+    // Postgres would be asked about every row.
+    if condition.is_delegated() {
+        return None;
+    }
+    let way = way(condition, None, Want::Equal(Key::Number(1)), Vec::new())?;
+    Some(vec![Way { weak: true, ..way }])
 }
 
 fn compare<'e>(op: Comparison, form: Form, left: &Expr, right: &Expr) -> Option<Vec<Way<'e>>> {
@@ -180,9 +203,18 @@ fn pattern_way<'e>(whole: &'e Expr, case: Case, text: &Expr, pattern: &Expr) -> 
     Some(vec![way(probed, None, want, residual)?])
 }
 
-/// `array @> constant`, `array && constant`, and `jsonb @> object`.
+/// `array @> constant`, `array && constant`, `array <@ constant`, and `jsonb @> object`.
 fn contained<'e>(whole: &'e Expr, call: &'e Call) -> Option<Vec<Way<'e>>> {
+    let mut within = false;
     let (outer, inner) = match (&call.function, &call.args[..]) {
+        (Function::ArrayContained, [array, bound]) if bound.is_constant() => {
+            within = true;
+            (array, bound)
+        }
+        (Function::ArrayContains, [bound, array]) if bound.is_constant() => {
+            within = true;
+            (array, bound)
+        }
         (Function::ArrayContains | Function::Json(JsonOp::Contains), [outer, inner])
         | (Function::ArrayContained | Function::Json(JsonOp::Contained), [inner, outer]) => (outer, inner),
         (Function::ArrayOverlaps, [a, b]) => {
@@ -199,6 +231,14 @@ fn contained<'e>(whole: &'e Expr, call: &'e Call) -> Option<Vec<Way<'e>>> {
     }
     match constant(inner, None)? {
         None => Some(Vec::new()),
+        Some(Datum::Array(array)) if within => {
+            let mut keys = array.elements.iter().flatten().map(key).collect::<Option<Vec<_>>>()?;
+            keys.sort();
+            keys.dedup();
+            let each = |key| way(outer, None, Want::Within(Some(key)), vec![whole]);
+            let empty = way(outer, None, Want::Within(None), Vec::new());
+            keys.into_iter().map(each).chain([empty]).collect()
+        }
         Some(Datum::Array(array)) if call.function == Function::ArrayOverlaps => {
             let mut keys = array.elements.iter().flatten().map(key).collect::<Option<Vec<_>>>()?;
             keys.sort();
@@ -226,7 +266,7 @@ fn contained<'e>(whole: &'e Expr, call: &'e Call) -> Option<Vec<Way<'e>>> {
             let args = vec![operand(outer, None).ok()?, Operand::Const(Some(Datum::Array(Box::new(steps))))];
             let function = Box::new(Function::Json(JsonOp::Path { text: false }));
             let probed = Probed { name, operand: Operand::Call { function, args, ty: Type::Jsonb } };
-            Some(vec![Way { probed, want: Want::Equal(scalar), residual: vec![whole] }])
+            Some(vec![Way { probed, want: Want::Equal(scalar), residual: vec![whole], weak: false }])
         }
         Some(_) => None,
     }
@@ -261,7 +301,8 @@ fn conjuncts(args: &[Expr]) -> Option<Vec<Way<'_>>> {
         }
         let rank = |ways: &[Way<'_>]| {
             let range = ways.iter().any(|way| matches!(way.want, Want::Range(_)));
-            (range, ways.len())
+            let weak = ways.iter().any(|way| way.weak);
+            (weak, range, ways.len())
         };
         if best.as_ref().is_none_or(|(_, before)| rank(&found) < rank(before)) {
             best = Some((index, found));
@@ -269,12 +310,12 @@ fn conjuncts(args: &[Expr]) -> Option<Vec<Way<'_>>> {
     }
     let (chosen, mut found) = best?;
     let mut joined = vec![chosen];
-    if let [Way { probed, want: Want::Range(span), residual }] = &mut found[..]
+    if let [Way { probed, want: Want::Range(span), residual, .. }] = &mut found[..]
         && residual.is_empty()
     {
         for (index, arg) in args.iter().enumerate().filter(|(index, _)| *index != chosen) {
             let Some(other) = ways(arg) else { continue };
-            if let [Way { probed: same, want: Want::Range(other), residual }] = &other[..]
+            if let [Way { probed: same, want: Want::Range(other), residual, .. }] = &other[..]
                 && same.name == probed.name
                 && residual.is_empty()
             {

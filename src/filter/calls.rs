@@ -179,6 +179,9 @@ impl Resolver<'_> {
             let message = format!("Could not select a function overload for {}({})", name, shown.join(", "));
             return Err(WhereError::at(at, message));
         }
+        if function != Function::Coalesce && common.is_text() {
+            self.order_texts(at)?;
+        }
         let mut converted = Vec::with_capacity(args.len());
         for arg in args {
             converted.push(self.convert(arg, &common)?.ok_or_else(|| refusal.clone())?);
@@ -350,6 +353,16 @@ fn argument(name: &str) -> Option<Type> {
         "_text" => Some(Type::array_of(&Type::Text)),
         name => Type::of_name(name),
     }
+}
+
+/// Whether an operator of the catalog is evaluated here.
+pub(super) fn is_native(operator: &Operator) -> bool {
+    let typed = operator.left.is_none_or(|left| argument(left).is_some())
+        && argument(operator.right).is_some()
+        && argument(operator.result).is_some();
+    let function =
+        if operator.left.is_some() { binary_function(operator) } else { prefix_function(operator) };
+    typed && function.is_some()
 }
 
 fn prefix_function(operator: &Operator) -> Option<Function> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
+use std::sync::Arc;
 
 use rupg_sql::nodes::{
     A_Const, A_Expr, A_Expr_Kind, BoolExpr, BoolExprType, BoolTestType, BooleanTest, ColumnRef, List, Node,
@@ -9,6 +10,7 @@ use rupg_sql::nodes::{
 };
 
 use super::decode::decode_natural;
+use super::delegated::Delegated;
 use super::error::WhereError;
 use super::expr::{Comparison, Expr, Literal, Spelling, Truth};
 use super::resolve::{Item, Resolver, Untyped, identifier};
@@ -24,6 +26,21 @@ pub(super) struct Checker<'a> {
     columns: Vec<String>,
     /// Reading our own canonical SQL, which uses a little more than clients may.
     canonical: bool,
+    /// Whether texts are ordered by bytes without saying so.
+    by_bytes: bool,
+    /// Leaving to Postgres what is not evaluated here.
+    delegating: bool,
+    delegated: Vec<Arc<Delegated>>,
+}
+
+/// The typed condition, the names of its columns by slot, and its parts that Postgres evaluates.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) expr: Expr,
+    pub(super) columns: Vec<String>,
+    pub(super) delegated: Vec<Arc<Delegated>>,
+    /// Whether texts are ordered somewhere, by bytes or by Postgres.
+    pub(super) orders_text: bool,
 }
 
 impl<'a> Checker<'a> {
@@ -32,7 +49,31 @@ impl<'a> Checker<'a> {
         params: &'a BTreeMap<u32, String>,
         canonical: bool,
     ) -> Checker<'a> {
-        Checker { relation, resolver: Resolver::new(params), columns: Vec::new(), canonical }
+        Checker {
+            relation,
+            resolver: Resolver::new(params),
+            columns: Vec::new(),
+            canonical,
+            by_bytes: !canonical,
+            delegating: false,
+            delegated: Vec::new(),
+        }
+    }
+
+    /// Texts of this table are ordered by some other collation: that is for Postgres.
+    pub(super) fn with_other_order(mut self) -> Checker<'a> {
+        self.by_bytes = false;
+        self
+    }
+
+    /// Canonical SQL says where texts are ordered by bytes: on the left side.
+    pub(super) fn set_order(&mut self, left: Option<&Node>) {
+        self.resolver.by_bytes = self.by_bytes || matches!(left, Some(Node::CollateClause(_)));
+    }
+
+    pub(super) fn delegating(mut self) -> Checker<'a> {
+        self.delegating = true;
+        self
     }
 
     /// For clauses that only Postgres evaluates: it knows the labels.
@@ -41,14 +82,53 @@ impl<'a> Checker<'a> {
         self
     }
 
-    /// The typed condition and the names of its columns.
+    /// Checks a whole clause.
     ///
     /// # Errors
     /// Whatever is not supported, or not of a fitting type.
-    pub(super) fn check(mut self, clause: &Node) -> Result<(Expr, Vec<String>), WhereError> {
-        let item = self.node(clause)?;
+    pub(super) fn check(mut self, clause: &Node) -> Result<Checked, WhereError> {
+        let item = self.part(clause)?;
         let expr = self.resolver.settle(item)?;
-        if *expr.ty() == Type::Bool { Ok((expr, self.columns)) } else { Err(WhereError::NotBoolean) }
+        if *expr.ty() == Type::Bool {
+            let (columns, delegated) = (self.columns, self.delegated);
+            Ok(Checked { expr, columns, delegated, orders_text: self.resolver.orders_text })
+        } else {
+            Err(WhereError::NotBoolean)
+        }
+    }
+
+    /// A condition, alone or between AND, OR and NOT: where it is not evaluated here, Postgres may.
+    fn part(&mut self, node: &Node) -> Result<Item, WhereError> {
+        // AND, OR and NOT nest: nothing of what follows may be on the stack then.
+        if self.delegating && !matches!(node, Node::BoolExpr(_)) { self.leaf(node) } else { self.node(node) }
+    }
+
+    #[inline(never)]
+    fn leaf(&mut self, node: &Node) -> Result<Item, WhereError> {
+        let (columns, resolver) = (self.columns.len(), self.resolver.clone());
+        let refusal = match self.node(node) {
+            Err(refusal) if refusal.may_be_delegated() => refusal,
+            result => return result,
+        };
+        self.columns.truncate(columns);
+        let orders_text = self.resolver.orders_text;
+        self.resolver = resolver;
+        self.resolver.orders_text |= orders_text;
+        let Some(delegated) = Delegated::new(node, self.resolver.params, self.relation, refusal.clone())
+        else {
+            return Err(refusal);
+        };
+        let slots = delegated.columns().iter().map(|(name, _)| self.slot(name)).collect();
+        self.delegated.push(Arc::clone(&delegated));
+        Ok(boolean(Expr::Delegated { delegated, slots }, 0))
+    }
+
+    /// The number of a column among those that the clause uses.
+    fn slot(&mut self, name: &str) -> usize {
+        self.columns.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.columns.push(name.to_owned());
+            self.columns.len() - 1
+        })
     }
 
     pub(super) fn node(&mut self, node: &Node) -> Result<Item, WhereError> {
@@ -109,17 +189,14 @@ impl<'a> Checker<'a> {
     fn column(&mut self, column: &ColumnRef) -> Result<Item, WhereError> {
         let location = column.location;
         let parts = strings(&column.fields);
-        let unknown = || WhereError::at(location, format!("unknown reference {}", identifier(&parts)));
+        let unknown = || WhereError::settled(location, format!("unknown reference {}", identifier(&parts)));
         if parts.len() != column.fields.len() {
-            return Err(WhereError::at(location, "A_Star is not supported in this context"));
+            return Err(WhereError::settled(location, "A_Star is not supported in this context"));
         }
         let [name] = parts[..] else { return Err(unknown()) };
         let found = self.relation.column(name).ok_or_else(unknown)?;
-        let slot = self.columns.iter().position(|known| known == name).unwrap_or_else(|| {
-            self.columns.push(name.to_owned());
-            self.columns.len() - 1
-        });
         let ty = Type::of_column(found);
+        let slot = self.slot(name);
         // A cast to an enum would need the schema of its type.
         let labels = |ty: &Type| matches!(ty, Type::Enum { .. } | Type::Other { .. });
         let domain = found.base.is_some() && !labels(&ty) && !ty.element().is_some_and(labels);
@@ -143,6 +220,10 @@ impl<'a> Checker<'a> {
                     return Err(WhereError::at(untyped.location, message));
                 }
                 self.resolver.typed_literal(untyped, &to)?
+            }
+            // Functions that are named like types take any text, and are printed as casts.
+            Item::Typed { expr, .. } if self.canonical && expr.ty().is_text() && *expr.ty() != to => {
+                Expr::Cast { arg: Box::new(expr), to, location }
             }
             Item::Typed { expr, .. } => cast_typed(expr, to, location)?,
         };
@@ -175,7 +256,8 @@ impl<'a> Checker<'a> {
 
     fn bool_expr(&mut self, expr: &BoolExpr) -> Result<Item, WhereError> {
         let mut args = Vec::with_capacity(expr.args.len());
-        for item in self.list(&expr.args)? {
+        for node in expr.args.iter().flatten() {
+            let item = self.part(node)?;
             let arg = self.resolver.condition(item)?;
             // Nested chains of one kind are one chain, as the grammar has it without parentheses.
             match (expr.boolop, arg) {
@@ -242,8 +324,10 @@ impl<'a> Checker<'a> {
                     let arg = self.optional(expr.rexpr.as_ref(), at)?;
                     return Ok(boolean(self.resolver.prefix_call(operator, arg, at)?, at));
                 };
+                let order = Some(left);
                 let left = self.node(left)?;
                 let right = self.optional(expr.rexpr.as_ref(), at)?;
+                self.set_order(order);
                 self.binary(operator, &names, left, right, at)
             }
             A_Expr_Kind::AEXPR_DISTINCT | A_Expr_Kind::AEXPR_NOT_DISTINCT => {
@@ -269,6 +353,7 @@ impl<'a> Checker<'a> {
                 if !known && !calls::is_binary(operator) {
                     return Err(unknown_operator("binary", &names, at));
                 }
+                self.set_order(expr.lexpr.as_ref());
                 self.resolver.quantified(all, operator, left, array, at)
             }
             kind => {
@@ -309,6 +394,7 @@ impl<'a> Checker<'a> {
         let (Some(low), Some(high)) = (bounds.next(), bounds.next()) else {
             return Err(WhereError::at(expr.location, "expression is incomplete"));
         };
+        self.set_order(expr.lexpr.as_ref());
         self.resolver.between(how, arg, low, high, expr.location)
     }
 

@@ -1,5 +1,7 @@
 //! From the typed tree to the program: constants are decoded and constant parts evaluated, once.
 
+use std::sync::Arc;
+
 use super::datum::Datum;
 use super::decode::{decode, decode_natural};
 use super::error::WhereError;
@@ -22,7 +24,22 @@ pub(super) fn compile(expr: &Expr) -> Result<Condition, WhereError> {
 }
 
 fn build(expr: &Expr) -> Result<Condition, WhereError> {
+    // What nests is here; the rest has its own function, so that little is on the stack meanwhile.
+    match expr {
+        Expr::And(args) => chain(args).map(Condition::And),
+        Expr::Or(args) => chain(args).map(Condition::Or),
+        Expr::Not(arg) => compile(arg).map(|arg| Condition::Not(Box::new(arg))),
+        Expr::IsTruth { truth, negated, arg } => {
+            let (truth, negated) = (*truth, *negated);
+            compile(arg).map(|arg| Condition::IsTruth { truth, negated, arg: Box::new(arg) })
+        }
+        leaf => build_leaf(leaf),
+    }
+}
+
+fn build_leaf(expr: &Expr) -> Result<Condition, WhereError> {
     Ok(match expr {
+        Expr::And(_) | Expr::Or(_) | Expr::Not(_) | Expr::IsTruth { .. } => build(expr)?,
         Expr::Column { .. }
         | Expr::Literal(_)
         | Expr::Cast { .. }
@@ -63,9 +80,9 @@ fn build(expr: &Expr) -> Result<Condition, WhereError> {
                 pattern: pattern_operand,
             }
         }
-        Expr::And(args) => Condition::And(args.iter().map(compile).collect::<Result<_, _>>()?),
-        Expr::Or(args) => Condition::Or(args.iter().map(compile).collect::<Result<_, _>>()?),
-        Expr::Not(arg) => Condition::Not(Box::new(compile(arg)?)),
+        Expr::Delegated { delegated, slots } => {
+            Condition::Delegated { delegated: Arc::clone(delegated), slots: slots.as_slice().into() }
+        }
         Expr::IsNull { negated, arg } => match &**arg {
             Expr::Column { slot, ty, .. } => Condition::ColumnIsNull {
                 negated: *negated,
@@ -74,10 +91,13 @@ fn build(expr: &Expr) -> Result<Condition, WhereError> {
             },
             arg => Condition::IsNull { negated: *negated, arg: operand(arg, None)? },
         },
-        Expr::IsTruth { truth, negated, arg } => {
-            Condition::IsTruth { truth: *truth, negated: *negated, arg: Box::new(compile(arg)?) }
-        }
     })
+}
+
+/// The parts of an AND or OR. What Postgres is asked comes last: mostly it is settled by then.
+fn chain(args: &[Expr]) -> Result<Vec<Condition>, WhereError> {
+    let (delegated, own): (Vec<&Expr>, Vec<&Expr>) = args.iter().partition(|arg| arg.is_delegated());
+    own.into_iter().chain(delegated).map(compile).collect()
 }
 
 /// `= ANY` and `<> ALL` of a constant are IN and NOT IN.
@@ -203,7 +223,7 @@ fn fold(operand: Operand, expr: &Expr) -> Result<Operand, WhereError> {
 
 fn without_row<T>(evaluate: impl FnOnce(&Row<'_>) -> T) -> T {
     let tuple = Tuple::from_values(&[]);
-    evaluate(&Row { tuple: &tuple, before: None, positions: &[] })
+    evaluate(&Row { tuple: &tuple, before: None, positions: &[], verdicts: None })
 }
 
 fn failed(expr: &Expr) -> WhereError {

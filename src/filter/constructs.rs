@@ -17,6 +17,7 @@ impl Checker<'_> {
 
     pub(super) fn min_max(&mut self, node: &MinMaxExpr) -> Result<Item, WhereError> {
         let args = self.list(&node.args)?;
+        self.set_order(node.args.first().and_then(Option::as_ref));
         let function = match node.op {
             MinMaxOp::IS_GREATEST => (Function::Greatest, "greatest"),
             _ => (Function::Least, "least"),

@@ -11,6 +11,9 @@ pub(super) const PREFIX: &str = "SELECT 1 WHERE ";
 pub enum WhereError {
     #[error("At location {location}: {message}")]
     Located { location: usize, message: String },
+    /// The same, of what would be wrong for Postgres, too.
+    #[error("At location {location}: {message}")]
+    Settled { location: usize, message: String },
     #[error("unescaped \";\" causing statement split")]
     SecondStatement,
     #[error("malformed query ending with SQL clauses")]
@@ -30,6 +33,29 @@ impl WhereError {
     pub(super) fn at(offset: i32, message: impl Into<String>) -> WhereError {
         let offset = usize::try_from(offset).unwrap_or(0);
         WhereError::Located { location: offset.saturating_sub(PREFIX.len()), message: message.into() }
+    }
+
+    /// The same, where Postgres need not be asked whether it knows better.
+    pub(super) fn settled(offset: i32, message: impl Into<String>) -> WhereError {
+        let offset = usize::try_from(offset).unwrap_or(0);
+        WhereError::Settled { location: offset.saturating_sub(PREFIX.len()), message: message.into() }
+    }
+
+    /// Whether it is about a construct that Postgres may evaluate where this module does not.
+    pub(super) fn may_be_delegated(&self) -> bool {
+        matches!(self, WhereError::Located { .. })
+    }
+
+    pub(super) fn location(&self) -> Option<usize> {
+        match self {
+            WhereError::Located { location, .. } | WhereError::Settled { location, .. } => Some(*location),
+            WhereError::SecondStatement
+            | WhereError::TrailingClauses
+            | WhereError::SubqueryInSubset
+            | WhereError::SemicolonInOrder
+            | WhereError::NotBoolean
+            | WhereError::TooLong { .. } => None,
+        }
     }
 }
 

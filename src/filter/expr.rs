@@ -1,6 +1,9 @@
 //! The typed tree of a clause: every operator resolved, every literal with its type, and still the
 //! spelling of the client where that is part of the identity of a shape.
 
+use std::sync::Arc;
+
+use super::delegated::Delegated;
 use super::function::Function;
 use super::types::{Form, Type};
 
@@ -57,6 +60,11 @@ pub(super) enum Expr {
     Quantified(Box<Quantified>),
     /// An operator or a function without a form of its own here.
     Call(Box<Call>),
+    /// For Postgres; the slots are those of its columns.
+    Delegated {
+        delegated: Arc<Delegated>,
+        slots: Vec<usize>,
+    },
     And(Vec<Expr>),
     Or(Vec<Expr>),
     Not(Box<Expr>),
@@ -234,6 +242,7 @@ impl Expr {
             | Expr::In { .. }
             | Expr::Like { .. }
             | Expr::Quantified(_)
+            | Expr::Delegated { .. }
             | Expr::And(_)
             | Expr::Or(_)
             | Expr::Not(_)
@@ -259,10 +268,20 @@ impl Expr {
         }
     }
 
+    /// Whether Postgres has to be asked about it.
+    pub(super) fn is_delegated(&self) -> bool {
+        match self {
+            Expr::Delegated { .. } => true,
+            Expr::And(args) | Expr::Or(args) => args.iter().any(Expr::is_delegated),
+            Expr::Not(arg) | Expr::IsTruth { arg, .. } | Expr::IsNull { arg, .. } => arg.is_delegated(),
+            _ => false,
+        }
+    }
+
     /// Whether no column occurs in it, so that its value is known at once.
     pub(super) fn is_constant(&self) -> bool {
         match self {
-            Expr::Column { .. } => false,
+            Expr::Column { .. } | Expr::Delegated { .. } => false,
             Expr::Literal(_) => true,
             Expr::Cast { arg, .. }
             | Expr::Implicit { arg, .. }

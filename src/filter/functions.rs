@@ -8,6 +8,24 @@ use super::moment::{self, Moments};
 use super::resolve::{Item, Resolver};
 use super::types::Type;
 
+/// Functions by name, beside those that are named like a type. COALESCE and its kin have a syntax of
+/// their own.
+pub(super) const NAMED: [&str; 13] = [
+    "lower",
+    "upper",
+    "like",
+    "ilike",
+    "concat",
+    "array_cat",
+    "array_append",
+    "array_prepend",
+    "array_ndims",
+    "justify_days",
+    "justify_hours",
+    "justify_interval",
+    "timezone",
+];
+
 impl Resolver<'_> {
     /// A function by name, or None where there is none of that name and count of arguments.
     pub(super) fn function(
@@ -24,6 +42,9 @@ impl Resolver<'_> {
         let count = args.len();
         let mut args = args.into_iter();
         let mut arg = || args.next().ok_or_else(refusal);
+        if !NAMED.contains(&name) {
+            return if count == 1 { self.conversion(name, arg()?, at, refusal()) } else { Ok(None) };
+        }
         Ok(Some(match (name, count) {
             ("lower" | "upper", 1) => {
                 let arg = self.textual(arg()?)?.ok_or_else(refusal)?;
@@ -75,7 +96,6 @@ impl Resolver<'_> {
                 let (zone, stamp) = (arg()?, arg()?);
                 self.time_zone(zone, stamp, at, refusal())?
             }
-            (_, 1) => return self.conversion(name, arg()?, at, refusal()),
             _ => return Ok(None),
         }))
     }

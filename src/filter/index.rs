@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::delegated::Verdicts;
 use super::predicate::Predicate;
-use super::table::Table;
-use crate::domain::{Change, Oid, Sid, Tuple, WireRelation};
+use super::table::{Seen, Table};
+use crate::domain::{Change, Oid, Sid, WireRelation};
 
 /// What a row change means to a shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,11 +111,25 @@ impl ShapeIndex {
     /// # Errors
     /// The old row is needed and missing, or the relation is unknown; then nothing is appended.
     pub fn route(&self, change: &Change, moves: &mut Vec<(Sid, RowMove)>) -> Result<(), RouteError> {
-        let Some(relation) = change.relation() else { return Ok(()) };
-        self.route_as(relation.oid, change, moves)
+        self.route_with(change, None, moves)
     }
 
-    /// As [`Self::route`], with the shapes of the relation `oid`, announced with columns in the same
+    /// The same with what Postgres has said about rows. Where a verdict is missing the result is not
+    /// to be used: [`Verdicts::take_misses`].
+    ///
+    /// # Errors
+    /// As above.
+    pub fn route_with(
+        &self,
+        change: &Change,
+        verdicts: Option<&Verdicts>,
+        moves: &mut Vec<(Sid, RowMove)>,
+    ) -> Result<(), RouteError> {
+        let Some(relation) = change.relation() else { return Ok(()) };
+        self.route_as(relation.oid, change, verdicts, moves)
+    }
+
+    /// As [`Self::route_with`], with the shapes of the relation `oid`, announced with columns in the same
     /// places: a change of a partition is one of the tables above it.
     ///
     /// # Errors
@@ -123,6 +138,7 @@ impl ShapeIndex {
         &self,
         oid: Oid,
         change: &Change,
+        verdicts: Option<&Verdicts>,
         moves: &mut Vec<(Sid, RowMove)>,
     ) -> Result<(), RouteError> {
         let Some(table) = self.tables.get(&oid).filter(|table| !table.is_empty()) else { return Ok(()) };
@@ -131,14 +147,15 @@ impl ShapeIndex {
         };
         let missing = Err(RouteError::MissingOldTuple { oid });
         let start = moves.len();
+        let seen = |tuple, before| Seen { tuple, before, verdicts };
         match change {
-            Change::Insert { new, .. } => self.append(table, new, None, RowMove::Insert, moves),
+            Change::Insert { new, .. } => self.append(table, &seen(new, None), RowMove::Insert, moves),
             Change::Delete { .. } | Change::Update { .. } if !full_identity => return missing,
-            Change::Delete { old, .. } => self.append(table, old, None, RowMove::Delete, moves),
+            Change::Delete { old, .. } => self.append(table, &seen(old, None), RowMove::Delete, moves),
             Change::Update { old: None, .. } => return missing,
             Change::Update { old: Some(old), new, .. } => {
-                self.append(table, old, None, RowMove::Delete, moves);
-                self.append(table, new, Some(old), RowMove::Insert, moves);
+                self.append(table, &seen(old, None), RowMove::Delete, moves);
+                self.append(table, &seen(new, Some(old)), RowMove::Insert, moves);
                 join_updates(start, moves);
             }
             Change::Truncate { .. } => {}
@@ -154,16 +171,9 @@ impl ShapeIndex {
     }
 
     /// Appends the filtered shapes that hold a row, in no particular order, each once.
-    fn append(
-        &self,
-        table: &Table,
-        tuple: &Tuple,
-        before: Option<&Tuple>,
-        row_move: RowMove,
-        moves: &mut Vec<(Sid, RowMove)>,
-    ) {
+    fn append(&self, table: &Table, seen: &Seen<'_>, row_move: RowMove, moves: &mut Vec<(Sid, RowMove)>) {
         let mut found = Vec::new();
-        let failures = table.find(tuple, before, &mut found);
+        let failures = table.find(seen, &mut found);
         // Two branches of an OR may have found the same shape.
         found.sort_unstable();
         found.dedup();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::array::Array;
 use super::datum::Datum;
 use super::decimal::Decimal;
 use super::json::Json;
@@ -15,7 +16,8 @@ pub(super) enum Key {
     Bytes(Box<[u8]>),
 }
 
-/// None for what has no key: arrays, and jsonb that is no scalar.
+/// None for what has no key: jsonb that is no scalar. The keys of arrays have no order that means
+/// anything.
 pub(super) fn key(value: &Datum<'_>) -> Option<Key> {
     Some(match value {
         Datum::Bool(value) => Key::Number(i64::from(*value)),
@@ -29,8 +31,32 @@ pub(super) fn key(value: &Datum<'_>) -> Option<Key> {
             Key::Bytes(ordered.to_be_bytes().as_slice().into())
         }
         Datum::Json(json) => Key::Bytes(json_key(json)?.into()),
-        Datum::Array(_) => return None,
+        Datum::Array(array) => Key::Bytes(array_key(array)?.into()),
     })
+}
+
+/// Dimensions, then each element with its length.
+fn array_key(array: &Array<'_>) -> Option<Vec<u8>> {
+    let mut bytes = vec![u8::try_from(array.dimensions.len()).ok()?];
+    for dimension in &array.dimensions {
+        bytes.extend_from_slice(&(dimension.length as u64).to_be_bytes());
+        bytes.extend_from_slice(&dimension.lower.to_be_bytes());
+    }
+    for element in &array.elements {
+        let Some(element) = element else {
+            bytes.push(0);
+            continue;
+        };
+        bytes.push(1);
+        match key(element)? {
+            Key::Number(number) => bytes.extend_from_slice(&number.to_be_bytes()),
+            Key::Bytes(element) => {
+                bytes.extend_from_slice(&(element.len() as u64).to_be_bytes());
+                bytes.extend_from_slice(&element);
+            }
+        }
+    }
+    Some(bytes)
 }
 
 /// The bits in the order of the numbers: one pattern for both zeros, one for NaN, which is above all.

@@ -7,23 +7,23 @@
 //! 3. `print`: its canonical SQL, which is the identity of the shape and what snapshots run;
 //! 4. `program`: the form that decides about rows of the replication stream.
 //!
-//! The promise is that 3 and 4 agree on every row. So what is not certain is refused, with the
-//! messages of the wire contract, section 2; nothing is approximated. What follows from it:
+//! The promise is that 3 and 4 agree on every row. So what is not certain is left to Postgres, part by
+//! part ([`Delegated`]), or refused with the messages of the wire contract, section 2; nothing is
+//! approximated. What follows from it:
 //!
-//! - Text is ordered by bytes. The canonical SQL says so (`COLLATE "C"`), whatever the collation of
-//!   the column is. Equality needs no such mark: collations are deterministic unless a column was
+//! - Text is ordered by bytes, and the canonical SQL says so (`COLLATE "C"`). Where the table's texts
+//!   have another order ([`TextOrder`]) that is left to Postgres. Equality needs no such mark: collations are deterministic unless a column was
 //!   declared with a nondeterministic ICU collation, which this module cannot see.
 //! - `ILIKE` folds letters one by one, as a database does whose locale is a UTF-8 one of the C
 //!   library. With `LC_CTYPE = C` a database folds ASCII letters only, and one of ICU folds `İ` and a
 //!   final sigma in its own way: they disagree about those letters.
 //! - Postgres reads dates, times and (from version 16) numbers in more spellings than this module.
-//!   Literals in them are refused. A text column cast to such a type may hold them: its row counts as
+//!   Literals in them are not native. A text column cast to such a type may hold them: its row counts as
 //!   not decodable, hence not in the shape.
-//!
 //! - Case is folded by `lower` and `upper` in the way of `ILIKE`. GREATEST and LEAST of texts order by
 //!   bytes, and their result has the collation "C".
-//! - `AT TIME ZONE` knows the names of UTC only, `^` of `numeric` is missing, and so are infinite
-//!   intervals: a row with one counts as not decodable.
+//! - `AT TIME ZONE` knows the names of UTC only, and infinite intervals are missing: a row with one
+//!   counts as not decodable.
 //! - The difference of two timestamps that does not fit is an error, as from version 17 on.
 //!
 //! [`ShapeIndex`] holds the predicates of all shapes and finds those that a row change concerns.
@@ -40,6 +40,7 @@ mod constructs;
 mod datum;
 mod decimal;
 mod decode;
+mod delegated;
 mod error;
 mod expr;
 mod function;
@@ -52,6 +53,7 @@ mod like;
 mod math;
 mod moment;
 mod numeric;
+mod operations;
 mod operators;
 mod predicate;
 mod print;
@@ -67,7 +69,9 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+pub use delegated::{Delegated, Question, ROWS_WANTED_MAX, RowValues, Verdict, Verdicts};
 pub use error::{ParamsError, WhereError, check_params};
 pub use index::{RouteError, RowMove, ShapeIndex};
-pub use predicate::Predicate;
+pub use operations::native_operations;
+pub use predicate::{Predicate, TextOrder};
 pub use subset::{subset_condition, subset_order};

@@ -116,6 +116,10 @@ static OPERATORS: LazyLock<Vec<Operator>> = LazyLock::new(|| {
     CATALOG.iter().flat_map(|(name, rows)| rows.split(',').map(|text| row(*name, text))).collect()
 });
 
+pub(super) fn all() -> impl Iterator<Item = &'static Operator> {
+    OPERATORS.iter()
+}
+
 /// Whether there is an operator of that name at all.
 pub(super) fn exists(name: &str, prefix: bool) -> bool {
     OPERATORS.iter().any(|operator| operator.name == name && operator.left.is_none() == prefix)

@@ -1,9 +1,11 @@
 //! The where clause of a shape, checked and ready to decide.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::check::Checker;
+use super::check::{Checked, Checker};
 use super::compile::compile;
+use super::delegated::{Delegated, Verdicts};
 use super::error::WhereError;
 use super::expr::Expr;
 use super::print::print;
@@ -18,6 +20,17 @@ pub struct Predicate {
     columns: Vec<String>,
     condition: Condition,
     pub(super) expr: Expr,
+    delegated: Vec<Arc<Delegated>>,
+    orders_text: bool,
+}
+
+/// How the texts of a table are ordered: by the collations of its columns and of the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextOrder {
+    /// By bytes, as under the collation "C"; or as if it were so.
+    Bytes,
+    /// In a way that only Postgres knows.
+    Other,
 }
 
 impl Predicate {
@@ -31,11 +44,42 @@ impl Predicate {
         relation: &Relation,
     ) -> Result<Predicate, WhereError> {
         let clause = parse_expression(text, STATEMENT_BYTES_MAX, DEPTH_MAX)?;
-        let (expr, columns) = Checker::new(relation, params, false).check(&clause)?;
+        Predicate::build(Checker::new(relation, params, false).check(&clause)?)
+    }
+
+    /// The same, but what this module does not evaluate is left to Postgres: [`Predicate::delegated`].
+    /// It has to be asked whether it takes those parts before the predicate is used.
+    ///
+    /// # Errors
+    /// What Postgres would refuse as far as it is known here: contract 2.
+    pub fn parse_delegating(
+        text: &str,
+        params: &BTreeMap<u32, String>,
+        relation: &Relation,
+        order: TextOrder,
+    ) -> Result<Predicate, WhereError> {
+        let clause = parse_expression(text, STATEMENT_BYTES_MAX, DEPTH_MAX)?;
+        let checker = Checker::new(relation, params, false).delegating();
+        let checker = match order {
+            TextOrder::Bytes => checker,
+            TextOrder::Other => checker.with_other_order(),
+        };
+        let predicate = Predicate::build(checker.check(&clause)?)?;
+        // Printed with all its parentheses it may be too deep to be read again.
+        if let Some(part) = predicate.delegated.first()
+            && Predicate::from_canonical(&predicate.sql, relation).is_err()
+        {
+            return Err(part.refusal().clone());
+        }
+        Ok(predicate)
+    }
+
+    fn build(checked: Checked) -> Result<Predicate, WhereError> {
+        let Checked { expr, columns, delegated, orders_text } = checked;
         let condition = compile(&expr)?;
         let mut sql = String::new();
         print(&expr, &mut sql);
-        Ok(Predicate { sql, columns, condition, expr })
+        Ok(Predicate { sql, columns, condition, expr, delegated, orders_text })
     }
 
     /// Reads what [`Predicate::sql`] gave: `from_canonical(p.sql(), r)` has the same SQL again.
@@ -45,11 +89,19 @@ impl Predicate {
     pub fn from_canonical(sql: &str, relation: &Relation) -> Result<Predicate, WhereError> {
         let clause = parse_expression(sql, usize::MAX, CANONICAL_DEPTH_MAX)?;
         let params = BTreeMap::new();
-        let (expr, columns) = Checker::new(relation, &params, true).check(&clause)?;
-        let condition = compile(&expr)?;
-        let mut sql = String::new();
-        print(&expr, &mut sql);
-        Ok(Predicate { sql, columns, condition, expr })
+        Predicate::build(Checker::new(relation, &params, true).delegating().check(&clause)?)
+    }
+
+    /// Whether it asks for the order of texts, so that it matters what that is.
+    #[must_use]
+    pub fn orders_text(&self) -> bool {
+        self.orders_text
+    }
+
+    /// The parts that Postgres evaluates.
+    #[must_use]
+    pub fn delegated(&self) -> &[Arc<Delegated>] {
+        &self.delegated
     }
 
     /// The canonical SQL: part of the identity of a shape, and the condition of its snapshot query.
@@ -75,8 +127,19 @@ impl Predicate {
     /// could not be decoded or an operation failed.
     #[must_use]
     pub fn decide(&self, relation: &WireRelation, tuple: &Tuple) -> Option<Option<bool>> {
+        self.decide_with(relation, tuple, None)
+    }
+
+    /// The same with what Postgres has said about rows.
+    #[must_use]
+    pub fn decide_with(
+        &self,
+        relation: &WireRelation,
+        tuple: &Tuple,
+        verdicts: Option<&Verdicts>,
+    ) -> Option<Option<bool>> {
         let positions = self.positions(relation);
-        self.condition.evaluate(&Row { tuple, before: None, positions: &positions }).ok()
+        self.condition.evaluate(&Row { tuple, before: None, positions: &positions, verdicts }).ok()
     }
 
     /// Where the columns are in the tuples of a relation.

@@ -59,6 +59,7 @@ pub(super) fn print(expr: &Expr, sql: &mut String) {
         }
         Expr::Quantified(quantified) => print_quantified(quantified, sql),
         Expr::Call(call) => print_call(call, sql),
+        Expr::Delegated { delegated, .. } => sql.push_str(delegated.sql()),
         Expr::And(args) => print_list(&args.iter().collect::<Vec<_>>(), " AND ", sql),
         Expr::Or(args) => print_list(&args.iter().collect::<Vec<_>>(), " OR ", sql),
         Expr::Not(arg) => {
@@ -258,7 +259,7 @@ fn print_literal(literal: &Literal, sql: &mut String) {
 
 /// A string with a backslash is printed as `E'…'`, which means the same whatever the session's
 /// `standard_conforming_strings` is.
-fn print_string(text: &str, sql: &mut String) {
+pub(super) fn print_string(text: &str, sql: &mut String) {
     if text.contains('\\') {
         sql.push('E');
     }

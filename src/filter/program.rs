@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use super::calendar;
 use super::cast::cast;
@@ -9,6 +10,7 @@ use super::composite::cell_is_null;
 use super::datum::Datum;
 use super::decimal::Decimal;
 use super::decode::{decode, decode_natural, trim_blanks};
+use super::delegated::{Delegated, Verdicts};
 use super::expr::{Case, Comparison, Test, Truth};
 use super::function::{self, Function};
 use super::interval::Interval;
@@ -31,6 +33,8 @@ pub(super) struct Row<'a> {
     pub(super) before: Option<&'a Tuple>,
     /// Position in the tuple, by slot; None for a column that the relation no longer has.
     pub(super) positions: &'a [Option<usize>],
+    /// What Postgres has said; None where nothing was asked.
+    pub(super) verdicts: Option<&'a Verdicts>,
 }
 
 impl<'a> Row<'a> {
@@ -100,6 +104,11 @@ pub(super) enum Condition {
         arg: Box<Condition>,
     },
     Quantified(Box<Quantified>),
+    /// What Postgres says about the values in these slots.
+    Delegated {
+        delegated: Arc<Delegated>,
+        slots: Box<[usize]>,
+    },
     /// An operand of type bool.
     Value(Operand),
 }
@@ -213,6 +222,9 @@ impl Condition {
                 Ok(Some(holds != *negated))
             }
             Condition::Quantified(quantified) => quantified.evaluate(row),
+            Condition::Delegated { delegated, slots } => {
+                row.verdicts.ok_or(Undecodable)?.of(delegated, slots, row)
+            }
             Condition::Value(operand) => match operand.evaluate(row)? {
                 None => Ok(None),
                 Some(Datum::Bool(value)) => Ok(Some(value)),

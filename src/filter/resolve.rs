@@ -51,16 +51,21 @@ impl Item {
 }
 
 /// Gives types: remembers which parameter has which.
+#[derive(Clone)]
 pub(super) struct Resolver<'a> {
     pub(super) params: &'a BTreeMap<u32, String>,
     resolved: BTreeMap<u32, Type>,
     /// Literals may be labels of enums, which are not checked here.
     pub(super) enum_labels: bool,
+    /// Whether the order of texts is that of their bytes in the comparison at hand.
+    pub(super) by_bytes: bool,
+    /// Whether some comparison was about the order of texts.
+    pub(super) orders_text: bool,
 }
 
 impl<'a> Resolver<'a> {
     pub(super) fn new(params: &'a BTreeMap<u32, String>) -> Resolver<'a> {
-        Resolver { params, resolved: BTreeMap::new(), enum_labels: false }
+        Resolver { params, resolved: BTreeMap::new(), enum_labels: false, by_bytes: true, orders_text: false }
     }
 
     /// A use of `$number`.
@@ -68,7 +73,7 @@ impl<'a> Resolver<'a> {
         let found =
             u32::try_from(number).ok().and_then(|n| self.params.get(&n).map(|text| (n, text.clone())));
         let Some((parameter, text)) = found else {
-            return Err(WhereError::at(location, format!("parameter ${number} was not provided")));
+            return Err(WhereError::settled(location, format!("parameter ${number} was not provided")));
         };
         Ok(match self.resolved.get(&parameter) {
             Some(ty) => {
@@ -124,7 +129,7 @@ impl<'a> Resolver<'a> {
         if fixed == ty {
             return Ok(());
         }
-        Err(WhereError::at(location, format!("type conflict for ${parameter}: {fixed} and {ty}")))
+        Err(WhereError::settled(location, format!("type conflict for ${parameter}: {fixed} and {ty}")))
     }
 
     /// The expression in its own right: an untyped literal is text, but NULL has no type to offer.
@@ -148,7 +153,7 @@ impl<'a> Resolver<'a> {
 
     /// The comparison between two operands, and the type that each untyped one gets.
     pub(super) fn comparison(
-        &self,
+        &mut self,
         op: Comparison,
         left: &Item,
         right: &Item,
@@ -169,7 +174,20 @@ impl<'a> Resolver<'a> {
         let form = Form::of_operands(&left_type, &right_type)
             .filter(|form| !op.is_ordering() || (form.is_ordered() && !enums))
             .ok_or_else(|| no_overload(left, right, at))?;
+        if op.is_ordering() && form.is_collated() {
+            self.order_texts(at)?;
+        }
         Ok((form, left_type, right_type))
+    }
+
+    /// Notes that texts are ordered. Only the order of bytes is evaluated here.
+    pub(super) fn order_texts(&mut self, at: i32) -> Result<(), WhereError> {
+        self.orders_text = true;
+        if self.by_bytes {
+            Ok(())
+        } else {
+            Err(WhereError::at(at, "the order of this collation is not supported"))
+        }
     }
 
     pub(super) fn compare(
@@ -298,7 +316,7 @@ impl<'a> Resolver<'a> {
             Expr::Column { name, ty, .. } => format!("reference {} of type {ty}", identifier(&[name])),
             expr => format!("expression of type {}", expr.ty()),
         };
-        Err(WhereError::at(location, format!("{what} is not castable to bool")))
+        Err(WhereError::settled(location, format!("{what} is not castable to bool")))
     }
 }
 
@@ -315,7 +333,7 @@ pub(super) fn no_overload(left: &Item, right: &Item, at: i32) -> WhereError {
     for (item, other) in [(left, right), (right, left)] {
         if let (Item::Typed { expr, location, parameter: Some(parameter) }, Some(ty)) = (item, other.ty()) {
             let message = format!("type conflict for ${parameter}: {} and {ty}", expr.ty());
-            return WhereError::at(*location, message);
+            return WhereError::settled(*location, message);
         }
     }
     WhereError::at(at, "Could not select an operator overload")

@@ -30,7 +30,7 @@ pub fn subset_condition(
     if has_subquery(text) {
         return Err(WhereError::SubqueryInSubset);
     }
-    let (expr, _columns) = Checker::new(relation, params, false).with_enum_labels().check(&clause)?;
+    let expr = Checker::new(relation, params, false).with_enum_labels().check(&clause)?.expr;
     let mut sql = String::new();
     print(&expr, &mut sql);
     Ok(without_collations(&sql))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::access::{Want, conjunction, ways};
 use super::datum::Datum;
+use super::delegated::Verdicts;
 use super::expr::Expr;
 use super::function::array;
 use super::keys::{Key, Posting, Postings, key};
@@ -37,9 +38,18 @@ enum Ways {
 enum Place {
     Equal(NonZeroU32, Key),
     Element(NonZeroU32, Key),
+    Within(NonZeroU32, Option<Key>),
     Range(NonZeroU32, Box<Span>),
     /// By the condition itself.
     Condition(NonZeroU32),
+}
+
+/// A row that is looked at, whoever looks.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub(super) tuple: &'a Tuple,
+    pub(super) before: Option<&'a Tuple>,
+    pub(super) verdicts: Option<&'a Verdicts>,
 }
 
 /// Columns of an expression, and where they are in a tuple.
@@ -57,6 +67,9 @@ struct Field {
     columns: Columns,
     equal: BTreeMap<Key, Postings>,
     elements: BTreeMap<Key, Postings>,
+    /// Shapes by the elements that they allow, and those that allow an array without elements.
+    within: BTreeMap<Key, Postings>,
+    empty: Postings,
     ranges: Ranges,
 }
 
@@ -145,8 +158,9 @@ impl Columns {
         self.positions = self.names.iter().map(|name| wire.position(name)).collect();
     }
 
-    fn row<'a>(&'a self, tuple: &'a Tuple, before: Option<&'a Tuple>) -> Row<'a> {
-        Row { tuple, before, positions: &self.positions }
+    fn row<'a>(&'a self, seen: &Seen<'a>) -> Row<'a> {
+        let Seen { tuple, before, verdicts } = *seen;
+        Row { tuple, before, positions: &self.positions, verdicts }
     }
 }
 
@@ -179,6 +193,8 @@ impl Table {
                         columns: Columns::new(names, wire),
                         equal: BTreeMap::new(),
                         elements: BTreeMap::new(),
+                        within: BTreeMap::new(),
+                        empty: Postings::default(),
                         ranges: Ranges::default(),
                     });
                     places.push((field.insert(number, way.want, posting), residual));
@@ -238,7 +254,10 @@ impl Table {
     fn remove_place(&mut self, sid: Sid, place: Place, residual: Option<NonZeroU32>) {
         let posting = Posting { sid, residual };
         let number = match &place {
-            Place::Equal(number, _) | Place::Element(number, _) | Place::Range(number, _) => Some(*number),
+            Place::Equal(number, _)
+            | Place::Element(number, _)
+            | Place::Within(number, _)
+            | Place::Range(number, _) => Some(*number),
             Place::Condition(number) => {
                 if let Some(shared) = self.conditions.get_mut(*number) {
                     shared.shapes.remove(&sid);
@@ -275,8 +294,8 @@ impl Table {
 
     /// Appends the filtered shapes that hold a row, in no particular order and maybe more than once.
     /// Gives the count of values that could not be decoded.
-    pub(super) fn find(&self, tuple: &Tuple, before: Option<&Tuple>, found: &mut Vec<Sid>) -> u64 {
-        let mut search = Search { table: self, tuple, before, asked: BTreeMap::new(), failures: 0, found };
+    pub(super) fn find(&self, seen: &Seen<'_>, found: &mut Vec<Sid>) -> u64 {
+        let mut search = Search { table: self, seen, asked: BTreeMap::new(), failures: 0, found };
         for field in self.fields.iter() {
             search.field(field);
         }
@@ -304,6 +323,13 @@ impl Field {
                 self.elements.entry(key.clone()).or_default().insert(posting);
                 Place::Element(number, key)
             }
+            Want::Within(key) => {
+                match &key {
+                    Some(key) => self.within.entry(key.clone()).or_default().insert(posting),
+                    None => self.empty.insert(posting),
+                }
+                Place::Within(number, key)
+            }
             Want::Range(span) => {
                 self.ranges.entry(&span).insert(posting);
                 Place::Range(number, Box::new(span))
@@ -315,6 +341,10 @@ impl Field {
         match place {
             Place::Equal(_, key) => remove_from(&mut self.equal, key, posting),
             Place::Element(_, key) => remove_from(&mut self.elements, key, posting),
+            Place::Within(_, Some(key)) => remove_from(&mut self.within, key, posting),
+            Place::Within(_, None) => {
+                self.empty.remove(posting);
+            }
             Place::Range(_, span) => {
                 if self.ranges.get_mut(span).is_some_and(|postings| postings.remove(posting)) {
                     self.ranges.remove(span);
@@ -325,7 +355,11 @@ impl Field {
     }
 
     fn is_empty(&self) -> bool {
-        self.equal.is_empty() && self.elements.is_empty() && self.ranges.is_empty()
+        self.equal.is_empty()
+            && self.elements.is_empty()
+            && self.within.is_empty()
+            && self.empty.len() == 0
+            && self.ranges.is_empty()
     }
 }
 
@@ -338,8 +372,7 @@ fn remove_from(map: &mut BTreeMap<Key, Postings>, key: &Key, posting: Posting) {
 /// One look for the shapes of a row.
 struct Search<'a> {
     table: &'a Table,
-    tuple: &'a Tuple,
-    before: Option<&'a Tuple>,
+    seen: &'a Seen<'a>,
     /// What conditions have said: each is asked once.
     asked: BTreeMap<NonZeroU32, bool>,
     failures: u64,
@@ -348,12 +381,15 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn field(&mut self, field: &Field) {
-        match field.operand.evaluate(&field.columns.row(self.tuple, self.before)) {
+        match field.operand.evaluate(&field.columns.row(self.seen)) {
             Ok(None) => {}
             Err(Undecodable) => self.failures += 1,
             Ok(Some(value)) => {
                 if !field.elements.is_empty() {
                     self.elements(field, &value);
+                }
+                if field.empty.len() > 0 {
+                    self.within(field, &value);
                 }
                 if field.equal.is_empty() && field.ranges.is_empty() {
                     return;
@@ -381,6 +417,26 @@ impl Search<'_> {
         }
     }
 
+    /// The shapes that allow the rarest element; each looks at the others itself.
+    fn within(&mut self, field: &Field, value: &Datum<'_>) {
+        let Ok(array) = array(value.borrowed()) else { return };
+        if array.elements.is_empty() {
+            return self.take(&field.empty);
+        }
+        let mut rarest = None;
+        for element in &array.elements {
+            // A NULL is in no array, an element that no shape allows in none of theirs.
+            let Some(key) = element.as_ref().and_then(key) else { return };
+            let Some(postings) = field.within.get(&key) else { return };
+            if rarest.is_none_or(|least: &Postings| postings.len() < least.len()) {
+                rarest = Some(postings);
+            }
+        }
+        if let Some(postings) = rarest {
+            self.take(postings);
+        }
+    }
+
     fn take(&mut self, postings: &Postings) {
         for Posting { sid, residual } in postings.iter() {
             if residual.is_none_or(|number| self.holds(number)) {
@@ -395,7 +451,7 @@ impl Search<'_> {
         }
         let answer = match self.table.conditions.get(number) {
             None => false,
-            Some(shared) => match shared.condition.evaluate(&shared.columns.row(self.tuple, self.before)) {
+            Some(shared) => match shared.condition.evaluate(&shared.columns.row(self.seen)) {
                 Ok(value) => value == Some(true),
                 Err(Undecodable) => {
                     self.failures += 1;

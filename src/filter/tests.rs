@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Predicate;
 use crate::domain::{BaseType, Column, Oid, Relation, RelationName, Tuple, Value, WireColumn, WireRelation};
 
+mod delegated;
 mod random;
 mod routing;
 

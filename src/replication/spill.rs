@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -68,6 +69,46 @@ impl Transaction {
                 Ok(())
             }
         }
+    }
+
+    /// Hands the changes from number `first` on to `visit`, in pieces, each with the number of its first
+    /// change, until it breaks off.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn for_each_from(
+        &self,
+        first: u64,
+        visit: &mut dyn FnMut(u64, &[Change]) -> ControlFlow<()>,
+    ) -> Result<(), ReplicationError> {
+        let rest = |changes: &[Change], before: u64| {
+            usize::try_from(first.saturating_sub(before))
+                .map_or(changes.len(), |skip| skip.min(changes.len()))
+        };
+        match &self.body {
+            Body::Memory(changes) => {
+                let skip = rest(changes, 0);
+                if skip < changes.len() {
+                    let _broken_off = visit(skip as u64, &changes[skip..]);
+                }
+            }
+            Body::Spilled { file, wire } => {
+                let mut changes = Vec::new();
+                for (index, chunk) in file.chunks.iter().enumerate() {
+                    let end = file.chunks.get(index + 1).map_or(file.changes, |next| next.changes_before);
+                    if end <= first {
+                        continue;
+                    }
+                    changes.clear();
+                    file.read(chunk, wire, &mut changes)?;
+                    let skip = rest(&changes, chunk.changes_before);
+                    if visit(chunk.changes_before + skip as u64, &changes[skip..]).is_break() {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Bytes of memory that it holds, about.

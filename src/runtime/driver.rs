@@ -1,5 +1,6 @@
 //! The driver thread: one loop around the core. It waits for nobody but its inputs.
 
+mod matching;
 mod observe;
 mod requests;
 mod tables;
@@ -12,14 +13,13 @@ use tokio::sync::mpsc;
 
 use observe::Observer;
 
-use crate::domain::{EventId, Generation, Handle, Incarnation, Lsn, Sid, WireRelation};
-use crate::engine::{Commit, Input, Refusal};
-use crate::events::{self, DrainCause, Event, FaultClass, ShapeEvent, StopCause, StreamEvent};
+use crate::domain::{EventId, Handle, Incarnation, Lsn, Sid, WireRelation};
+use crate::engine::Input;
+use crate::events::{self, DrainCause, Event, FaultClass, ShapeEvent};
 use crate::journal::{
     ArchiveSegment, Durability, Entry, JournalError, JournalHandle, JournalThread, Notice, Reserve,
 };
 use crate::ownership::{FsLock, NotHeld};
-use crate::replication::{StreamItem, Transaction};
 use crate::runtime::archiver::{Archived, Archiver};
 use crate::runtime::clock;
 use crate::runtime::core::{Core, Persist};
@@ -36,6 +36,7 @@ use crate::runtime::stream::Batch;
 use crate::runtime::writers::Report;
 use crate::shape_log::{ShapeLogError, StorageFault};
 use crate::state::Life;
+use matching::Held;
 
 const TICK: Duration = Duration::from_millis(50);
 /// A drain that has not ended by itself after this long is cut short: what is lost comes again.
@@ -99,6 +100,7 @@ pub struct Driver {
     observer: Observer,
     /// Those who look at the journal from outside.
     watched: Option<observed::Observer>,
+    held: Held,
     state: Loop,
 }
 
@@ -163,6 +165,7 @@ impl Driver {
             round: None,
         };
         let observer = Observer::new(operation);
+        let held = Held::new();
         Driver {
             core,
             executor,
@@ -175,6 +178,7 @@ impl Driver {
             reserve,
             observer,
             watched,
+            held,
             state,
         }
     }
@@ -204,14 +208,16 @@ impl Driver {
             if self.settle()? {
                 break;
             }
-            let read_stream = self.takes_more();
+            let read_stream = self.takes_more() && !self.held.is_waiting();
+            let take_requests = self.held.takes_requests();
             tokio::select! {
                 biased;
                 Some(notice) = self.queues.notices.recv() => self.notice(notice)?,
                 Some(report) = self.queues.reports.recv() => self.report(report)?,
                 Some(archived) = self.queues.archived.recv() => self.archived(archived)?,
                 Some(message) = self.queues.messages.recv() => self.message(message),
-                Some(request) = self.queues.requests.recv() => self.request(request),
+                Some(answers) = self.held.answered() => self.answers(answers),
+                Some(request) = self.queues.requests.recv(), if take_requests => self.request(request),
                 Some(batch) = self.queues.batches.recv(), if read_stream => self.batch(batch),
                 _ = tick.tick() => {
                     if self.tick()? {
@@ -393,62 +399,8 @@ impl Driver {
 
     fn batch(&mut self, batch: Batch) {
         match batch {
-            Batch::Items { generation, items } => {
-                for item in items {
-                    match item {
-                        StreamItem::Transaction(txn) => self.transaction(generation, txn),
-                        StreamItem::Relation(relation) => self.relation(&relation),
-                        StreamItem::Keepalive { wal_end, .. } => {
-                            self.input(Input::Keepalive { generation, wal_end });
-                        }
-                    }
-                }
-            }
+            Batch::Items { generation, items } => self.items(generation, items),
             Batch::Stopped { generation, cause } => self.input(Input::StreamStopped { generation, cause }),
-        }
-    }
-
-    fn transaction(&mut self, generation: Generation, txn: Arc<Transaction>) {
-        observe::received(&self.executor.service, &txn);
-        let routing = match self.executor.router.route(Arc::clone(&txn)) {
-            Ok(routing) => routing,
-            Err(error) => {
-                tracing::error!(%error, "a transaction could not be read back; the stream is started again");
-                self.input(Input::StreamStopped { generation, cause: StopCause::Spill });
-                return;
-            }
-        };
-        let commit = Commit {
-            generation,
-            lsn: txn.lsn,
-            xid: txn.xid,
-            committed_at: txn.committed_at,
-            changes: txn.changes,
-            bytes: txn.bytes,
-            set: routing.set,
-            tables: self.executor.router.partitions().with_above(&txn.relations),
-            truncated: self.executor.router.partitions().with_above(&txn.truncated),
-            old_row_missing: routing.old_row_missing,
-        };
-        match self.core.input(clock::now(), Input::Commit(commit)) {
-            Ok(persist) => {
-                // The body is in place before the delivery that refers to it is performed.
-                let body = Arc::new(routing.routed);
-                for recorded in &persist.events {
-                    if let Event::Stream(
-                        StreamEvent::TxnRouted { seq, .. } | StreamEvent::TxnRedelivered { seq, .. },
-                    ) = &recorded.event
-                    {
-                        self.executor.bodies.insert(*seq, Arc::clone(&body));
-                    }
-                }
-                self.follow(persist);
-            }
-            // The rest of a batch of a stream that has been ended.
-            Err(refusal @ (Refusal::StaleGeneration | Refusal::NotActive)) => {
-                tracing::debug!(%refusal, "a transaction was not taken");
-            }
-            Err(refusal) => tracing::error!(%refusal, "a transaction was refused"),
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::domain::{
     Handle as ShapeHandle, Lsn, Oid, PgSnapshot, Relation, RelationName, ShapeDefinition, Sid,
 };
+use crate::runtime::evaluation::Evaluation;
 use crate::runtime::inspector::Inspector;
 use crate::runtime::observed::CheckReport;
 use crate::runtime::progress::Progress;
@@ -149,6 +150,7 @@ struct Shared {
     wake: Notify,
     /// Reads of all shapes so far.
     uses: AtomicU64,
+    evaluation: Evaluation,
 }
 
 impl std::fmt::Debug for Shared {
@@ -187,7 +189,12 @@ impl Shapes {
 
 impl Service {
     #[must_use]
-    pub fn new(requests: mpsc::Sender<Request>, inspector: Inspector, subsets: Subsets) -> Service {
+    pub fn new(
+        requests: mpsc::Sender<Request>,
+        inspector: Inspector,
+        subsets: Subsets,
+        evaluation: Evaluation,
+    ) -> Service {
         let (status, _) = watch::channel(Status::Starting { reason: "the journal is being read".to_owned() });
         let shapes = RwLock::default();
         let service = Service {
@@ -203,6 +210,7 @@ impl Service {
                 asleep: watch::Sender::new(false),
                 wake: Notify::new(),
                 uses: AtomicU64::new(1),
+                evaluation,
             }),
         };
         service.tell_status(&service.status());
@@ -394,6 +402,12 @@ impl Service {
         let shapes = self.shared.shapes.read().unwrap_or_else(PoisonError::into_inner);
         let relations = shapes.by_handle.values().map(|shape| &shape.definition.relation);
         relations.filter(|relation| relation.partitioned).map(|relation| relation.oid).collect()
+    }
+
+    /// Where clauses that Postgres evaluates, and the counts of that.
+    #[must_use]
+    pub fn evaluation(&self) -> &Evaluation {
+        &self.shared.evaluation
     }
 
     pub(super) fn subsets(&self) -> &Subsets {
@@ -637,7 +651,7 @@ impl LiveShape {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::{
-        Arc, AtomicU64, Inspector, LiveShape, Phase, Relation, Request, Service, ShapeDefinition,
+        Arc, AtomicU64, Evaluation, Inspector, LiveShape, Phase, Relation, Request, Service, ShapeDefinition,
         ShapeHandle, ShapeReader, Sid, mpsc,
     };
     use crate::postgres::{ConnectOptions, DatabaseUrl, TcpOptions, Tls};
@@ -649,10 +663,11 @@ pub(crate) mod testing {
         let url = DatabaseUrl::parse("postgresql://nobody@127.0.0.1:1/none").expect("a valid URL");
         let tls = Tls::unverified().expect("the TLS library works");
         let options = ConnectOptions { tls, tcp: TcpOptions::default() };
-        let connections = Connections::new(url, options, 1);
+        let connections = Connections::new(url.clone(), options.clone(), 1);
+        let evaluation = Evaluation::new(false, (url, options), connections.clone());
         let inspector = Inspector::new(connections.clone());
         tables.iter().for_each(|table| inspector.remember(table));
-        Service::new(requests, inspector, Subsets::new(connections, 1))
+        Service::new(requests, inspector, Subsets::new(connections, 1), evaluation)
     }
 
     pub(crate) fn live_shape(

@@ -6,6 +6,7 @@ pub mod clock;
 mod connections;
 pub mod core;
 pub mod driver;
+pub mod evaluation;
 mod executor;
 pub mod faults;
 pub mod handle;

@@ -9,7 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use crate::domain::{Change, Oid, Sid, WireRelation};
-use crate::filter::{Predicate, RouteError, RowMove, ShapeIndex};
+use crate::filter::{Predicate, RouteError, RowMove, ShapeIndex, Verdicts};
 
 /// The partitioned tables that have shapes, and what is below them.
 #[derive(Debug, Default)]
@@ -113,12 +113,17 @@ impl Partitions {
     /// Appends the shapes with a where clause, of the tables above, that a change concerns.
     ///
     /// # Errors
-    /// See [`ShapeIndex::route`].
-    pub fn route(&self, change: &Change, moves: &mut Vec<(Sid, RowMove)>) -> Result<(), RouteError> {
+    /// See [`ShapeIndex::route_with`].
+    pub fn route(
+        &self,
+        change: &Change,
+        verdicts: &Verdicts,
+        moves: &mut Vec<(Sid, RowMove)>,
+    ) -> Result<(), RouteError> {
         let Some(oid) = change.relation().map(|relation| relation.oid) else { return Ok(()) };
         for table in self.above(oid) {
             let view = self.layouts.get(&oid).and_then(|layout| self.views.get(&(table, *layout)));
-            view.ok_or(RouteError::NotAnnounced { oid })?.route_as(table, change, moves)?;
+            view.ok_or(RouteError::NotAnnounced { oid })?.route_as(table, change, Some(verdicts), moves)?;
         }
         Ok(())
     }
@@ -186,7 +191,7 @@ mod tests {
 
     fn routed(partitions: &Partitions, change: &Change) -> Vec<u32> {
         let mut moves = Vec::new();
-        partitions.route(change, &mut moves).expect("known relations");
+        partitions.route(change, &Verdicts::new(), &mut moves).expect("known relations");
         moves.into_iter().map(|(sid, _)| sid.0).collect()
     }
 

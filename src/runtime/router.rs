@@ -4,11 +4,12 @@
 //! after its creation on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::domain::{Change, Oid, Relation, ShapeDefinition, Sid, SidSet, WireColumn, WireRelation};
 use crate::events::InvalidationCause;
-use crate::filter::{Predicate, RowMove, ShapeIndex};
+use crate::filter::{Delegated, Predicate, RowMove, ShapeIndex, Verdicts};
 use crate::replication::{ReplicationError, Transaction};
 use crate::runtime::partitions::Partitions;
 use crate::runtime::reconciler::CatalogLook;
@@ -25,6 +26,8 @@ pub struct Router {
     shapes: BTreeMap<Sid, Routed>,
     relations: BTreeMap<Oid, Arc<WireRelation>>,
     partitions: Partitions,
+    /// Expressions that Postgres evaluates, and the shapes that have them.
+    delegated: BTreeMap<Arc<Delegated>, BTreeSet<Sid>>,
 }
 
 #[derive(Debug)]
@@ -32,6 +35,35 @@ struct Routed {
     definition: Arc<ShapeDefinition>,
     /// Columns whose loss or change of type ends the shape.
     columns: BTreeSet<String>,
+    delegated: Box<[Arc<Delegated>]>,
+}
+
+/// A transaction that is being matched: as far as no verdict of Postgres is missing.
+#[derive(Debug)]
+pub struct Matching {
+    txn: Arc<Transaction>,
+    wants: BTreeMap<Sid, Wants>,
+    old_row_missing: BTreeSet<Oid>,
+    /// The changes before this one have been matched.
+    position: u32,
+    look: bool,
+}
+
+impl Matching {
+    /// Number of changes that have been matched.
+    #[must_use]
+    pub fn position(&self) -> u32 {
+        self.position
+    }
+
+    /// What was found; to be asked when [`Router::proceed`] has come to the end.
+    #[must_use]
+    pub fn finish(self) -> Routing {
+        let Matching { txn, wants, old_row_missing, .. } = self;
+        let set = wants.keys().copied().collect();
+        let routed = RoutedTransaction { txn, wants };
+        Routing { routed, set, old_row_missing: old_row_missing.into_iter().collect() }
+    }
 }
 
 /// A transaction and what each shape wants of it.
@@ -123,6 +155,11 @@ impl Router {
         let oid = definition.relation.oid;
         let mut columns: BTreeSet<String> = definition.columns.iter().cloned().collect();
         columns.extend(definition.key_columns().into_iter().map(str::to_owned));
+        let delegated =
+            predicate.as_ref().map_or_else(Box::default, |predicate| predicate.delegated().into());
+        for part in &delegated {
+            self.delegated.entry(Arc::clone(part)).or_default().insert(sid);
+        }
         match predicate {
             Some(predicate) => {
                 columns.extend(predicate.columns().iter().cloned());
@@ -139,7 +176,7 @@ impl Router {
                 self.whole.entry(oid).or_default().insert(sid);
             }
         }
-        self.shapes.insert(sid, Routed { definition, columns });
+        self.shapes.insert(sid, Routed { definition, columns, delegated });
     }
 
     pub fn remove(&mut self, sid: Sid) {
@@ -147,6 +184,14 @@ impl Router {
         let oid = shape.definition.relation.oid;
         self.predicates.remove(sid);
         self.partitions.remove(sid);
+        for part in &shape.delegated {
+            if let Some(sids) = self.delegated.get_mut(part) {
+                sids.remove(&sid);
+                if sids.is_empty() {
+                    self.delegated.remove(part);
+                }
+            }
+        }
         for tables in [&mut self.whole, &mut self.filtered] {
             if let Some(sids) = tables.get_mut(&oid) {
                 sids.remove(&sid);
@@ -200,13 +245,26 @@ impl Router {
         &self.partitions
     }
 
-    /// Finds the shapes that want something of a transaction.
+    /// The shapes that have an expression that Postgres evaluates.
+    #[must_use]
+    pub fn delegating(&self, part: &Arc<Delegated>) -> Vec<Sid> {
+        self.delegated.get(part).map_or_else(Vec::new, |sids| sids.iter().copied().collect())
+    }
+
+    /// Finds the shapes that want something of a transaction, where none of them needs Postgres.
     ///
     /// # Errors
     /// Of reading a spilled transaction.
     pub fn route(&self, txn: Arc<Transaction>) -> Result<Routing, ReplicationError> {
+        let mut matching = self.begin(txn);
+        self.proceed(&mut matching, &Verdicts::new())?;
+        Ok(matching.finish())
+    }
+
+    /// Begins to match a transaction. No shape may be inserted before it is matched.
+    #[must_use]
+    pub fn begin(&self, txn: Arc<Transaction>) -> Matching {
         let mut wants: BTreeMap<Sid, Wants> = BTreeMap::new();
-        let mut old_row_missing = BTreeSet::new();
         let mut look = false;
         for oid in &txn.relations {
             let full = self.relations.get(oid).is_some_and(|relation| relation.replica_identity == 'f');
@@ -219,32 +277,38 @@ impl Router {
                 look |= self.filtered.contains_key(&table) || (has_shapes && !full);
             }
         }
-        if look {
-            self.match_changes(&txn, &mut wants, &mut old_row_missing)?;
-        }
-        let set = wants.keys().copied().collect();
-        let routed = RoutedTransaction { txn, wants };
-        let old_row_missing: Vec<Oid> = old_row_missing.into_iter().collect();
-        Ok(Routing { routed, set, old_row_missing: self.partitions.with_above(&old_row_missing) })
+        Matching { txn, wants, old_row_missing: BTreeSet::new(), position: 0, look }
     }
 
-    fn match_changes(
-        &self,
-        txn: &Transaction,
-        wants: &mut BTreeMap<Sid, Wants>,
-        old_row_missing: &mut BTreeSet<Oid>,
-    ) -> Result<(), ReplicationError> {
-        let mut position = 0_u32;
+    /// Matches on, up to the first change that lacks a verdict; what the changes after it lack is noted,
+    /// too, as much as is asked at once. Whether the transaction is matched.
+    ///
+    /// # Errors
+    /// Of reading a spilled transaction.
+    pub fn proceed(&self, matching: &mut Matching, verdicts: &Verdicts) -> Result<bool, ReplicationError> {
+        if !matching.look {
+            return Ok(true);
+        }
+        let Matching { txn, wants, old_row_missing, position, .. } = matching;
         let mut moves: Vec<(Sid, RowMove)> = Vec::new();
-        txn.for_each_chunk(&mut |chunk| {
-            for change in chunk {
-                let index = position;
-                position = position.saturating_add(1);
+        let mut lacking = false;
+        let start = u64::from(*position);
+        txn.for_each_from(start, &mut |first, chunk| {
+            for (change, number) in chunk.iter().zip(first..) {
                 moves.clear();
-                if lacks_old_row(change)
-                    || self.predicates.route(change, &mut moves).is_err()
-                    || self.partitions.route(change, &mut moves).is_err()
-                {
+                let routed = !lacks_old_row(change)
+                    && self.predicates.route_with(change, Some(verdicts), &mut moves).is_ok()
+                    && self.partitions.route(change, verdicts, &mut moves).is_ok();
+                lacking |= verdicts.take_misses() > 0;
+                if lacking {
+                    if verdicts.is_full() {
+                        return ControlFlow::Break(());
+                    }
+                    continue;
+                }
+                let index = u32::try_from(number).unwrap_or(u32::MAX);
+                *position = index.saturating_add(1);
+                if !routed {
                     old_row_missing.extend(change.relation().map(|relation| relation.oid));
                     continue;
                 }
@@ -260,7 +324,9 @@ impl Router {
                     }
                 }
             }
-        })
+            ControlFlow::Continue(())
+        })?;
+        Ok(!lacking)
     }
 }
 

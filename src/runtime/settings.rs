@@ -27,6 +27,8 @@ pub struct Settings {
     /// The shorter of `ELECTRIC_TWEAKS_SCHEMA_RECONCILER_PERIOD` and
     /// `ELECTRIC_TWEAKS_PUBLICATION_REFRESH_PERIOD`: between two looks at the catalog.
     pub reconcile_interval: Duration,
+    /// `SHAPEFOLD_POSTGRES_EVALUATION`: whether where clauses may need Postgres for every change.
+    pub postgres_evaluation: bool,
     /// `ELECTRIC_DB_POOL_SIZE`: connections in all but the stream's.
     pub pool_size: usize,
     /// `ELECTRIC_SHAPE_CHUNK_BYTES_THRESHOLD`.

@@ -15,6 +15,7 @@ use crate::runtime::archiver::Archiver;
 use crate::runtime::boot::{self, BootError, Opened};
 use crate::runtime::connections::Connections;
 use crate::runtime::driver::{Driver, Fatal, Message, Queues};
+use crate::runtime::evaluation::Evaluation;
 use crate::runtime::executor::{Bodies, Executor};
 use crate::runtime::handle::{REQUESTS_MAX, Request, Service, Status};
 use crate::runtime::inspector::Inspector;
@@ -88,7 +89,9 @@ pub fn start(settings: Settings) -> Running {
     let query = Connections::new(settings.query_url.clone(), settings.connect.clone(), query_size);
     let inspector = Inspector::new(admin.clone());
     let subsets = Subsets::new(query.clone(), query_size / 2);
-    let service = Service::new(requests, inspector.clone(), subsets);
+    let evaluated = (settings.database_url.clone(), settings.connect.clone());
+    let evaluation = Evaluation::new(settings.postgres_evaluation, evaluated, admin.clone());
+    let service = Service::new(requests, inspector.clone(), subsets, evaluation);
     admin.measure("admin", service.metrics());
     query.measure("snapshot", service.metrics());
     let (tell, ended) = oneshot::channel();

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::domain::{
     Handle, IdentifierError, Relation, RelationName, ShapeDefinition, parse_column_list, parse_relation_name,
 };
-use crate::filter::{Predicate, check_params};
-use crate::runtime::handle::{InspectError, Service};
+use crate::filter::{Delegated, Predicate, TextOrder, check_params};
+use crate::runtime::evaluation::CheckError;
+use crate::runtime::handle::{InspectError, LiveShape, Service};
 
 use super::error::Failure;
 use super::params::AskedShape;
@@ -25,15 +26,46 @@ pub(super) async fn resolve(
     live: bool,
 ) -> Result<ShapeDefinition, Failure> {
     let name = table_name(asked)?;
-    let known =
+    let known: Option<Arc<LiveShape>> =
         handle.and_then(|handle| service.shape(handle)).filter(|s| s.definition.relation.name == name);
     if let Some(shape) = known.as_ref().filter(|_| live) {
-        return define(asked, &shape.definition.relation);
+        return checked(service, asked, &shape.definition.relation).await;
     }
     match (Box::pin(service.inspect(name.clone())).await, known) {
-        (Ok(relation), _) => define(asked, &*existing(relation, &name)?),
-        (Err(InspectError::Unreachable), Some(shape)) => define(asked, &shape.definition.relation),
+        (Ok(relation), _) => checked(service, asked, &*existing(relation, &name)?).await,
+        (Err(InspectError::Unreachable), Some(shape)) => {
+            checked(service, asked, &shape.definition.relation).await
+        }
         (Err(InspectError::Unreachable), None) => Err(Failure::Unreachable),
+    }
+}
+
+/// The definition, once Postgres takes those parts of its where clause that it is to evaluate. Of a shape
+/// that exists they were checked when it was made.
+async fn checked(
+    service: &Service,
+    asked: &AskedShape,
+    relation: &Relation,
+) -> Result<ShapeDefinition, Failure> {
+    let (mut definition, mut parts, orders_text) = define(asked, relation, TextOrder::Bytes)?;
+    let evaluation = service.evaluation();
+    if orders_text && evaluation.is_enabled() && service.find(&definition).is_none() {
+        let other = define(asked, relation, TextOrder::Other)?;
+        let order = match service.find(&other.0) {
+            Some(_) => TextOrder::Other,
+            None => evaluation.text_order(relation).await.map_err(|_| Failure::Unreachable)?,
+        };
+        if order == TextOrder::Other {
+            (definition, parts, _) = other;
+        }
+    }
+    if parts.is_empty() || service.find(&definition).is_some() {
+        return Ok(definition);
+    }
+    match Box::pin(evaluation.check(relation, &parts)).await {
+        Ok(()) => Ok(definition),
+        Err(CheckError::Refused(error)) => Err(Failure::field("where", error.to_string())),
+        Err(CheckError::Unreachable) => Err(Failure::Unreachable),
     }
 }
 
@@ -55,11 +87,19 @@ fn existing(relation: Option<Arc<Relation>>, name: &RelationName) -> Result<Arc<
     })
 }
 
-/// The definition over a table that was found: columns first, then the where clause.
+/// The parts of a where clause that Postgres evaluates.
+type Parts = Vec<Arc<Delegated>>;
+
+/// The definition over a table that was found, columns first, then the where clause; and whether that asks
+/// for the order of texts.
 ///
 /// # Errors
 /// The first rule that the parameters break.
-pub(super) fn define(asked: &AskedShape, relation: &Relation) -> Result<ShapeDefinition, Failure> {
+pub(super) fn define(
+    asked: &AskedShape,
+    relation: &Relation,
+    order: TextOrder,
+) -> Result<(ShapeDefinition, Parts, bool), Failure> {
     let queryable = match asked.queryable_columns.as_deref() {
         None => None,
         Some(list) => Some(queryable_columns(list, relation)?),
@@ -75,23 +115,29 @@ pub(super) fn define(asked: &AskedShape, relation: &Relation) -> Result<ShapeDef
     };
     columns.sort_unstable();
     columns.dedup();
-    Ok(ShapeDefinition {
-        where_sql: where_sql(asked, relation)?,
+    let (where_sql, parts, orders_text) = where_sql(asked, relation, order)?;
+    let definition = ShapeDefinition {
+        where_sql,
         relation: relation.clone(),
         columns,
         columns_named,
         replica: asked.replica,
         log: asked.log,
-    })
+    };
+    Ok((definition, parts, orders_text))
 }
 
-fn where_sql(asked: &AskedShape, relation: &Relation) -> Result<Option<String>, Failure> {
+fn where_sql(
+    asked: &AskedShape,
+    relation: &Relation,
+    order: TextOrder,
+) -> Result<(Option<String>, Parts, bool), Failure> {
     // Parameters are looked at only where something can use them.
-    let Some(text) = asked.where_clause.as_deref() else { return Ok(None) };
+    let Some(text) = asked.where_clause.as_deref() else { return Ok((None, Parts::new(), false)) };
     let params = check_params(&asked.params).map_err(|error| Failure::field("params", error.to_string()))?;
-    let predicate = Predicate::parse(text, &params, relation)
+    let predicate = Predicate::parse_delegating(text, &params, relation, order)
         .map_err(|error| Failure::field("where", error.to_string()))?;
-    Ok(Some(predicate.sql().to_owned()))
+    Ok((Some(predicate.sql().to_owned()), predicate.delegated().to_vec(), predicate.orders_text()))
 }
 
 const GENERATED: &str = "The following columns are generated and cannot be included in the shape: ";
@@ -187,9 +233,9 @@ mod tests {
         }
     }
 
-    fn shown(result: Result<ShapeDefinition, Failure>) -> String {
+    fn shown(result: Result<(ShapeDefinition, Parts, bool), Failure>) -> String {
         match result {
-            Ok(shape) => format!(
+            Ok((shape, ..)) => format!(
                 "{} named={} where={:?}",
                 shape.columns.join(","),
                 shape.columns_named,
@@ -201,7 +247,7 @@ mod tests {
     }
 
     fn check(columns: Option<&str>, queryable: Option<&str>, expected: &str) {
-        let shape = define(&asked(columns, queryable, None), &relation());
+        let shape = define(&asked(columns, queryable, None), &relation(), TextOrder::Bytes);
         assert_eq!(shown(shape), expected, "{columns:?} {queryable:?}");
     }
 
@@ -250,14 +296,17 @@ mod tests {
         let mut relation = relation();
         relation.columns.push(crate::domain::Column { generated: true, ..column("g", "int4", None) });
         assert_eq!(
-            shown(define(&asked(None, None, None), &relation)),
+            shown(define(&asked(None, None, None), &relation, TextOrder::Bytes)),
             r#"{"columns":["The following columns are generated and cannot be included in the shape: g. You can exclude them from the shape by explicitly listing which columns to fetch in the 'columns' query param"]}"#
         );
         assert_eq!(
-            shown(define(&asked(Some("id,k,g"), None, None), &relation)),
+            shown(define(&asked(Some("id,k,g"), None, None), &relation, TextOrder::Bytes)),
             r#"{"columns":["The following columns are generated and cannot be included in the shape: g"]}"#
         );
-        assert_eq!(shown(define(&asked(Some("id,k"), None, None), &relation)), "id,k named=true where=None");
+        assert_eq!(
+            shown(define(&asked(Some("id,k"), None, None), &relation, TextOrder::Bytes)),
+            "id,k named=true where=None"
+        );
     }
 
     #[test]
@@ -267,7 +316,7 @@ mod tests {
             column.pk_position = None;
         }
         assert_eq!(
-            shown(define(&asked(Some("id"), None, None), &relation)),
+            shown(define(&asked(Some("id"), None, None), &relation, TextOrder::Bytes)),
             r#"{"columns":["The list of columns must include all primary key columns, missing: k, value"]}"#
         );
     }
@@ -277,7 +326,7 @@ mod tests {
         let with = |clause: Option<&str>, keys: &[&str]| {
             let params: BTreeMap<String, String> =
                 keys.iter().map(|key| ((*key).to_owned(), "5".to_owned())).collect();
-            shown(define(&AskedShape { params, ..asked(None, None, clause) }, &relation()))
+            shown(define(&AskedShape { params, ..asked(None, None, clause) }, &relation(), TextOrder::Bytes))
         };
         assert_eq!(with(None, &["x"]), "id,k,value named=false where=None");
         assert_eq!(

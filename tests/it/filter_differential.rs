@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use shapefold::domain::{Change, Relation, RelationName, Sid, Tuple, Value, WireColumn, WireRelation};
-use shapefold::filter::{Predicate, RowMove, ShapeIndex};
+use shapefold::filter::{Predicate, RowMove, ShapeIndex, native_operations};
 use shapefold::postgres::{ConnectOptions, DatabaseUrl, TcpOptions, Tls, inspect};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
@@ -21,6 +21,7 @@ use generator::Generator;
 use kinds::columns;
 
 mod computed;
+mod directed;
 mod generator;
 mod kinds;
 
@@ -219,6 +220,11 @@ fn check_index(wire: &Arc<WireRelation>, tuples: &[Tuple], predicates: &mut Vec<
     predicates.clear();
 }
 
+/// Left out where the database folds case in another way.
+fn folds_case(operation: &str) -> bool {
+    operation.contains("ILIKE") || operation == "upper()" || operation == "lower()"
+}
+
 /// What a run has met.
 #[derive(Default)]
 struct Tally {
@@ -266,7 +272,10 @@ async fn clauses_mean_the_same_here_and_in_postgres() {
     let url = format!("{}_utf8", database.url);
     let client = connect(&url).await;
     let random = StdRng::seed_from_u64(seed);
-    let mut generator = Generator { random, params: Vec::new(), ilike: true, used: Vec::new(), fuel: 0 };
+    let operations: Vec<String> = native_operations().into_iter().collect();
+    let mut performed: BTreeMap<String, usize> = operations.iter().map(|name| (name.clone(), 0)).collect();
+    let mut generator =
+        Generator { random, params: Vec::new(), ilike: true, used: Vec::new(), fuel: 0, operations };
     fill(&client, &mut generator.random).await;
     let (relation, wire) = relation(&url).await;
     let tuples = tuples(&client).await;
@@ -284,10 +293,18 @@ async fn clauses_mean_the_same_here_and_in_postgres() {
     let mut tally = Tally::default();
     let (mut batch, mut predicates) = (Vec::new(), Vec::new());
     let wire = Arc::new(wire);
-    while decided < cases {
+    loop {
         generator.params.clear();
         generator.used.clear();
-        let clause = generator.clause(2);
+        // In the end what has been rare so far.
+        let rarest = performed.iter().filter(|(name, _)| generator.ilike || !folds_case(name));
+        let rarest = rarest.min_by_key(|(_, count)| **count).map(|(name, count)| (name.clone(), *count));
+        let clause = match rarest {
+            _ if decided < cases => generator.clause(2),
+            Some((name, count)) if count < USES_MIN && cases >= CASES => generator.directed(&name),
+            _ => break,
+        };
+        assert!(decided < cases * 2, "there is no end of it: {clause}");
         let params: BTreeMap<u32, String> = (1..).zip(generator.params.iter().cloned()).collect();
         let predicate = match Predicate::parse(&clause, &params, &relation) {
             Ok(predicate) => predicate,
@@ -300,6 +317,10 @@ async fn clauses_mean_the_same_here_and_in_postgres() {
             }
         };
         decided += 1;
+        for operation in predicate.operations() {
+            let count = performed.get_mut(&operation);
+            *count.unwrap_or_else(|| panic!("{operation} is in no table of what is native: {clause}")) += 1;
+        }
         for feature in &generator.used {
             *uses.entry(feature).or_default() += 1;
         }
@@ -346,4 +367,10 @@ async fn clauses_mean_the_same_here_and_in_postgres() {
     println!("rarest: {:?}", &counts[..12]);
     let rare: Vec<_> = counts.iter().filter(|(_, count)| *count < USES_MIN).collect();
     assert!(rare.is_empty() || cases < CASES, "of some operators there were too few: {rare:?}");
+    let mut performed: Vec<(&String, &usize)> =
+        performed.iter().filter(|(name, _)| generator.ilike || !folds_case(name)).collect();
+    performed.sort_by_key(|(_, count)| **count);
+    println!("{} native operations; rarest: {:?}", performed.len(), &performed[..12]);
+    let rare: Vec<_> = performed.iter().filter(|(_, count)| **count < USES_MIN).collect();
+    assert!(rare.is_empty() || cases < CASES, "of what is native there was too little: {rare:?}");
 }

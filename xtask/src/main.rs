@@ -9,6 +9,7 @@ use shapefold_xtask::bench_journal::{self, JournalOptions};
 use shapefold_xtask::chaos::{self, ChaosOptions};
 use shapefold_xtask::demo::{self, DemoOptions};
 use shapefold_xtask::directory::{RunDirectory, dev_directory};
+use shapefold_xtask::fanout::{self, FanoutOptions};
 use shapefold_xtask::postgres::{Installation, MAJOR_VARIABLE, Server, stop_leftover};
 use shapefold_xtask::rolling::{self, RollingOptions};
 use shapefold_xtask::service::default_binary;
@@ -87,6 +88,18 @@ enum Task {
         #[arg(long, default_value_t = 10_000_000)]
         events: u64,
         /// Also prints every figure as a line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// From commit to one live client beside many shapes, next to pg_recvlogical
+    BenchFanout {
+        /// Shapes of the largest round
+        #[arg(long, default_value_t = 100_000)]
+        shapes: u64,
+        /// Commits that are measured in each round
+        #[arg(long, default_value_t = 200)]
+        samples: u64,
+        /// Also prints the figures as lines of JSON
         #[arg(long)]
         json: bool,
     },
@@ -190,6 +203,9 @@ async fn run(arguments: Arguments) -> Outcome<bool> {
             })
             .await?
             .map_err(Into::into)
+        }
+        Task::BenchFanout { shapes, samples, json } => {
+            fanout::run(FanoutOptions { shapes, samples, json, postgres }).await
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::runtime::handle::{CreateError, LiveShape, Request};
 impl Driver {
     pub(super) fn request(&mut self, request: Request) {
         match request {
+            request @ Request::FindOrCreate { .. } if self.held.is_waiting() => self.held.defer(request),
             Request::FindOrCreate { definition, reply } => self.find_or_create(&definition, reply),
             Request::Delete { sid, reply } => {
                 let input = Input::Invalidate { sid, cause: InvalidationCause::Deleted };

@@ -15,6 +15,8 @@ pub struct Generator {
     pub used: Vec<&'static str>,
     /// Computed operands that may still nest.
     pub fuel: u32,
+    /// Names of everything that is native.
+    pub operations: Vec<String>,
 }
 
 impl Generator {
@@ -107,6 +109,11 @@ impl Generator {
     }
 
     fn leaf(&mut self) -> String {
+        if self.chance(12) {
+            let number = self.random.random_range(0..self.operations.len());
+            let name = self.operations[number].clone();
+            return self.directed(&name);
+        }
         if self.chance(30) {
             return self.special_leaf();
         }

@@ -1,5 +1,6 @@
 //! The service as a whole: what goes wrong around it, how it recovers, what it says.
 
+mod evaluation;
 mod faults;
 mod findings;
 mod handover;
@@ -21,6 +22,7 @@ mod standby;
 mod supervision;
 mod values;
 mod versions;
+mod where_clauses;
 
 use std::path::Path;
 use std::process::Command;
