@@ -46,8 +46,6 @@ pub const ACCEPTED: &[Accepted] = &[
         Form::Time,
         "each table is published when it is asked for",
     ),
-    accept("ELECTRIC_TWEAKS_PUBLICATION_REFRESH_PERIOD", Form::Time, "not used by this version"),
-    accept("ELECTRIC_TWEAKS_SCHEMA_RECONCILER_PERIOD", Form::Time, "not used by this version"),
     accept(
         "ELECTRIC_EXPERIMENTAL_MAX_TXN_SIZE",
         Form::Size,
