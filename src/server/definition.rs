@@ -90,6 +90,8 @@ pub(super) fn define(asked: &AskedShape, relation: &Relation) -> Result<ShapeDef
         columns_named,
         replica: asked.replica,
         log: asked.log,
+        dependencies: Vec::new(),
+        selects: Vec::new(),
     })
 }
 

@@ -186,6 +186,8 @@ mod tests {
             columns_named: false,
             replica: Replica::Default,
             log: LogMode::Full,
+            dependencies: Vec::new(),
+            selects: Vec::new(),
         };
         assert_eq!(copy_sql(&definition), r#"COPY (SELECT "Id", "v" FROM "public"."a""b") TO STDOUT"#);
         definition.where_sql = Some("a OR b".to_owned());

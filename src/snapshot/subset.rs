@@ -66,6 +66,8 @@ mod tests {
             columns_named: false,
             replica: Replica::Default,
             log: LogMode::ChangesOnly,
+            dependencies: Vec::new(),
+            selects: Vec::new(),
         };
         let query = SubsetQuery {
             condition: Some("c OR d".to_owned()),
