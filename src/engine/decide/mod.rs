@@ -28,6 +28,9 @@ impl Decision<'_> {
                 self.relation_announced(oid, schema, &affected)
             }
             Input::CreateShape { handle, definition, oid } => self.create_shape(handle, definition, oid),
+            Input::CreateDependentShape { handle, definition, oid, dependencies } => {
+                self.create_dependent(handle, definition, oid, dependencies)
+            }
             Input::Invalidate { sid, cause } => self.invalidate_asked(sid, cause),
             Input::PublicationReady { sid, oid, waited_ms } => self.publication_ready(sid, oid, waited_ms),
             Input::SnapshotOpened { sid, attempt, snapshot, lsn } => {

@@ -314,9 +314,11 @@ fn unusual(event: &Event, active: bool) -> Option<Kind> {
         Event::Consumer(ConsumerEvent::StallSuspected { .. }) => Some(Kind::Stall),
         Event::Shape(ShapeEvent::SnapshotFailed { .. }) => Some(Kind::SnapshotFailed),
         Event::Shape(ShapeEvent::Invalidated { cause, .. }) => match cause {
-            InvalidationCause::Deleted | InvalidationCause::SchemaChanged | InvalidationCause::Truncated => {
-                None
-            }
+            InvalidationCause::Deleted
+            | InvalidationCause::SchemaChanged
+            | InvalidationCause::Truncated
+            | InvalidationCause::DependencyGone
+            | InvalidationCause::NotNeeded => None,
             InvalidationCause::SnapshotFailed
             | InvalidationCause::SnapshotInterrupted
             | InvalidationCause::WriterFailed { .. }
@@ -326,7 +328,9 @@ fn unusual(event: &Event, active: bool) -> Option<Kind> {
             | InvalidationCause::Backlog
             | InvalidationCause::OldRowMissing
             | InvalidationCause::JournalLost
-            | InvalidationCause::StorageDamaged => Some(Kind::ShapeLost),
+            | InvalidationCause::StorageDamaged
+            | InvalidationCause::MoveBacklog
+            | InvalidationCause::MoveFailed => Some(Kind::ShapeLost),
         },
         Event::Journal(JournalEvent::ProjectionMismatch { .. }) => Some(Kind::ViewsDiffer),
         Event::Journal(JournalEvent::TornTail { .. }) => Some(Kind::JournalTorn),

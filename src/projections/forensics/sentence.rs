@@ -117,6 +117,10 @@ fn stream(event: &StreamEvent) -> String {
 fn shape(event: &ShapeEvent) -> String {
     match event {
         ShapeEvent::Created { sid, oid, .. } => format!("created as number {sid}, of table {oid}"),
+        ShapeEvent::Depends { on, .. } => {
+            let on: Vec<String> = on.iter().map(Sid::to_string).collect();
+            format!("depends on the inner queries {}", on.join(", "))
+        }
         ShapeEvent::Routed { after, after_lsn, .. } => {
             format!("gets what it wants from the transaction after {after} (commit {after_lsn}) on")
         }
@@ -159,6 +163,10 @@ pub fn invalidation(cause: InvalidationCause) -> String {
         InvalidationCause::OldRowMissing => "an update came without the old row".to_owned(),
         InvalidationCause::JournalLost => "the journal lost its end".to_owned(),
         InvalidationCause::StorageDamaged => "its files could not be read".to_owned(),
+        InvalidationCause::DependencyGone => "one of its inner queries ended".to_owned(),
+        InvalidationCause::NotNeeded => "no shape depends on it any more".to_owned(),
+        InvalidationCause::MoveBacklog => "too much arrived while rows moved in".to_owned(),
+        InvalidationCause::MoveFailed => "rows that were to move in could not be had".to_owned(),
     }
 }
 

@@ -139,7 +139,11 @@ impl WhatIf {
             | InvalidationCause::Backlog
             | InvalidationCause::OldRowMissing
             | InvalidationCause::JournalLost
-            | InvalidationCause::StorageDamaged => {}
+            | InvalidationCause::StorageDamaged
+            | InvalidationCause::DependencyGone
+            | InvalidationCause::NotNeeded
+            | InvalidationCause::MoveBacklog
+            | InvalidationCause::MoveFailed => {}
         }
         self.suspected.remove(&sid);
         self.given_up.remove(&sid);
