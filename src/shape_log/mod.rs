@@ -30,6 +30,7 @@ mod reader;
 mod recovery;
 mod sim_disk;
 mod snapshot;
+mod tags;
 mod view;
 mod writer;
 
@@ -37,7 +38,7 @@ mod writer;
 mod tests;
 
 pub use disk::{Disk, DiskFile, RealDisk};
-pub use encoder::{Encoded, Encoder, Op, TransactionHeaders, snapshot_columns};
+pub use encoder::{Encoded, Encoder, Op, TransactionHeaders, snapshot_columns, snapshot_end};
 pub use error::{EncodeError, FaultClass, FileKind, ShapeLogError, Stage, StorageFault};
 pub use files::{ShapeFiles, list_shapes, list_trash, purge};
 pub use flush::{SYNC_EACH_MAX, flush_all};
@@ -46,6 +47,7 @@ pub use reader::{Body, Range, Read};
 pub use recovery::{Verify, open_read_only};
 pub use sim_disk::{SimDisk, SimFault};
 pub use snapshot::{SnapshotDone, SnapshotFollow, SnapshotState, SnapshotWriter};
+pub use tags::{Annotation, EVENT_START, Move, RowTags, Unit, move_event};
 pub use view::{ShapeReader, ShapeView};
 pub use writer::{Committed, LogWriter, OPEN_BYTES_MAX, Recovered, TAIL_BYTES_MAX};
 
