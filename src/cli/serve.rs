@@ -114,6 +114,13 @@ pub struct Arguments {
     #[arg(long, env = "ELECTRIC_FLUSH_STALL_GRACE_PERIOD", value_parser = values::duration, default_value = "1min")]
     flush_stall_grace_period: Duration,
 
+    /// Name of this service among others of the database: part of the tags of rows of shapes with subqueries.
+    #[arg(long, env = "ELECTRIC_DATABASE_ID", default_value = "single_stack")]
+    database_id: String,
+    /// Transactions that wait while rows move into a shape with subqueries; with more of them it starts over.
+    #[arg(long, env = "ELECTRIC_SUBQUERY_BUFFER_MAX_TRANSACTIONS", default_value_t = 1_000)]
+    subquery_buffer_max_transactions: usize,
+
     /// error, warning, info, debug, or a filter of the `tracing` crate.
     #[arg(long, env = "ELECTRIC_LOG_LEVEL", default_value = "info")]
     log_level: String,
@@ -273,6 +280,8 @@ fn settings(arguments: Arguments) -> Result<Parts, String> {
         archive_age_max: Duration::from_secs(72 * 3600),
         archive_bytes_max: 2 << 30,
         policy: Policy { stall_grace: arguments.flush_stall_grace_period, ..Policy::default() },
+        stack: arguments.database_id.clone(),
+        subquery_buffer_max: arguments.subquery_buffer_max_transactions,
     };
     let server = server::Settings {
         secret,

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Relation;
+use crate::domain::{Oid, Relation};
 use crate::domain::fnv::Fnv;
 
 /// The name of a shape on the wire: `<decimal hash>-<decimal unix time in microseconds>`.
@@ -103,6 +103,16 @@ impl ShapeDefinition {
     #[must_use]
     pub fn is_inner(&self) -> bool {
         !self.selects.is_empty()
+    }
+
+    /// The tables whose rows decide about the shape, ascending: its own, and those of its inner queries.
+    #[must_use]
+    pub fn tables(&self) -> Vec<Oid> {
+        let mut tables = vec![self.relation.oid];
+        self.dependencies.iter().for_each(|dependency| tables.extend(dependency.tables()));
+        tables.sort_unstable();
+        tables.dedup();
+        tables
     }
 
     /// Names of the columns that make up the key, in key order.

@@ -1,8 +1,10 @@
 //! The driver thread: one loop around the core. It waits for nobody but its inputs.
 
+mod moves;
 mod requests;
 mod upkeep;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::domain::{EventId, Generation, Handle, Incarnation, Lsn, Sid, WireRelation};
 use crate::engine::{Commit, Input, Refusal};
-use crate::events::{self, DrainCause, Event, ShapeEvent, StopCause, StreamEvent};
+use crate::events::{self, DrainCause, Event, StopCause, StreamEvent};
 use crate::journal::{
     ArchiveSegment, Durability, Entry, JournalError, JournalHandle, JournalThread, Notice, Reserve,
 };
@@ -23,11 +25,13 @@ use crate::runtime::executor::{Executor, Outcome};
 use crate::runtime::handle::{Request, Status};
 use crate::runtime::keeper::Keeper;
 use crate::runtime::settings::{HELD_BYTES_MAX, QUEUED_DELIVERIES_MAX};
+use crate::filter::subquery::Values;
 use crate::runtime::story;
+use crate::runtime::subquery::{Members, Moved, Resumed};
 use crate::runtime::stream::Batch;
 use crate::runtime::writers::Report;
 use crate::shape_log::{ShapeLogError, StorageFault};
-use crate::state::Life;
+use crate::state::{Life, OwnerPhase, StreamPhase};
 
 const TICK: Duration = Duration::from_millis(50);
 /// A drain that has not ended by itself after this long is cut short: what is lost comes again.
@@ -38,6 +42,12 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 pub enum Message {
     Input(Input),
     Drain(DrainCause),
+    /// The initial rows of an inner query. Comes before the input that they are complete.
+    Loaded { sid: Sid, members: Box<Members> },
+    /// What the inner queries of a shape give in its snapshot. Comes before the input that it is open.
+    Given { sid: Sid, given: Vec<BTreeSet<Values>> },
+    /// Rows that move in; none where they cannot be had.
+    Moved { sid: Sid, id: u64, moved: Option<Moved> },
 }
 
 /// Why the process must stop. What was not acknowledged comes again from Postgres.
@@ -97,6 +107,8 @@ struct Loop {
     audit: Option<Audit>,
     drain_until: Option<Instant>,
     checked: Checked,
+    /// What inner queries gave in snapshots that are being opened.
+    given: BTreeMap<Sid, Vec<BTreeSet<Values>>>,
 }
 
 #[derive(Debug)]
@@ -133,6 +145,7 @@ impl Driver {
             audit: None,
             drain_until: None,
             checked: Checked { lock: now, reserve: now, audit: now, projections: now },
+            given: BTreeMap::new(),
         };
         Driver { core, executor, journal, journal_thread, lock, queues, keeper, archiver, reserve, state }
     }
@@ -142,6 +155,10 @@ impl Driver {
     /// # Errors
     /// [`Fatal`]: the process must stop and change nothing more.
     pub async fn run(mut self, boot: Input) -> Result<(), Fatal> {
+        let engine = self.core.engine();
+        let from = engine.projections().flush_tracker.candidate();
+        self.executor.resumed = Resumed::of(engine.state(), from);
+        self.executor.router.subqueries.begin_at(from);
         self.input(boot);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -190,6 +207,7 @@ impl Driver {
                     Outcome::Abort => return Err(Fatal::Aborted),
                 }
             }
+            self.follow_moves();
             if self.state.entries.is_empty() {
                 break;
             }
@@ -226,9 +244,7 @@ impl Driver {
     fn follow(&mut self, persist: Persist) {
         for recorded in &persist.events {
             story::tell(recorded);
-            if let Event::Shape(ShapeEvent::Unrouted { sid }) = &recorded.event {
-                self.executor.unroute(*sid);
-            }
+            self.follow_shape(recorded);
         }
         self.state.entries.extend(
             persist.events.iter().map(|recorded| Entry { id: recorded.id, bytes: events::encode(recorded) }),
@@ -267,8 +283,13 @@ impl Driver {
                     }
                     _ => Vec::new(),
                 };
+                let flushed: Vec<Sid> = match &input {
+                    Input::Flushed { reports } => reports.iter().map(|report| report.sid).collect(),
+                    _ => Vec::new(),
+                };
                 self.input(input);
                 settled.into_iter().for_each(|sid| self.catch_up(sid));
+                flushed.into_iter().for_each(|sid| self.follow_flush(sid));
             }
             Report::Live { asked, live } => {
                 let complete =
@@ -313,6 +334,9 @@ impl Driver {
                     self.catch_up(sid);
                 }
             }
+            Message::Loaded { sid, members } => self.executor.router.subqueries.loaded(sid, *members),
+            Message::Given { sid, given } => drop(self.state.given.insert(sid, given)),
+            Message::Moved { sid, id, moved } => self.executor.router.subqueries.moved(sid, id, moved),
             Message::Drain(cause) => {
                 self.executor.service.set_status(Status::Draining);
                 self.state.drain_until = Some(Instant::now() + DRAIN_MAX);
@@ -329,6 +353,7 @@ impl Driver {
                         StreamItem::Transaction(txn) => self.transaction(generation, txn),
                         StreamItem::Relation(relation) => self.relation(&relation),
                         StreamItem::Keepalive { wal_end, .. } => {
+                            self.executor.router.subqueries.reach(wal_end);
                             self.input(Input::Keepalive { generation, wal_end });
                         }
                     }
@@ -339,6 +364,12 @@ impl Driver {
     }
 
     fn transaction(&mut self, generation: Generation, txn: Arc<Transaction>) {
+        // The rest of a batch of a stream that has been ended: it comes again, and is matched then.
+        let state = self.core.engine().state();
+        let current = state.stream.generation == generation && state.stream.phase == StreamPhase::Streaming;
+        if !current || state.owner.phase != OwnerPhase::Active {
+            return;
+        }
         let routing = match self.executor.router.route(Arc::clone(&txn)) {
             Ok(routing) => routing,
             Err(error) => {
@@ -363,15 +394,22 @@ impl Driver {
             Ok(persist) => {
                 // The body is in place before the delivery that refers to it is performed.
                 let body = Arc::new(routing.routed);
+                let mut noted = None;
                 for recorded in &persist.events {
                     if let Event::Stream(
-                        StreamEvent::TxnRouted { seq, .. } | StreamEvent::TxnRedelivered { seq, .. },
+                        StreamEvent::TxnRouted { seq, set, .. } | StreamEvent::TxnRedelivered { seq, set, .. },
                     ) = &recorded.event
+                        // On a new connection: what it was decided to be is still here.
+                        && self.executor.bodies.get(*seq).is_none()
                     {
                         self.executor.bodies.insert(*seq, Arc::clone(&body));
+                        noted = Some((*seq, set.clone()));
                     }
                 }
                 self.follow(persist);
+                if let Some((seq, set)) = noted {
+                    self.executor.router.subqueries.note(seq, &body, &set);
+                }
             }
             // The rest of a batch of a stream that has been ended.
             Err(refusal @ (Refusal::StaleGeneration | Refusal::NotActive)) => {

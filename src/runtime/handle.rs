@@ -10,6 +10,7 @@ use crate::domain::{
     Handle as ShapeHandle, Lsn, Oid, PgSnapshot, Relation, RelationName, ShapeDefinition, Sid,
 };
 use crate::runtime::inspector::Inspector;
+use crate::runtime::subquery::RowTagger;
 use crate::runtime::subset::Subsets;
 use crate::shape_log::ShapeReader;
 
@@ -46,6 +47,8 @@ pub struct LiveShape {
     pub definition: Arc<ShapeDefinition>,
     /// Rows, and a signal when there are more.
     pub reader: Arc<ShapeReader>,
+    /// Gives rows their tags, where the shape has inner queries.
+    pub tagger: Option<Arc<RowTagger>>,
     phase: watch::Sender<Phase>,
     /// Every commit up to this LSN has been taken in by the writers of one thread, if they exist.
     published: Arc<AtomicU64>,
@@ -102,9 +105,9 @@ pub enum Request {
         sid: Sid,
         reply: oneshot::Sender<bool>,
     },
-    /// Whether a snapshot lacks a commit to a table at or before `upto`.
+    /// Whether a snapshot lacks a commit to one of the tables at or before `upto`.
     Lacks {
-        table: Oid,
+        tables: Vec<Oid>,
         snapshot: PgSnapshot,
         upto: Lsn,
         reply: oneshot::Sender<bool>,
@@ -280,7 +283,16 @@ impl LiveShape {
         published: Arc<AtomicU64>,
     ) -> LiveShape {
         let phase = watch::Sender::new(phase);
-        LiveShape { sid, handle, definition, reader, phase, published, lagging: AtomicBool::new(true) }
+        LiveShape {
+            sid,
+            handle,
+            definition,
+            reader,
+            tagger: None,
+            phase,
+            published,
+            lagging: AtomicBool::new(true),
+        }
     }
 
     /// Every commit up to here that concerns this shape is in every view taken *after* this call (P3):

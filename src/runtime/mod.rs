@@ -18,6 +18,7 @@ mod snapshots;
 mod start;
 mod story;
 mod stream;
+pub mod subquery;
 pub mod subset;
 pub mod writers;
 

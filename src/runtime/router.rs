@@ -9,7 +9,8 @@ use std::sync::Arc;
 use crate::domain::{Change, Oid, ShapeDefinition, Sid, SidSet, WireRelation};
 use crate::filter::{Predicate, RowMove, ShapeIndex};
 use crate::replication::{ReplicationError, Transaction};
-use crate::shape_log::Op;
+use crate::runtime::subquery::{Late, Subqueries};
+use crate::shape_log::{Annotation, Op};
 
 /// The filters of the routed shapes.
 #[derive(Debug, Default)]
@@ -19,8 +20,12 @@ pub struct Router {
     filtered: BTreeMap<Oid, BTreeSet<Sid>>,
     /// Shapes of whole tables: no change of them needs to be looked at.
     whole: BTreeMap<Oid, BTreeSet<Sid>>,
+    /// Shapes with inner queries, by their own table.
+    outers: BTreeMap<Oid, BTreeSet<Sid>>,
     shapes: BTreeMap<Sid, Routed>,
     relations: BTreeMap<Oid, Arc<WireRelation>>,
+    /// Decides for the shapes with inner queries.
+    pub subqueries: Subqueries,
 }
 
 #[derive(Debug)]
@@ -38,12 +43,14 @@ pub struct RoutedTransaction {
 }
 
 /// What one shape wants of a transaction.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Wants {
     /// Every row change of the table.
     Table(Oid),
     /// These changes, by their position in the transaction, ascending.
     Changes(Vec<(u32, Op)>),
+    /// What is decided for a shape with inner queries, maybe later.
+    Late(Arc<Late>),
 }
 
 /// What routing found.
@@ -62,16 +69,40 @@ impl RoutedTransaction {
         self.wants.get(&sid)
     }
 
-    /// Hands the changes that a shape wants to `visit`, in order, until it fails.
+    /// Whether it is known what a shape wants.
+    #[must_use]
+    pub fn is_decided(&self, sid: Sid) -> bool {
+        !matches!(self.wants.get(&sid), Some(Wants::Late(late)) if late.decided().is_none())
+    }
+
+    /// What shapes with inner queries want.
+    pub fn late(&self) -> impl Iterator<Item = (Sid, &Arc<Late>)> {
+        self.wants.iter().filter_map(|(sid, wants)| match wants {
+            Wants::Late(late) => Some((*sid, late)),
+            Wants::Table(_) | Wants::Changes(_) => None,
+        })
+    }
+
+    /// Notes what a shape with inner queries wants.
+    pub fn want_late(&mut self, sid: Sid, late: Arc<Late>) {
+        self.wants.insert(sid, Wants::Late(late));
+    }
+
+    /// Hands the changes that a shape wants to `visit`, in order, until it fails; none where that is not
+    /// decided yet.
     ///
     /// # Errors
     /// Of reading a spilled transaction, or the first of `visit`.
     pub fn for_each<E: From<ReplicationError>>(
         &self,
         sid: Sid,
-        mut visit: impl FnMut(&Change, Op) -> Result<(), E>,
+        mut visit: impl FnMut(&Change, Op, Option<&Annotation>) -> Result<(), E>,
     ) -> Result<(), E> {
         let Some(wants) = self.wants.get(&sid) else { return Ok(()) };
+        // A message about values has no changes, and a spilled transaction costs a file to look through.
+        if matches!(wants, Wants::Late(late) if late.decided().is_none_or(|it| it.changes.is_empty())) {
+            return Ok(());
+        }
         let mut failed = None;
         let mut position = 0_u32;
         let mut cursor = 0;
@@ -79,19 +110,26 @@ impl RoutedTransaction {
             for change in chunk {
                 let index = position;
                 position = position.saturating_add(1);
-                let op = match wants {
-                    Wants::Table(oid) => whole_table_op(change, *oid),
+                let wanted = match wants {
+                    Wants::Table(oid) => whole_table_op(change, *oid).map(|op| (op, None)),
                     Wants::Changes(wanted) => match wanted.get(cursor) {
                         Some((at, op)) if *at == index => {
                             cursor += 1;
-                            Some(*op)
+                            Some((*op, None))
+                        }
+                        _ => None,
+                    },
+                    Wants::Late(late) => match late.decided().and_then(|it| it.changes.get(cursor)) {
+                        Some((at, op, note)) if *at == index => {
+                            cursor += 1;
+                            Some((*op, Some(note)))
                         }
                         _ => None,
                     },
                 };
-                if let Some(op) = op
+                if let Some((op, note)) = wanted
                     && failed.is_none()
-                    && let Err(error) = visit(change, op)
+                    && let Err(error) = visit(change, op, note)
                 {
                     failed = Some(error);
                 }
@@ -114,6 +152,12 @@ fn whole_table_op(change: &Change, oid: Oid) -> Option<Op> {
 }
 
 impl Router {
+    /// An empty router. `buffer_max` transactions may wait while rows move into a shape.
+    #[must_use]
+    pub fn new(buffer_max: usize) -> Router {
+        Router { subqueries: Subqueries::new(buffer_max), ..Router::default() }
+    }
+
     /// Routes to a shape from the next transaction on.
     pub fn insert(&mut self, sid: Sid, definition: Arc<ShapeDefinition>, predicate: Option<Predicate>) {
         let oid = definition.relation.oid;
@@ -135,11 +179,22 @@ impl Router {
         self.shapes.insert(sid, Routed { definition, columns });
     }
 
+    /// Routes to a shape with inner queries, once [`Subqueries::begin`] says so.
+    pub fn insert_outer(&mut self, sid: Sid, definition: Arc<ShapeDefinition>, clause_columns: &[String]) {
+        let oid = definition.relation.oid;
+        let mut columns: BTreeSet<String> = definition.columns.iter().cloned().collect();
+        columns.extend(definition.key_columns().into_iter().map(str::to_owned));
+        columns.extend(clause_columns.iter().cloned());
+        self.outers.entry(oid).or_default().insert(sid);
+        self.shapes.insert(sid, Routed { definition, columns });
+    }
+
     pub fn remove(&mut self, sid: Sid) {
+        self.subqueries.remove(sid);
         let Some(shape) = self.shapes.remove(&sid) else { return };
         let oid = shape.definition.relation.oid;
         self.predicates.remove(sid);
-        for tables in [&mut self.whole, &mut self.filtered] {
+        for tables in [&mut self.whole, &mut self.filtered, &mut self.outers] {
             if let Some(sids) = tables.get_mut(&oid) {
                 sids.remove(&sid);
                 if sids.is_empty() {
@@ -154,7 +209,7 @@ impl Router {
         self.predicates.announce(relation);
         self.relations.insert(relation.oid, Arc::clone(relation));
         let on_table =
-            [&self.whole, &self.filtered].into_iter().filter_map(|tables| tables.get(&relation.oid));
+            [&self.whole, &self.filtered, &self.outers].into_iter().filter_map(|tables| tables.get(&relation.oid));
         on_table
             .flatten()
             .copied()
@@ -166,7 +221,7 @@ impl Router {
     ///
     /// # Errors
     /// Of reading a spilled transaction.
-    pub fn route(&self, txn: Arc<Transaction>) -> Result<Routing, ReplicationError> {
+    pub fn route(&mut self, txn: Arc<Transaction>) -> Result<Routing, ReplicationError> {
         let mut wants: BTreeMap<Sid, Wants> = BTreeMap::new();
         let mut old_row_missing = BTreeSet::new();
         let mut look = false;
@@ -175,14 +230,15 @@ impl Router {
                 wants.extend(sids.iter().map(|sid| (*sid, Wants::Table(*oid))));
             }
             let full = self.relations.get(oid).is_some_and(|relation| relation.replica_identity == 'f');
-            let has_shapes = self.whole.contains_key(oid) || self.filtered.contains_key(oid);
+            let has_shapes = [&self.whole, &self.filtered, &self.outers].iter().any(|on| on.contains_key(oid));
             look |= self.filtered.contains_key(oid) || (has_shapes && !full);
         }
         if look {
             self.match_changes(&txn, &mut wants, &mut old_row_missing)?;
         }
-        let set = wants.keys().copied().collect();
-        let routed = RoutedTransaction { txn, wants };
+        let mut routed = RoutedTransaction { txn, wants };
+        self.subqueries.route(&mut routed)?;
+        let set = routed.wants.keys().copied().collect();
         Ok(Routing { routed, set, old_row_missing: old_row_missing.into_iter().collect() })
     }
 
@@ -211,7 +267,7 @@ impl Router {
                     };
                     match wants.entry(*sid).or_insert_with(|| Wants::Changes(Vec::new())) {
                         Wants::Changes(list) => list.push((index, op)),
-                        Wants::Table(_) => {}
+                        Wants::Table(_) | Wants::Late(_) => {}
                     }
                 }
             }

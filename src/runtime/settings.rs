@@ -38,6 +38,10 @@ pub struct Settings {
     pub archive_age_max: Duration,
     pub archive_bytes_max: u64,
     pub policy: Policy,
+    /// `ELECTRIC_DATABASE_ID`: part of the tags of rows.
+    pub stack: String,
+    /// `ELECTRIC_SUBQUERY_BUFFER_MAX_TRANSACTIONS`.
+    pub subquery_buffer_max: usize,
 }
 
 impl Settings {

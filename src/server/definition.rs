@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::domain::{
     Handle, IdentifierError, Relation, RelationName, ShapeDefinition, parse_column_list, parse_relation_name,
 };
+use crate::filter::subquery::{self, Clause, ClauseError, Relations};
 use crate::filter::{Predicate, check_params};
 use crate::runtime::handle::{InspectError, Service};
 
@@ -28,13 +29,53 @@ pub(super) async fn resolve(
     let known =
         handle.and_then(|handle| service.shape(handle)).filter(|s| s.definition.relation.name == name);
     if let Some(shape) = known.as_ref().filter(|_| live) {
-        return define(asked, &shape.definition.relation);
+        return define(asked, &shape.definition.relation, &inner_relations(&shape.definition));
     }
-    match (Box::pin(service.inspect(name.clone())).await, known) {
-        (Ok(relation), _) => define(asked, &*existing(relation, &name)?),
-        (Err(InspectError::Unreachable), Some(shape)) => define(asked, &shape.definition.relation),
-        (Err(InspectError::Unreachable), None) => Err(Failure::Unreachable),
+    let relation = match (Box::pin(service.inspect(name.clone())).await, &known) {
+        (Ok(relation), _) => existing(relation, &name)?,
+        (Err(InspectError::Unreachable), Some(shape)) => {
+            return define(asked, &shape.definition.relation, &inner_relations(&shape.definition));
+        }
+        (Err(InspectError::Unreachable), None) => return Err(Failure::Unreachable),
+    };
+    let inner = match asked.where_clause.as_deref().filter(|text| subquery::has_subquery(text)) {
+        Some(text) => Box::pin(inspect_inner(service, text)).await?,
+        None => Relations::new(),
+    };
+    define(asked, &relation, &inner)
+}
+
+/// The tables of the inner queries of a clause. One that does not exist is left out.
+async fn inspect_inner(service: &Service, text: &str) -> Result<Relations, Failure> {
+    let mut inner = Relations::new();
+    for name in subquery::inner_tables(text).map_err(refused)? {
+        if inner.contains_key(&name) {
+            continue;
+        }
+        match service.inspect(name.clone()).await {
+            Ok(Some(relation)) if !relation.columns.is_empty() => {
+                check_partitioned(&relation)?;
+                inner.insert(name, (*relation).clone());
+            }
+            Ok(_) => {}
+            Err(InspectError::Unreachable) => return Err(Failure::Unreachable),
+        }
     }
+    Ok(inner)
+}
+
+/// The tables of the inner queries of a shape, as it knows them.
+fn inner_relations(definition: &ShapeDefinition) -> Relations {
+    let mut inner = Relations::new();
+    for dependency in &definition.dependencies {
+        inner.insert(dependency.relation.name.clone(), dependency.relation.clone());
+        inner.extend(inner_relations(dependency));
+    }
+    inner
+}
+
+fn refused(error: ClauseError) -> Failure {
+    Failure::field(error.field, error.message)
 }
 
 fn table_name(asked: &AskedShape) -> Result<RelationName, Failure> {
@@ -59,15 +100,12 @@ fn existing(relation: Option<Arc<Relation>>, name: &RelationName) -> Result<Arc<
 ///
 /// # Errors
 /// The first rule that the parameters break.
-pub(super) fn define(asked: &AskedShape, relation: &Relation) -> Result<ShapeDefinition, Failure> {
-    if relation.partitioned {
-        // The stream names the partition, not the root: such a shape would get its first rows and
-        // then stand still.
-        return Err(Failure::field(
-            "table",
-            "Partitioned tables are not supported by this server yet; ask for their partitions",
-        ));
-    }
+pub(super) fn define(
+    asked: &AskedShape,
+    relation: &Relation,
+    inner: &Relations,
+) -> Result<ShapeDefinition, Failure> {
+    check_partitioned(relation)?;
     let queryable = match asked.queryable_columns.as_deref() {
         None => None,
         Some(list) => Some(queryable_columns(list, relation)?),
@@ -83,25 +121,51 @@ pub(super) fn define(asked: &AskedShape, relation: &Relation) -> Result<ShapeDef
     };
     columns.sort_unstable();
     columns.dedup();
+    let (where_sql, dependencies) = condition(asked, relation, inner)?;
     Ok(ShapeDefinition {
-        where_sql: where_sql(asked, relation)?,
+        where_sql,
         relation: relation.clone(),
         columns,
         columns_named,
         replica: asked.replica,
         log: asked.log,
-        dependencies: Vec::new(),
+        dependencies,
         selects: Vec::new(),
     })
 }
 
-fn where_sql(asked: &AskedShape, relation: &Relation) -> Result<Option<String>, Failure> {
+fn check_partitioned(relation: &Relation) -> Result<(), Failure> {
+    if relation.partitioned {
+        // The stream names the partition, not the root: such a shape would get its first rows and
+        // then stand still.
+        return Err(Failure::field(
+            "table",
+            "Partitioned tables are not supported by this server yet; ask for their partitions",
+        ));
+    }
+    Ok(())
+}
+
+/// The canonical where clause, and its inner queries.
+fn condition(
+    asked: &AskedShape,
+    relation: &Relation,
+    inner: &Relations,
+) -> Result<(Option<String>, Vec<ShapeDefinition>), Failure> {
     // Parameters are looked at only where something can use them.
-    let Some(text) = asked.where_clause.as_deref() else { return Ok(None) };
+    let Some(text) = asked.where_clause.as_deref() else { return Ok((None, Vec::new())) };
     let params = check_params(&asked.params).map_err(|error| Failure::field("params", error.to_string()))?;
+    if subquery::has_subquery(text) {
+        let clause = Clause::parse(text, &params, relation, inner).map_err(refused)?;
+        if asked.compaction {
+            let message = "can't be enabled for shapes with subqueries";
+            return Err(Failure::field("experimental_compaction", message));
+        }
+        return Ok((Some(clause.sql().to_owned()), clause.dependencies().to_vec()));
+    }
     let predicate = Predicate::parse(text, &params, relation)
         .map_err(|error| Failure::field("where", error.to_string()))?;
-    Ok(Some(predicate.sql().to_owned()))
+    Ok((Some(predicate.sql().to_owned()), Vec::new()))
 }
 
 const GENERATED: &str = "The following columns are generated and cannot be included in the shape: ";
@@ -211,7 +275,7 @@ mod tests {
     }
 
     fn check(columns: Option<&str>, queryable: Option<&str>, expected: &str) {
-        let shape = define(&asked(columns, queryable, None), &relation());
+        let shape = define(&asked(columns, queryable, None), &relation(), &Relations::new());
         assert_eq!(shown(shape), expected, "{columns:?} {queryable:?}");
     }
 
@@ -260,14 +324,14 @@ mod tests {
         let mut relation = relation();
         relation.columns.push(crate::domain::Column { generated: true, ..column("g", "int4", None) });
         assert_eq!(
-            shown(define(&asked(None, None, None), &relation)),
+            shown(define(&asked(None, None, None), &relation, &Relations::new())),
             r#"{"columns":["The following columns are generated and cannot be included in the shape: g. You can exclude them from the shape by explicitly listing which columns to fetch in the 'columns' query param"]}"#
         );
         assert_eq!(
-            shown(define(&asked(Some("id,k,g"), None, None), &relation)),
+            shown(define(&asked(Some("id,k,g"), None, None), &relation, &Relations::new())),
             r#"{"columns":["The following columns are generated and cannot be included in the shape: g"]}"#
         );
-        assert_eq!(shown(define(&asked(Some("id,k"), None, None), &relation)), "id,k named=true where=None");
+        assert_eq!(shown(define(&asked(Some("id,k"), None, None), &relation, &Relations::new())), "id,k named=true where=None");
     }
 
     #[test]
@@ -277,7 +341,7 @@ mod tests {
             column.pk_position = None;
         }
         assert_eq!(
-            shown(define(&asked(Some("id"), None, None), &relation)),
+            shown(define(&asked(Some("id"), None, None), &relation, &Relations::new())),
             r#"{"columns":["The list of columns must include all primary key columns, missing: k, value"]}"#
         );
     }
@@ -287,7 +351,7 @@ mod tests {
         let with = |clause: Option<&str>, keys: &[&str]| {
             let params: BTreeMap<String, String> =
                 keys.iter().map(|key| ((*key).to_owned(), "5".to_owned())).collect();
-            shown(define(&AskedShape { params, ..asked(None, None, clause) }, &relation()))
+            shown(define(&AskedShape { params, ..asked(None, None, clause) }, &relation(), &Relations::new()))
         };
         assert_eq!(with(None, &["x"]), "id,k,value named=false where=None");
         assert_eq!(
@@ -311,7 +375,7 @@ mod tests {
     fn a_partitioned_table_is_refused_rather_than_followed_by_halves() {
         let relation = Relation { partitioned: true, ..relation() };
         assert_eq!(
-            shown(define(&asked(None, None, None), &relation)),
+            shown(define(&asked(None, None, None), &relation, &Relations::new())),
             r#"{"table":["Partitioned tables are not supported by this server yet; ask for their partitions"]}"#
         );
     }

@@ -28,6 +28,7 @@ mod json;
 mod message;
 mod reader;
 mod recovery;
+mod scan;
 mod sim_disk;
 mod snapshot;
 mod tags;

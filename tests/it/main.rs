@@ -8,4 +8,5 @@ mod formats;
 mod http_contract;
 mod postgres;
 mod service;
+mod subqueries;
 mod support;

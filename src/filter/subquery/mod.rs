@@ -93,6 +93,8 @@ pub struct MemberPosition {
     pub negated: bool,
     /// Names of the columns that are looked up.
     pub columns: Vec<String>,
+    /// The canonical texts of its values are literals of their types.
+    pub literal: bool,
 }
 
 /// Whether a clause has an inner query; false where it cannot be read.
@@ -185,6 +187,7 @@ impl Clause {
                 dependency: *dependency,
                 negated: literal.negated,
                 columns: left.iter().map(|column| column.name.clone()).collect(),
+                literal: left.iter().all(|column| column.ty != Type::Interval),
             }),
         })
     }

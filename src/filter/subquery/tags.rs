@@ -150,6 +150,13 @@ impl Selection {
         self.columns.iter().map(|(name, _)| name.as_str())
     }
 
+    /// The value of one selected column, from its text.
+    #[must_use]
+    pub fn value(&self, index: usize, text: Option<&[u8]>) -> Option<Option<Box<[u8]>>> {
+        let (_, ty) = self.columns.get(index)?;
+        text.map_or(Some(None), |text| canonical(text, ty).map(Some))
+    }
+
     /// The values of one row, from the texts of its selected columns.
     #[must_use]
     pub fn values<'t>(&self, texts: impl IntoIterator<Item = Option<&'t [u8]>>) -> Option<Values> {

@@ -84,6 +84,7 @@ impl Driver {
             self.follow(persist);
         }
         self.input(Input::Tick);
+        self.ask_position();
         self.relieve();
         // The checkpoint covers what the journal has been handed.
         self.persist()?;
@@ -130,5 +131,6 @@ impl Driver {
         for sid in waiting {
             self.input(Input::Invalidate { sid, cause: InvalidationCause::Backlog });
         }
+        self.relieve_moves();
     }
 }
