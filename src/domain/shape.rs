@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Oid, Relation};
 use crate::domain::fnv::Fnv;
+use crate::domain::{Oid, Relation};
 
 /// The name of a shape on the wire: `<decimal hash>-<decimal unix time in microseconds>`.
 ///

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::domain::{EventId, Generation, Handle, Incarnation, Lsn, Sid, WireRelation};
 use crate::engine::{Commit, Input, Refusal};
 use crate::events::{self, DrainCause, Event, StopCause, StreamEvent};
+use crate::filter::subquery::Values;
 use crate::journal::{
     ArchiveSegment, Durability, Entry, JournalError, JournalHandle, JournalThread, Notice, Reserve,
 };
@@ -25,10 +26,9 @@ use crate::runtime::executor::{Executor, Outcome};
 use crate::runtime::handle::{Request, Status};
 use crate::runtime::keeper::Keeper;
 use crate::runtime::settings::{HELD_BYTES_MAX, QUEUED_DELIVERIES_MAX};
-use crate::filter::subquery::Values;
 use crate::runtime::story;
-use crate::runtime::subquery::{Members, Moved, Resumed};
 use crate::runtime::stream::Batch;
+use crate::runtime::subquery::{Members, Moved, Resumed};
 use crate::runtime::writers::Report;
 use crate::shape_log::{ShapeLogError, StorageFault};
 use crate::state::{Life, OwnerPhase, StreamPhase};
@@ -43,11 +43,21 @@ pub enum Message {
     Input(Input),
     Drain(DrainCause),
     /// The initial rows of an inner query. Comes before the input that they are complete.
-    Loaded { sid: Sid, members: Box<Members> },
+    Loaded {
+        sid: Sid,
+        members: Box<Members>,
+    },
     /// What the inner queries of a shape give in its snapshot. Comes before the input that it is open.
-    Given { sid: Sid, given: Vec<BTreeSet<Values>> },
+    Given {
+        sid: Sid,
+        given: Vec<BTreeSet<Values>>,
+    },
     /// Rows that move in; none where they cannot be had.
-    Moved { sid: Sid, id: u64, moved: Option<Moved> },
+    Moved {
+        sid: Sid,
+        id: u64,
+        moved: Option<Moved>,
+    },
 }
 
 /// Why the process must stop. What was not acknowledged comes again from Postgres.
@@ -109,6 +119,8 @@ struct Loop {
     checked: Checked,
     /// What inner queries gave in snapshots that are being opened.
     given: BTreeMap<Sid, Vec<BTreeSet<Values>>>,
+    /// Since when a shape waits for the stream, or since it was last helped on.
+    nudged: Instant,
 }
 
 #[derive(Debug)]
@@ -146,6 +158,7 @@ impl Driver {
             drain_until: None,
             checked: Checked { lock: now, reserve: now, audit: now, projections: now },
             given: BTreeMap::new(),
+            nudged: now,
         };
         Driver { core, executor, journal, journal_thread, lock, queues, keeper, archiver, reserve, state }
     }

@@ -185,7 +185,7 @@ impl Executor {
                 Outcome::Done
             }
             Effect::Deliver { seq, mut to } => {
-                to.iter().for_each(|(sid, _)| self.hand_out(*sid));
+                to.iter().for_each(|(sid, _)| self.hand_out(*sid, Some(seq)));
                 match self.bodies.get(seq) {
                     Some(routed) => {
                         to.retain(|(sid, _)| !self.router.subqueries.holds(*sid, seq, routed));
@@ -247,11 +247,19 @@ impl Executor {
         }
     }
 
-    /// Hands transactions to the writer of a shape that were to be handed out together. Everything that
-    /// was decided before has been performed.
-    pub fn hand_out(&mut self, sid: Sid) {
-        for HandOut { incarnation, run, owes_from } in self.runs.remove(&sid).unwrap_or_default() {
+    /// Hands transactions to the writer of a shape that were to be handed out together: those before
+    /// `seq`, or all. Everything that was decided before them has been performed.
+    pub fn hand_out(&mut self, sid: Sid, before: Option<Seq>) {
+        let runs = self.runs.remove(&sid).unwrap_or_default();
+        let due = |hand_out: &HandOut| {
+            before.is_none_or(|seq| hand_out.run.first().is_some_and(|(first, _)| *first < seq))
+        };
+        let (due, later): (Vec<HandOut>, Vec<HandOut>) = runs.into_iter().partition(due);
+        for HandOut { incarnation, run, owes_from } in due {
             self.writers.send(sid, Command::Run { sid, incarnation, run, owes_from });
+        }
+        if !later.is_empty() {
+            self.runs.insert(sid, later);
         }
     }
 
@@ -396,7 +404,6 @@ impl Executor {
         complete: bool,
     ) -> Outcome {
         let Some(shape) = self.shapes.get(&sid).cloned() else { return Outcome::Done };
-        self.runs.remove(&sid);
         let files = self.files(shape.handle);
         let decided = |seq: &&Seq| self.bodies.get(**seq).is_none_or(|body| body.is_decided(sid));
         let count = replay.len();
@@ -414,7 +421,8 @@ impl Executor {
         // What waits for rows that move in is handed out with them.
         let complete = complete && replay.len() == count;
         let owes_from = self.router.subqueries.owes_from(sid);
-        self.writers.send(sid, Command::Start { sid, incarnation, shape, files, replay, complete, owes_from });
+        self.writers
+            .send(sid, Command::Start { sid, incarnation, shape, files, replay, complete, owes_from });
         Outcome::Done
     }
 

@@ -208,8 +208,9 @@ impl Router {
     pub fn announce(&mut self, relation: &Arc<WireRelation>) -> SidSet {
         self.predicates.announce(relation);
         self.relations.insert(relation.oid, Arc::clone(relation));
-        let on_table =
-            [&self.whole, &self.filtered, &self.outers].into_iter().filter_map(|tables| tables.get(&relation.oid));
+        let on_table = [&self.whole, &self.filtered, &self.outers]
+            .into_iter()
+            .filter_map(|tables| tables.get(&relation.oid));
         on_table
             .flatten()
             .copied()
@@ -230,7 +231,8 @@ impl Router {
                 wants.extend(sids.iter().map(|sid| (*sid, Wants::Table(*oid))));
             }
             let full = self.relations.get(oid).is_some_and(|relation| relation.replica_identity == 'f');
-            let has_shapes = [&self.whole, &self.filtered, &self.outers].iter().any(|on| on.contains_key(oid));
+            let has_shapes =
+                [&self.whole, &self.filtered, &self.outers].iter().any(|on| on.contains_key(oid));
             look |= self.filtered.contains_key(oid) || (has_shapes && !full);
         }
         if look {

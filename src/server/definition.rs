@@ -331,7 +331,10 @@ mod tests {
             shown(define(&asked(Some("id,k,g"), None, None), &relation, &Relations::new())),
             r#"{"columns":["The following columns are generated and cannot be included in the shape: g"]}"#
         );
-        assert_eq!(shown(define(&asked(Some("id,k"), None, None), &relation, &Relations::new())), "id,k named=true where=None");
+        assert_eq!(
+            shown(define(&asked(Some("id,k"), None, None), &relation, &Relations::new())),
+            "id,k named=true where=None"
+        );
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 
 use serde::Deserialize;
 
-use crate::tagged::{Pattern, Tagged};
 use crate::http::{HttpClient, Response, encode};
+use crate::tagged::{Pattern, Tagged};
 
 /// At most this many anomalies are kept in words; all are counted.
 const ANOMALIES_KEPT_MAX: usize = 20;

@@ -47,7 +47,8 @@ impl Tagged {
     pub fn turn(&mut self, patterns: &[Pattern], to: bool) -> Vec<String> {
         for conditions in self.rows.values_mut() {
             for pattern in patterns {
-                let slot = |tag: &Vec<String>| tag.get(pattern.pos).is_some_and(|slot| *slot == pattern.value);
+                let slot =
+                    |tag: &Vec<String>| tag.get(pattern.pos).is_some_and(|slot| *slot == pattern.value);
                 if conditions.tags.iter().any(slot)
                     && let Some(active) = conditions.active.get_mut(pattern.pos)
                 {

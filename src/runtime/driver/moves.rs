@@ -1,13 +1,18 @@
 //! What the driver does for shapes with inner queries.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::domain::Sid;
 use crate::engine::Input;
 use crate::events::{Event, InvalidationCause, Recorded, ShapeEvent};
+use crate::postgres::PgError;
 use crate::runtime::driver::{Driver, Message};
 use crate::runtime::executor::HandOut;
 use crate::runtime::subquery::{AGAIN_AFTER, Action, fetch};
+
+/// How long the stream may stay behind a snapshot before it is helped on.
+const NUDGE_AFTER: Duration = Duration::from_millis(200);
 
 impl Driver {
     /// Lets the router follow what has happened to a shape.
@@ -71,7 +76,7 @@ impl Driver {
         }
         if self.core.is_settled() {
             let sids: Vec<Sid> = self.executor.runs.keys().copied().collect();
-            sids.into_iter().for_each(|sid| self.executor.hand_out(sid));
+            sids.into_iter().for_each(|sid| self.executor.hand_out(sid, None));
         }
     }
 
@@ -89,10 +94,32 @@ impl Driver {
     }
 
     /// Asks Postgres where it is, where a shape waits for that and nothing more may come by itself.
-    pub(super) fn ask_position(&self) {
-        if self.executor.router.subqueries.waits_for_stream() {
-            self.executor.acknowledgements.ask();
+    pub(super) fn ask_position(&mut self) {
+        if !self.executor.router.subqueries.waits_for_stream() {
+            self.state.nudged = Instant::now();
+            return;
         }
+        self.executor.acknowledgements.ask();
+        if self.state.nudged.elapsed() >= NUDGE_AFTER {
+            self.state.nudged = Instant::now();
+            self.nudge();
+        }
+    }
+
+    /// The insert position of a snapshot may lie behind log that nobody has any reason to flush, such as
+    /// the end of a transaction that was rolled back. A commit has it flushed, and then sent.
+    fn nudge(&self) {
+        let context = Arc::clone(&self.executor.context);
+        self.executor.runtime.spawn(async move {
+            let Ok(loan) = context.query.get().await else { return };
+            match loan.client().batch_execute("SELECT txid_current()").await {
+                Ok(()) => loan.give_back(),
+                Err(error) => {
+                    let error = PgError::from(error);
+                    tracing::warn!(%error, "the log of Postgres could not be moved on");
+                }
+            }
+        });
     }
 
     /// Where too much is held and the oldest of it is for a shape that rows move into, ends that shape.

@@ -72,10 +72,11 @@ impl Driver {
 
     /// The shape of an inner query, shared by all that have the same.
     fn inner(&mut self, definition: &ShapeDefinition) -> Option<Sid> {
-        let found = self.core.engine().projections().shape_index.by_definition(definition.hash()).find(|sid| {
-            let shape = self.executor.shapes.get(sid);
-            shape.is_some_and(|shape| shape.definition.same_shape(definition) && !shape.is_over())
-        });
+        let found =
+            self.core.engine().projections().shape_index.by_definition(definition.hash()).find(|sid| {
+                let shape = self.executor.shapes.get(sid);
+                shape.is_some_and(|shape| shape.definition.same_shape(definition) && !shape.is_over())
+            });
         found.or_else(|| self.create(&Arc::new(definition.clone())).map(|(sid, _)| sid))
     }
 

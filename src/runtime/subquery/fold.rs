@@ -106,7 +106,8 @@ fn take(message: &[u8], members: &mut Members, flips: &mut Vec<Flip>) -> Result<
 fn change(message: &[u8], members: &Members) -> Result<Option<RowChange>, FoldError> {
     let Message { value, headers } = serde_json::from_slice(message).map_err(|_| FoldError::Message)?;
     let Some(operation) = headers.operation else {
-        let turned = |event: String| RowChange::Turn(patterns(&headers.patterns).collect(), event == "move-in");
+        let turned =
+            |event: String| RowChange::Turn(patterns(&headers.patterns).collect(), event == "move-in");
         return Ok(headers.event.map(turned));
     };
     let value = value.ok_or(FoldError::Message)?;

@@ -24,7 +24,9 @@ mod late;
 mod members;
 mod moving;
 mod outer;
+mod progress;
 mod restore;
+mod routing;
 mod tagger;
 mod task;
 
@@ -42,17 +44,12 @@ pub use restore::{Restored, Resumed};
 pub use tagger::RowTagger;
 pub use task::{AGAIN_AFTER, fetch, given};
 
-use differing::only;
-use members::{Flip, RowChange};
-use moving::{Need, Outcome};
 use outer::{AllMembers, Held, Outer, Phase};
 
-use crate::domain::{Change, Lsn, Oid, PgSnapshot, Seq, ShapeDefinition, Sid, SidSet, Tuple};
+use crate::domain::{Lsn, PgSnapshot, Seq, ShapeDefinition, Sid};
 use crate::events::InvalidationCause;
 use crate::filter::subquery::{Clause, Values};
-use crate::replication::{ReplicationError, Transaction};
 use crate::runtime::router::{RoutedTransaction, Wants};
-use crate::shape_log::Unit;
 
 /// Default of `ELECTRIC_SUBQUERY_BUFFER_MAX_TRANSACTIONS`.
 pub const BUFFER_MAX_DEFAULT: usize = 1_000;
@@ -61,12 +58,27 @@ pub const BUFFER_MAX_DEFAULT: usize = 1_000;
 #[derive(Debug)]
 pub enum Action {
     /// Ask for rows; the answer goes to [`Subqueries::moved`].
-    Query { sid: Sid, id: u64, condition: Option<String>, again: bool },
+    Query {
+        sid: Sid,
+        id: u64,
+        condition: Option<String>,
+        again: bool,
+    },
     /// Hand these transactions to the writer, together; from `owes_from` on they stay owed.
-    Run { sid: Sid, run: Vec<(Seq, Arc<RoutedTransaction>)>, owes_from: Option<Seq> },
+    Run {
+        sid: Sid,
+        run: Vec<(Seq, Arc<RoutedTransaction>)>,
+        owes_from: Option<Seq>,
+    },
     /// The end of the log is (not) a state that clients may be told of.
-    HoldBack { sid: Sid, held_back: bool },
-    End { sid: Sid, cause: InvalidationCause },
+    HoldBack {
+        sid: Sid,
+        held_back: bool,
+    },
+    End {
+        sid: Sid,
+        cause: InvalidationCause,
+    },
     /// Somebody waits for the stream to come further, and perhaps nothing more comes: ask where it is.
     Ask,
 }
@@ -290,344 +302,7 @@ impl Subqueries {
         std::mem::take(&mut self.actions)
     }
 
-    /// Finds what shapes with inner queries want of a transaction, and takes in what it does to the inner
-    /// queries. To be called once for each, in order, when all others have said what they want; one that
-    /// comes again is passed over: who owes it has it.
-    ///
-    /// # Errors
-    /// Of reading a spilled transaction.
-    pub fn route(&mut self, routed: &mut RoutedTransaction) -> Result<(), ReplicationError> {
-        let txn = Arc::clone(&routed.txn);
-        if txn.lsn <= self.processed {
-            return Ok(());
-        }
-        let touches = |tables: &BTreeSet<Oid>| txn.relations.iter().any(|oid| tables.contains(oid));
-        let concerned: Vec<Sid> =
-            self.outers.values().filter(|outer| touches(&outer.tables)).map(|outer| outer.sid).collect();
-        let counted = self.counted(routed)?;
-        let mut decided = BTreeMap::new();
-        for sid in &concerned {
-            let outer = &self.outers[sid];
-            if outer.is_settled() {
-                decided.insert(*sid, outer.decide(&txn, &self.members)?);
-            }
-        }
-        // From here on nothing fails: it is taken in as a whole or not at all.
-        self.processed = txn.lsn;
-        self.turned.clear();
-        self.reached = self.reached.max(txn.lsn);
-        for (sid, changes) in counted {
-            self.change_members(sid, &txn, changes);
-        }
-        for sid in concerned {
-            if let Some(late) = self.take_in(sid, &txn, decided.remove(&sid)) {
-                routed.want_late(sid, Arc::new(late));
-            }
-        }
-        Ok(())
-    }
-
-    /// What a transaction does to the inner queries that have none themselves.
-    fn counted(&self, routed: &RoutedTransaction) -> Result<Vec<(Sid, Vec<RowChange>)>, ReplicationError> {
-        let mut all = Vec::new();
-        for (sid, members) in &self.members {
-            let wanted = routed.wants(*sid).is_some() && !self.outers.contains_key(sid);
-            if !wanted || members.has_already(routed.txn.lsn, routed.txn.xid) {
-                continue;
-            }
-            let mut changes = Vec::new();
-            let mut places = None;
-            routed.for_each(*sid, |change, op, _| {
-                if let Some(relation) = change.relation() {
-                    let stale = places.as_ref().is_none_or(|(known, _)| !Arc::ptr_eq(known, relation));
-                    if stale {
-                        places = Some((Arc::clone(relation), members.places(relation)));
-                    }
-                    if let Some((_, Some(places))) = &places {
-                        changes.extend(members.counted(places, op, sides(change)));
-                    }
-                }
-                Ok::<(), ReplicationError>(())
-            })?;
-            all.push((*sid, changes));
-        }
-        Ok(all)
-    }
-
-    fn change_members(&mut self, sid: Sid, txn: &Transaction, changes: Vec<RowChange>) {
-        let Some(members) = self.members.get_mut(&sid) else { return };
-        if members.has_already(txn.lsn, txn.xid) {
-            return;
-        }
-        let mut flips = Vec::new();
-        let mut fits = true;
-        for change in changes {
-            fits &= members.change(txn.lsn, txn.xid, change, &mut flips);
-        }
-        if !fits {
-            self.actions.push(Action::End { sid, cause: InvalidationCause::Backlog });
-        }
-        self.turn(sid, &flips, txn.lsn, &only(txn.xid));
-    }
-
-    /// Tells the shapes that depend on an inner query what it gives now.
-    fn turn(&mut self, sid: Sid, flips: &[Flip], cause: Lsn, xids: &BTreeSet<u32>) {
-        if flips.is_empty() {
-            return;
-        }
-        for (dependent, dependency) in self.dependents.get(&sid).cloned().unwrap_or_default() {
-            let Some(outer) = self.outers.get_mut(&dependent).filter(|outer| outer.is_made()) else { continue };
-            for flip in flips {
-                let digest = outer.digest(dependency, &flip.values);
-                outer.differing[dependency].turn(digest, flip, cause, xids);
-            }
-        }
-    }
-
-    /// What one shape makes of a transaction. `None` where it wants nothing of it.
-    fn take_in(
-        &mut self,
-        sid: Sid,
-        txn: &Transaction,
-        decided: Option<(Decided, Vec<RowChange>)>,
-    ) -> Option<Late> {
-        let outer = self.outers.get(&sid)?;
-        if matches!(outer.phase, Phase::Waiting) || outer.contains(txn.lsn, txn.xid) {
-            return None;
-        }
-        let Some((mut decided, changes)) = decided else { return Some(Late::new()) };
-        let ready = !outer.dependencies.iter().any(|dependency| self.unsettled.contains(dependency));
-        let need = outer.need(&self.members);
-        if !ready || need == Need::Query {
-            let outer = self.outers.get_mut(&sid)?;
-            outer.phase = Phase::Catching { until: Lsn(0) };
-            self.unsettled.insert(sid);
-            self.hold_back(sid, true);
-            return Some(Late::new());
-        }
-        self.change_members(sid, txn, changes);
-        let members = &self.members;
-        let outcome = self.outers.get_mut(&sid)?.follow(members, None);
-        self.change_members(sid, txn, outcome.rows);
-        decided.event = outcome.messages.into_iter().next();
-        let wanted = !decided.changes.is_empty() || decided.event.is_some();
-        wanted.then(|| Late::of(decided))
-    }
-
-    /// A transaction has got its number; these shapes owe it.
-    pub fn note(&mut self, seq: Seq, body: &Arc<RoutedTransaction>, set: &SidSet) {
-        let (lsn, xid) = (body.txn.lsn, body.txn.xid);
-        let mut changed = false;
-        for (sid, late) in body.late() {
-            let Some(outer) = self.outers.get_mut(&sid) else { continue };
-            if !set.contains(sid) {
-                // It has it, or its snapshot does. Only a message about values would be lacking.
-                if late.decided().is_some_and(|decided| decided.event.is_some()) {
-                    tracing::error!(%sid, %seq, "values moved in a transaction that the shape does not owe");
-                    self.actions.push(Action::End { sid, cause: InvalidationCause::MoveFailed });
-                }
-                continue;
-            }
-            if late.decided().is_none() {
-                outer.held.push_back(Held { seq, lsn, xid, body: Arc::clone(body) });
-                changed = true;
-                if outer.is_made() && outer.held.len() > self.buffer_max {
-                    self.actions.push(Action::End { sid, cause: InvalidationCause::MoveBacklog });
-                }
-            }
-        }
-        if changed || !self.unsettled.is_empty() {
-            self.advance();
-        }
-    }
-
-    /// Takes every shape as far as it can come.
-    pub fn advance(&mut self) {
-        let sids: Vec<Sid> = self.unsettled.iter().copied().collect();
-        for sid in sids {
-            while self.advance_one(sid) {}
-        }
-    }
-
-    /// One step of one shape; whether there may be another.
-    fn advance_one(&mut self, sid: Sid) -> bool {
-        let Some(outer) = self.outers.get(&sid) else { return false };
-        match &outer.phase {
-            Phase::Catching { until } => {
-                let unready = outer.dependencies.iter().any(|inner| self.unsettled.contains(inner));
-                if *until > self.reached || unready {
-                    return false;
-                }
-                match outer.need(&self.members) {
-                    Need::Query => self.ask(sid, false),
-                    // After a start: the transaction that caused it is yet to come again.
-                    Need::Event if outer.held.is_empty() && outer.owed.is_empty() => {}
-                    Need::Event | Need::Nothing => self.settle(sid),
-                }
-                false
-            }
-            Phase::Opened { moved, .. } if moved.lsn <= self.reached => {
-                let sees = |held: &Held| held.lsn < moved.lsn && moved.visible.sees(held.xid);
-                if outer.held.front().is_some_and(|held| !sees(held)) && outer.owed.is_empty() {
-                    // Decoded before it became visible: the rows would be those before it.
-                    self.ask(sid, true);
-                    return false;
-                }
-                let visible = outer.held.iter().take_while(|held| sees(held)).count();
-                self.move_in(sid, visible)
-            }
-            Phase::Waiting
-            | Phase::Opening
-            | Phase::Querying { .. }
-            | Phase::Opened { .. }
-            | Phase::Settled => false,
-        }
-    }
-
-    fn ask(&mut self, sid: Sid, again: bool) {
-        self.last_query += 1;
-        let (id, members) = (self.last_query, &self.members);
-        let Some(outer) = self.outers.get_mut(&sid) else { return };
-        let query = outer.query(id, members);
-        self.actions.push(Action::Query { sid, id, condition: query.condition.clone(), again });
-        outer.phase = Phase::Querying { query };
-        self.hold_back(sid, true);
-    }
-
-    /// Decides on the first `count` of the transactions that wait.
-    fn decide(&mut self, sid: Sid, count: usize) -> Vec<Held> {
-        let mut run = Vec::with_capacity(count);
-        for _ in 0..count {
-            let Some(outer) = self.outers.get_mut(&sid) else { break };
-            let Some(held) = outer.held.pop_front() else { break };
-            match self.outers[&sid].decide(&held.body.txn, &self.members) {
-                Ok((decided, changes)) => {
-                    if let Some(Wants::Late(late)) = held.body.wants(sid) {
-                        late.decide(decided);
-                    }
-                    self.change_members(sid, &held.body.txn, changes);
-                }
-                Err(error) => {
-                    tracing::error!(%sid, %error, "a transaction that waited could not be read back");
-                    self.actions.push(Action::End { sid, cause: InvalidationCause::MoveFailed });
-                }
-            }
-            run.push(held);
-        }
-        run
-    }
-
-    /// The rows have come: what their snapshot contains, the move, and so on.
-    fn move_in(&mut self, sid: Sid, visible: usize) -> bool {
-        let run = self.decide(sid, visible);
-        let Some(outer) = self.outers.get_mut(&sid) else { return false };
-        let phase = std::mem::replace(&mut outer.phase, Phase::Catching { until: Lsn(0) });
-        let Phase::Opened { query, moved } = phase else { return false };
-        let (cause, xids) = self.causes(sid);
-        let members = &self.members;
-        let Some(outer) = self.outers.get_mut(&sid) else { return false };
-        let outcome = outer.follow(members, Some((&query, *moved)));
-        self.finish(sid, run, outcome, cause, &xids);
-        true
-    }
-
-    /// Nothing has to be asked: the rest that waits, and what leaves.
-    fn settle(&mut self, sid: Sid) {
-        let waiting = self.outers.get(&sid).map_or(0, |outer| outer.held.len());
-        let run = self.decide(sid, waiting);
-        let (cause, xids) = self.causes(sid);
-        let members = &self.members;
-        let Some(outer) = self.outers.get_mut(&sid) else { return };
-        let outcome = outer.follow(members, None);
-        outer.phase = Phase::Settled;
-        self.unsettled.remove(&sid);
-        self.finish(sid, run, outcome, cause, &xids);
-    }
-
-    /// What a move of an inner query is caused by, for those that depend on it.
-    fn causes(&self, sid: Sid) -> (Lsn, BTreeSet<u32>) {
-        let Some(outer) = self.outers.get(&sid) else { return (Lsn(0), BTreeSet::new()) };
-        let entries = outer.differing.iter().flat_map(|differing| differing.iter()).map(|(_, entry)| entry);
-        let xids = entries.flat_map(|entry| entry.xids.iter().copied()).collect();
-        (self.owes(sid).unwrap_or(Lsn(0)), xids)
-    }
-
-    /// The earliest transaction of which something has not been followed yet.
-    fn owes(&self, sid: Sid) -> Option<Lsn> {
-        let outer = self.outers.get(&sid)?;
-        if outer.resync {
-            return Some(Lsn(0));
-        }
-        let own = outer.differing.iter().filter_map(differing::Differing::cause);
-        let inner = outer.dependencies.iter().filter_map(|inner| self.owes(*inner));
-        own.chain(inner).min()
-    }
-
-    fn finish(
-        &mut self,
-        sid: Sid,
-        run: Vec<Held>,
-        outcome: Outcome,
-        cause: Lsn,
-        xids: &BTreeSet<u32>,
-    ) {
-        let mut flips = Vec::new();
-        if let Some(members) = self.members.get_mut(&sid) {
-            for change in outcome.rows {
-                members.perform_or_wait(change, &mut flips);
-            }
-        }
-        self.turn(sid, &flips, cause, xids);
-        let owes = self.owes(sid);
-        let Some(outer) = self.outers.get_mut(&sid) else { return };
-        if !outcome.messages.is_empty() {
-            let unit = Arc::new(Unit::new(outcome.messages));
-            match run.last().or(outer.owed.back()) {
-                Some(held) => {
-                    if let Some(Wants::Late(late)) = held.body.wants(sid) {
-                        late.add_unit(unit);
-                    }
-                }
-                None => {
-                    tracing::error!(%sid, "values moved and no transaction is owed for it");
-                    self.actions.push(Action::End { sid, cause: InvalidationCause::MoveFailed });
-                    return;
-                }
-            }
-        }
-        // What carries the move again, and everything that is new.
-        let first = run.len();
-        let carrier = if first == 0 { outer.owed.back().cloned() } else { None };
-        let handed: Vec<(Seq, Arc<RoutedTransaction>)> =
-            carrier.iter().chain(&run).map(|held| (held.seq, Arc::clone(&held.body))).collect();
-        outer.owed.extend(run);
-        let last = outer.owed.back().map(|held| held.seq);
-        match owes {
-            Some(lsn) => {
-                while outer.owed.front().is_some_and(|held| held.lsn < lsn) && outer.owed.len() > 1 {
-                    outer.owed.pop_front();
-                }
-                outer.owes_from = outer.owed.front().map(|held| held.seq);
-            }
-            None => {
-                outer.owed.clear();
-                outer.owes_from = None;
-            }
-        }
-        let (settled, owes_from) = (outer.is_settled(), outer.owes_from);
-        if settled {
-            outer.release = last;
-        }
-        if handed.is_empty() {
-            if settled {
-                self.hold_back(sid, false);
-            }
-        } else {
-            self.actions.push(Action::Run { sid, run: handed, owes_from });
-        }
-    }
-
-    fn hold_back(&mut self, sid: Sid, held_back: bool) {
+    pub(super) fn hold_back(&mut self, sid: Sid, held_back: bool) {
         if let Some(outer) = self.outers.get_mut(&sid)
             && outer.held_back != held_back
         {
@@ -642,14 +317,3 @@ impl Subqueries {
         self.unsettled.len()
     }
 }
-
-/// The row before and after a change.
-fn sides(change: &Change) -> (Option<&Tuple>, Option<&Tuple>) {
-    match change {
-        Change::Insert { new, .. } => (None, Some(new)),
-        Change::Update { old, new, .. } => (old.as_ref(), Some(new)),
-        Change::Delete { old, .. } => (Some(old), None),
-        Change::Truncate { .. } => (None, None),
-    }
-}
-

@@ -179,8 +179,7 @@ impl Outer {
             Some((query, moved)) => (Some(query), Some(moved)),
             None => (None, None),
         };
-        let general =
-            |dependency: usize| self.resync || query.is_some_and(|query| query.general[dependency]);
+        let general = |dependency: usize| self.resync || query.is_some_and(|query| query.general[dependency]);
         let general: Vec<bool> = (0..self.dependencies.len()).map(general).collect();
         let resync = self.resync;
         let (visible, rows) = match moved {
@@ -271,7 +270,12 @@ impl Outer {
             }
             step.xids.extend(&entry.xids);
             if !partial && !general {
-                self.patterns(dependency, &digest, entry.values.as_ref(), if enters { &mut step.ins } else { &mut step.outs });
+                self.patterns(
+                    dependency,
+                    &digest,
+                    entry.values.as_ref(),
+                    if enters { &mut step.ins } else { &mut step.outs },
+                );
             }
         }
         if !negated || general || self.width(dependency) != 1 {

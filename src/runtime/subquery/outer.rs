@@ -242,10 +242,9 @@ impl<'c> Seen<'c> {
         let before = new.and(old);
         let old = old.map(|tuple| look(tuple, None));
         let new = new.map(|tuple| look(tuple, before));
-        let holds =
-            |side: &Option<(&Tuple, RowPositions, Vec<bool>)>| {
-                side.as_ref().is_some_and(|(_, _, active)| outer.clause().holds(active))
-            };
+        let holds = |side: &Option<(&Tuple, RowPositions, Vec<bool>)>| {
+            side.as_ref().is_some_and(|(_, _, active)| outer.clause().holds(active))
+        };
         let (was_in, is_in) = (holds(&old), holds(&new));
         Seen { old, new, before, was_in, is_in, resync: outer.resync }
     }
@@ -282,7 +281,10 @@ impl<'c> Seen<'c> {
         if let (true, Some((tuple, seen, active)), Some(key)) = (self.is_in, &self.new, new_key)
             && let Some(values) = own.values_of(places, tuple, self.before)
         {
-            out.push(RowChange::Put(key, InnerRow { values, slots: outer.slots(seen), active: active.clone() }));
+            out.push(RowChange::Put(
+                key,
+                InnerRow { values, slots: outer.slots(seen), active: active.clone() },
+            ));
         }
     }
 }
@@ -334,11 +336,8 @@ impl Membership for MadeWith<'_> {
             return (!self.is_compatible(dependency, members, values)).then_some(false);
         }
         let null: Values = Box::new([None]);
-        let unknown = if complete {
-            self.includes(dependency, members, &null)
-        } else {
-            !self.is_empty(dependency)
-        };
+        let unknown =
+            if complete { self.includes(dependency, members, &null) } else { !self.is_empty(dependency) };
         (!unknown).then_some(false)
     }
 }

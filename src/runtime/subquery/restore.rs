@@ -149,7 +149,9 @@ impl Subqueries {
                     differing.push((digest, Some(values.clone())));
                 }
             }
-            differing.extend(moved.into_iter().filter(|(_, made_with)| *made_with).map(|(digest, _)| (digest, None)));
+            differing.extend(
+                moved.into_iter().filter(|(_, made_with)| *made_with).map(|(digest, _)| (digest, None)),
+            );
         }
         if let Some(outer) = self.outers.get_mut(&sid) {
             for (digest, values) in differing {

@@ -112,9 +112,9 @@ fn row(
     };
     let member = if definition.is_inner() {
         let keys = definition.relation.key_columns();
-        let key = keys.iter().map(|column| {
-            Some(text(&column.name)?.map(|text| key_text(text, column.type_name == "bool")))
-        });
+        let key = keys
+            .iter()
+            .map(|column| Some(text(&column.name)?.map(|text| key_text(text, column.type_name == "bool"))));
         let key = key.collect::<Option<RowKey>>()?;
         let texts = selection.names().map(text).collect::<Option<Vec<_>>>()?;
         Some((key, selection.values(texts)?))

@@ -342,9 +342,8 @@ impl Incarnated {
             Some(Wants::Table(_) | Wants::Changes(_)) | None => None,
         };
         log.begin(routed.txn.lsn, routed.txn.xid)?;
-        let mut pushed = routed.for_each(sid, |change, op, note| {
-            Ok::<(), Failure>(log.push_tagged(change, op, note)?)
-        });
+        let mut pushed =
+            routed.for_each(sid, |change, op, note| Ok::<(), Failure>(log.push_tagged(change, op, note)?));
         if let (Ok(()), Some(event)) = (&pushed, late.and_then(|(_, decided)| decided.event.as_ref())) {
             pushed = log.push_message(event).map_err(Failure::from);
         }

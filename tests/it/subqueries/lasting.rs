@@ -59,8 +59,9 @@ async fn inner_queries_and_their_shapes_end_together() {
     let path = format!("/v1/shape?table=child&where={}", encode(ACTIVE));
     let answer = service.http().request("DELETE", &path, &[], b"").await.expect("an answer");
     assert_eq!(answer.status, 202);
-    let history = crate::support::journal::history(std::path::Path::new(crate::support::BINARY), service.data_dir())
-        .expect("the journal is read");
+    let history =
+        crate::support::journal::history(std::path::Path::new(crate::support::BINARY), service.data_dir())
+            .expect("the journal is read");
     for cause in ["DependencyGone", "NotNeeded", "Truncated"] {
         assert!(history.contains(cause), "no {cause} in\n{history}");
     }

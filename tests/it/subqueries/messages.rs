@@ -34,7 +34,8 @@ async fn the_observed_example() {
     let (database, service) = started("observed", SCHEMA, &[]).await;
     let mut reader = Reader::new(&service, "child", ACTIVE).await;
     let initial = reader.initial().await;
-    let (h1, h2) = (hash(&database, &reader.handle, "v:1").await, hash(&database, &reader.handle, "v:2").await);
+    let (h1, h2) =
+        (hash(&database, &reader.handle, "v:1").await, hash(&database, &reader.handle, "v:2").await);
     let row = |operation: &str, id: &str, hash: &str| json!([operation, id, [hash], [true], null, null]);
     assert_eq!(brief(&initial), [row("insert", "1", &h1), json!("snapshot-end")]);
 
@@ -89,7 +90,8 @@ async fn the_variant_with_another_disjunct() {
     let (database, service) = started("disjuncts", SCHEMA, &[]).await;
     let mut reader = Reader::new(&service, "child", &format!("{ACTIVE} OR t = 'y'")).await;
     let initial = reader.initial().await;
-    let (h1, h2) = (hash(&database, &reader.handle, "v:1").await, hash(&database, &reader.handle, "v:2").await);
+    let (h1, h2) =
+        (hash(&database, &reader.handle, "v:1").await, hash(&database, &reader.handle, "v:2").await);
     let tags = |hash: &str| json!([format!("{hash}/"), "/1"]);
     assert_eq!(
         brief(&initial),
@@ -144,7 +146,8 @@ async fn a_key_change_has_the_tags_of_both_rows() {
     let clause = "p IN (SELECT id FROM par)";
     let mut reader = Reader::new(&service, "child", clause).await;
     reader.initial().await;
-    let (h1, h2) = (hash(&database, &reader.handle, "v:1").await, hash(&database, &reader.handle, "v:2").await);
+    let (h1, h2) =
+        (hash(&database, &reader.handle, "v:1").await, hash(&database, &reader.handle, "v:2").await);
     database.execute("UPDATE child SET id = 11, p = 2 WHERE id = 1").await;
     let news = reader.news().await;
     assert_eq!(
@@ -162,7 +165,8 @@ async fn a_key_change_has_the_tags_of_both_rows() {
 #[tokio::test]
 async fn what_cannot_be_is_told() {
     let (_database, service) = started("refused", SCHEMA, &[]).await;
-    let errors = async |query: &str| service.get(&format!("/v1/shape?table=child&offset=-1&{query}")).await.json();
+    let errors =
+        async |query: &str| service.get(&format!("/v1/shape?table=child&offset=-1&{query}")).await.json();
     let clause = |text: &str| format!("where={}", crate::support::encode(text));
     assert_eq!(
         errors(&format!("{}&experimental_compaction=true", clause(ACTIVE))).await["errors"],

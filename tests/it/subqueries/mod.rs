@@ -10,8 +10,8 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::support::{
-    HttpClient, Service, ShapeClient, ShapeRequest, Table, TestDatabase, WAIT_DURATION_MAX, database, difference,
-    encode, rows_in_postgres,
+    HttpClient, Service, ShapeClient, ShapeRequest, Table, TestDatabase, WAIT_DURATION_MAX, database,
+    difference, encode, rows_in_postgres,
 };
 
 /// `par (id, act, gp)` with two rows, of which the first is active, and `child (id, p, t)` with three.

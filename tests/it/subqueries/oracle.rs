@@ -211,5 +211,9 @@ async fn the_official_client_ends_with_the_rows_of_sql() {
         assert_eq!((seen.refetches, seen.errors.len()), (0, 0), "{clause}: {:?}", seen.errors);
     }
     let nested = shapes.iter().filter(|(_, clause)| clause.contains("SELECT")).count();
-    count("subquery oracle", shapes.len() as u64, &format!("shapes ({nested} with subqueries), {committed} transactions"));
+    count(
+        "subquery oracle",
+        shapes.len() as u64,
+        &format!("shapes ({nested} with subqueries), {committed} transactions"),
+    );
 }

@@ -59,7 +59,10 @@ async fn several_columns_positions_and_levels() {
     let shapes = [
         ("b", "(x, y) IN (SELECT x, y FROM a WHERE f)"),
         ("b", "(x, y) NOT IN (SELECT x, y FROM a WHERE f)"),
-        ("c", "b IN (SELECT id FROM b WHERE a IN (SELECT id FROM a WHERE f)) OR a IN (SELECT id FROM a WHERE f)"),
+        (
+            "c",
+            "b IN (SELECT id FROM b WHERE a IN (SELECT id FROM a WHERE f)) OR a IN (SELECT id FROM a WHERE f)",
+        ),
         ("c", "b IN (SELECT id FROM b WHERE a NOT IN (SELECT id FROM a WHERE f)) AND n BETWEEN 1 AND 2"),
         ("c", "NOT (b IN (SELECT id FROM b WHERE a IN (SELECT id FROM a WHERE f)))"),
         ("a", "id IN (SELECT x FROM a WHERE f)"),
