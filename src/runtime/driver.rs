@@ -136,6 +136,7 @@ struct Checked {
     reserve: Instant,
     audit: Instant,
     projections: Instant,
+    moves: Instant,
 }
 
 impl Driver {
@@ -156,7 +157,7 @@ impl Driver {
             retired: Vec::new(),
             audit: None,
             drain_until: None,
-            checked: Checked { lock: now, reserve: now, audit: now, projections: now },
+            checked: Checked { lock: now, reserve: now, audit: now, projections: now, moves: now },
             given: BTreeMap::new(),
             nudged: now,
         };

@@ -65,7 +65,7 @@ pub struct HandOut {
 #[derive(Debug)]
 pub enum Filter {
     Everything,
-    Plain(Predicate),
+    Plain(Box<Predicate>),
     /// With inner queries.
     Tagged(Arc<RowTagger>),
 }
@@ -188,7 +188,14 @@ impl Executor {
                 to.iter().for_each(|(sid, _)| self.hand_out(*sid, Some(seq)));
                 match self.bodies.get(seq) {
                     Some(routed) => {
-                        to.retain(|(sid, _)| !self.router.subqueries.holds(*sid, seq, routed));
+                        // A run brings it together with what is to follow it.
+                        let in_run = |sid: &Sid| {
+                            let runs = self.runs.get(sid).into_iter().flatten();
+                            runs.flat_map(|hand_out| &hand_out.run).any(|(other, _)| *other == seq)
+                        };
+                        to.retain(|(sid, _)| {
+                            !in_run(sid) && !self.router.subqueries.holds(*sid, seq, routed)
+                        });
                         self.writers.deliver(seq, routed, to);
                     }
                     None => tracing::error!(%seq, "a transaction is owed but not held"),
@@ -242,7 +249,9 @@ impl Executor {
             return Some(Filter::Tagged(Arc::new(tagger)));
         }
         match &definition.where_sql {
-            Some(sql) => Predicate::from_canonical(sql, &definition.relation).ok().map(Filter::Plain),
+            Some(sql) => {
+                Predicate::from_canonical(sql, &definition.relation).ok().map(Box::new).map(Filter::Plain)
+            }
             None => Some(Filter::Everything),
         }
     }
@@ -277,7 +286,7 @@ impl Executor {
         let relation = &definition.relation;
         match filter {
             Filter::Everything => self.router.insert(sid, Arc::clone(definition), None),
-            Filter::Plain(predicate) => self.router.insert(sid, Arc::clone(definition), Some(predicate)),
+            Filter::Plain(predicate) => self.router.insert(sid, Arc::clone(definition), Some(*predicate)),
             Filter::Tagged(tagger) => {
                 self.router.insert_outer(sid, Arc::clone(definition), tagger.clause().columns());
                 shape.tagger = Some(tagger);

@@ -12,7 +12,7 @@ use crate::domain::{
 use crate::runtime::inspector::Inspector;
 use crate::runtime::subquery::RowTagger;
 use crate::runtime::subset::Subsets;
-use crate::shape_log::ShapeReader;
+use crate::shape_log::{ShapeReader, ShapeView};
 
 /// Requests that wait for the driver, at most.
 pub const REQUESTS_MAX: usize = 1_024;
@@ -54,6 +54,8 @@ pub struct LiveShape {
     published: Arc<AtomicU64>,
     /// Something may be owed that was handed to no writer: the mark says nothing about this shape.
     lagging: AtomicBool,
+    /// The highest mark that was found to hold for a view of this shape: it holds for later ones, too.
+    told: AtomicU64,
 }
 
 /// How far a shape has come, for those who wait for it.
@@ -292,6 +294,7 @@ impl LiveShape {
             phase,
             published,
             lagging: AtomicBool::new(true),
+            told: AtomicU64::new(0),
         }
     }
 
@@ -304,6 +307,24 @@ impl LiveShape {
         // lacks.
         let over = *self.phase.borrow() == Phase::Ended;
         if over || self.lagging.load(Ordering::Acquire) { Lsn(0) } else { mark }
+    }
+
+    /// A view and how much of the stream it is about. The mark is taken first: then everything up to it is
+    /// in the view. The other way round a commit between the two would be promised and missing (P3). It
+    /// never goes back while the log does not.
+    #[must_use]
+    pub fn look(&self) -> (Lsn, Arc<ShapeView>) {
+        let mark = self.published();
+        let view = self.reader.view();
+        // What is to move in was caused by transactions that the mark may have passed.
+        let new = if view.is_held_back() { Lsn(0) } else { mark };
+        let told = self.told.fetch_max(new.0, Ordering::AcqRel);
+        (new.max(Lsn(told)), view)
+    }
+
+    /// The log may have lost what was in memory only.
+    pub(super) fn forget_told(&self) {
+        self.told.store(0, Ordering::Release);
     }
 
     /// Nothing is owed: the mark of the thread holds for this shape.

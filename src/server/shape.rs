@@ -284,14 +284,9 @@ impl Reading<'_> {
         }
     }
 
-    /// The shape as it is, and how much of the stream that is about. The mark is taken first: then
-    /// everything up to it is in the view. The other way round a commit between the two would be
-    /// promised and missing (P3).
+    /// The shape as it is, and how much of the stream that is about.
     fn look(&self) -> (Lsn, Arc<ShapeView>) {
-        let mark = self.shape.published();
-        let view = self.shape.reader.view();
-        // What is to move in was caused by transactions that the mark may have passed.
-        (if view.is_held_back() { Lsn(0) } else { mark }, view)
+        self.shape.look()
     }
 
     /// What a client is told that has waited for a log to get as far as it has read. Without Postgres

@@ -287,10 +287,8 @@ impl ShapeClient {
         let tagged = !headers.active_conditions.is_empty();
         match operation {
             "delete" => self.tagged.remove(&key),
-            _ if tagged => {
-                if !self.tagged.set(&key, &headers.tags, headers.active_conditions.clone()) {
-                    self.anomaly(format!("a row none of whose disjuncts holds: {key}"));
-                }
+            _ if tagged && !self.tagged.set(&key, &headers.tags, headers.active_conditions.clone()) => {
+                self.anomaly(format!("a row none of whose disjuncts holds: {key}"));
             }
             _ => {}
         }

@@ -269,10 +269,7 @@ fn tags_have_a_slot_for_each_position() {
 /// U5: unknown under NOT stays unknown.
 #[test]
 fn active_conditions_follow_sql() {
-    let members = |_: usize, values: &Values| match values[0].as_deref() {
-        None => None,
-        Some(text) => Some(text == b"1"),
-    };
+    let members = |_: usize, values: &Values| values[0].as_deref().map(|text| text == b"1");
     let check = |text: &str, cells: &[(&str, Option<&str>)], expected: &[bool], holds: bool| {
         let clause = clause(text);
         let active = clause.active(&look(&clause, cells), &members);

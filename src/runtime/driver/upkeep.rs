@@ -16,6 +16,8 @@ use crate::runtime::faults;
 const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Is there room on the disk?
 const RESERVE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Which shapes wait for rows that move in, or for what comes before?
+const MOVE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Do all writers exist that the registry names?
 const AUDIT_INTERVAL: Duration = Duration::from_secs(10);
 /// Does every projection equal the fold? Costs time in proportion to the shapes.
@@ -85,6 +87,12 @@ impl Driver {
         }
         self.input(Input::Tick);
         self.ask_position();
+        if now.duration_since(self.state.checked.moves) >= MOVE_CHECK_INTERVAL {
+            self.state.checked.moves = now;
+            for (sid, waits_for, held) in self.executor.router.subqueries.waiting() {
+                tracing::info!(%sid, waits_for, held, "a shape is not settled");
+            }
+        }
         self.relieve();
         // The checkpoint covers what the journal has been handed.
         self.persist()?;

@@ -35,6 +35,9 @@ struct Pattern {
     value: String,
 }
 
+/// Positions and hashes, and what the last message about each has made of it.
+pub type Turned = BTreeMap<(usize, Digest), bool>;
+
 /// Why a log could not be folded.
 #[derive(Debug, thiserror::Error)]
 pub enum FoldError {
@@ -158,7 +161,7 @@ fn slots(tags: &[String]) -> Vec<Option<Digest>> {
 ///
 /// # Errors
 /// See [`FoldError`].
-pub fn moves(view: &ShapeView, from: Lsn) -> Result<(BTreeMap<(usize, Digest), bool>, Lsn), FoldError> {
+pub fn moves(view: &ShapeView, from: Lsn) -> Result<(Turned, Lsn), FoldError> {
     let mut moved = BTreeMap::new();
     let mut failed = false;
     let mut last = Lsn(0);

@@ -108,7 +108,7 @@ impl Members {
 
     /// Number of distinct values.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn distinct(&self) -> usize {
         self.counts.len()
     }
 

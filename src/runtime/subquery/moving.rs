@@ -105,7 +105,7 @@ impl Outer {
     /// Under NOT: the shape was made with something in the inner query, which gives nothing now. Rows with
     /// NULL come in.
     fn becomes_empty(&self, dependency: usize, members: &AllMembers) -> bool {
-        let gives_nothing = self.members(dependency, members).is_some_and(|inner| inner.len() == 0);
+        let gives_nothing = self.members(dependency, members).is_some_and(|inner| inner.distinct() == 0);
         gives_nothing && !self.made_with(members).is_empty(dependency)
     }
 
@@ -121,7 +121,7 @@ impl Outer {
             condition: None,
         };
         let mut asked: Vec<Vec<&Values>> = vec![Vec::new(); count];
-        for dependency in 0..count {
+        for (dependency, asked) in asked.iter_mut().enumerate() {
             let Some(inner) = self.members(dependency, members) else { continue };
             let negated = self.is_negated(dependency);
             query.general[dependency] |= self.is_general(dependency);
@@ -133,7 +133,7 @@ impl Outer {
                 match &entry.values {
                     Some(values) => {
                         query.chosen[dependency].insert(*digest);
-                        asked[dependency].push(values);
+                        asked.push(values);
                     }
                     // Nobody knows the value: ask for all.
                     None => query.general[dependency] = true,

@@ -302,7 +302,7 @@ impl MadeWith<'_> {
         let Some(members) = self.outer.members(dependency, self.members) else { return true };
         let entries = self.outer.differing[dependency].iter().map(|(_, entry)| entry);
         let (lacking, extra): (Vec<_>, Vec<_>) = entries.partition(|entry| entry.is_selected(members));
-        members.len() + extra.len() == lacking.len()
+        members.distinct() + extra.len() == lacking.len()
     }
 
     /// Whether a value with NULLs in it may equal another, as far as both are known.

@@ -13,6 +13,23 @@ use crate::runtime::router::{RoutedTransaction, Wants};
 use crate::shape_log::Unit;
 
 impl Subqueries {
+    /// The shapes that are not settled, and what each of them waits for.
+    pub fn waiting(&self) -> impl Iterator<Item = (Sid, &'static str, usize)> + '_ {
+        self.unsettled.iter().filter_map(|sid| {
+            let outer = self.outers.get(sid)?;
+            let waits_for = match &outer.phase {
+                Phase::Waiting => "the rows of its inner queries",
+                Phase::Opening => "its snapshot",
+                Phase::Catching { until } if *until > self.reached => "the stream",
+                Phase::Catching { .. } => "its inner queries",
+                Phase::Querying { .. } => "rows that move in",
+                Phase::Opened { .. } => "the stream to come to these rows",
+                Phase::Settled => "nothing",
+            };
+            Some((*sid, waits_for, outer.held.len()))
+        })
+    }
+
     /// Takes every shape as far as it can come.
     pub fn advance(&mut self) {
         let sids: Vec<Sid> = self.unsettled.iter().copied().collect();

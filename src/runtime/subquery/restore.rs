@@ -105,7 +105,7 @@ impl Subqueries {
 
     /// Compares what an inner query gives with what the shape was made with: what the query gave before
     /// the stream begins again, and what the log of the shape says has moved since.
-    fn compare(&mut self, sid: Sid, dependency: usize, moved: &BTreeMap<(usize, Digest), bool>) {
+    fn compare(&mut self, sid: Sid, dependency: usize, moved: &fold::Turned) {
         let Some(outer) = self.outers.get(&sid) else { return };
         let inner = outer.dependencies[dependency];
         let Some(members) = self.members.get(&inner) else { return };

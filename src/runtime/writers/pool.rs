@@ -305,6 +305,14 @@ impl WriterPool {
         self.owing.remove(&sid);
         if let Some(writer) = self.writers.remove(&sid) {
             writer.shape.set_lagging(true);
+            match cause {
+                ExitCause::Suspended | ExitCause::Drained => {}
+                ExitCause::Removed
+                | ExitCause::Panicked
+                | ExitCause::StorageFault
+                | ExitCause::Ended
+                | ExitCause::Vanished => writer.shape.forget_told(),
+            }
             writer.shape.reader.release_files();
             self.report_exit(sid, writer.incarnation, cause);
         }

@@ -207,7 +207,15 @@ async fn the_official_client_ends_with_the_rows_of_sql() {
     for (index, (table, clause)) in shapes.iter().enumerate() {
         let rows = expected(&database, table, clause).await;
         println!("{index}: {table} WHERE {clause}");
-        let seen = node.wait_for_rows(&index.to_string(), &rows).await;
+        let name = index.to_string();
+        let waited = std::panic::AssertUnwindSafe(node.wait_for_rows(&name, &rows));
+        let seen = match futures_util::FutureExt::catch_unwind(waited).await {
+            Ok(seen) => seen,
+            Err(panic) => {
+                println!("{}", service.output());
+                std::panic::resume_unwind(panic);
+            }
+        };
         assert_eq!((seen.refetches, seen.errors.len()), (0, 0), "{clause}: {:?}", seen.errors);
     }
     let nested = shapes.iter().filter(|(_, clause)| clause.contains("SELECT")).count();
