@@ -212,6 +212,18 @@ async fn the_official_client_ends_with_the_rows_of_sql() {
         let seen = match futures_util::FutureExt::catch_unwind(waited).await {
             Ok(seen) => seen,
             Err(panic) => {
+                let seen = node.seen(&name);
+                let query = format!("table={table}&where={}&handle={}", encode(clause), seen.handle);
+                for rest in [format!("&offset={}", seen.offset), format!("&offset={}&live=true", seen.offset)]
+                {
+                    let answer = service.get(&format!("/v1/shape?{query}{rest}")).await;
+                    println!(
+                        "{rest}: {} {:?} {}",
+                        answer.status,
+                        answer.header("electric-offset"),
+                        answer.text()
+                    );
+                }
                 println!("{}", service.output());
                 std::panic::resume_unwind(panic);
             }
