@@ -208,6 +208,8 @@ impl Driver {
     /// Persists what was decided, then performs what may be performed. Whether that was the end.
     fn settle(&mut self) -> Result<bool, Fatal> {
         loop {
+            // Before the deliveries: what waited comes before what was decided after it.
+            self.follow_moves();
             self.persist()?;
             while let Some(effect) = self.core.next_effect() {
                 match self.executor.perform(effect) {

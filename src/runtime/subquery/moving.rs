@@ -282,6 +282,14 @@ impl Outer {
             return;
         }
         let null: Values = Box::new([None]);
+        if self.made_with(members).contains_null(dependency) {
+            // Nothing comes in before that is gone.
+            let of_others = |position: usize| {
+                let own = |at: &MemberPosition| at.position == position && at.dependency == dependency;
+                !self.clause().member_positions().any(|at| own(&at))
+            };
+            step.ins.retain(|(position, _)| of_others(*position));
+        }
         let is_empty = self.made_with(members).is_empty(dependency);
         match (was_empty, is_empty) {
             (true, false) => self.null_pattern(dependency, &null, &mut step.outs),

@@ -305,6 +305,14 @@ impl MadeWith<'_> {
         members.distinct() + extra.len() == lacking.len()
     }
 
+    /// Whether the shape was made with a NULL in that inner query.
+    #[must_use]
+    pub fn contains_null(&self, dependency: usize) -> bool {
+        let null: Values = Box::new([None]);
+        let members = self.outer.members(dependency, self.members);
+        members.is_some_and(|members| self.includes(dependency, members, &null))
+    }
+
     /// Whether a value with NULLs in it may equal another, as far as both are known.
     fn is_compatible(&self, dependency: usize, members: &Members, values: &Values) -> bool {
         let may_equal = |other: &Values| {

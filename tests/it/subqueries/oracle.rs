@@ -212,7 +212,12 @@ async fn the_official_client_ends_with_the_rows_of_sql() {
         let seen = match futures_util::FutureExt::catch_unwind(waited).await {
             Ok(seen) => seen,
             Err(panic) => {
+                let mut fresh =
+                    service.follow(crate::support::ShapeRequest::table(table).filtered(clause, &[]));
+                println!("a fresh client: {:?}, rows {:?}", fresh.sync().await, fresh.rows().values());
+                println!("anomalies: {:?}", fresh.anomalies());
                 let seen = node.seen(&name);
+                println!("changes: {:?}", seen.changes.iter().rev().take(12).collect::<Vec<_>>());
                 let query = format!("table={table}&where={}&handle={}", encode(clause), seen.handle);
                 for rest in [format!("&offset={}", seen.offset), format!("&offset={}&live=true", seen.offset)]
                 {
