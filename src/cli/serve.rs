@@ -129,6 +129,13 @@ pub struct Arguments {
 
     #[command(flatten)]
     admin: admin::Arguments,
+
+    /// Name of this service among others of the database: part of the tags of rows of shapes with subqueries.
+    #[arg(long, env = "ELECTRIC_DATABASE_ID", default_value = "single_stack")]
+    database_id: String,
+    /// Transactions that wait while rows move into a shape with subqueries; with more of them it starts over.
+    #[arg(long, env = "ELECTRIC_SUBQUERY_BUFFER_MAX_TRANSACTIONS", default_value_t = 1_000)]
+    subquery_buffer_max_transactions: usize,
 }
 
 /// What `doctor` looks at.
@@ -351,6 +358,8 @@ fn settings(arguments: Arguments, data_dir: &Path) -> Result<Parts, String> {
         operation: arguments.operations.to_settings(),
         observe: admin.is_some(),
         projection_check_interval: arguments.admin.projection_check_interval,
+        stack: arguments.database_id.clone(),
+        subquery_buffer_max: arguments.subquery_buffer_max_transactions,
     };
     let server = server::Settings {
         secret,

@@ -53,6 +53,15 @@ impl Offset {
         }
     }
 
+    /// The part inside its transaction; `None` for `-1` and at the end.
+    #[must_use]
+    pub fn op(self) -> Option<u64> {
+        match self {
+            Offset::At { op: Op::At(op), .. } => Some(op),
+            Offset::BeforeAll | Offset::At { op: Op::Infinity, .. } => None,
+        }
+    }
+
     /// Whether the position lies before or inside the snapshot (`-1` and `0_*`).
     #[must_use]
     pub fn is_virtual(self) -> bool {

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Relation;
 use crate::domain::fnv::Fnv;
+use crate::domain::{Oid, Relation};
 
 /// The name of a shape on the wire: `<decimal hash>-<decimal unix time in microseconds>`.
 ///
@@ -88,9 +88,33 @@ pub struct ShapeDefinition {
     pub columns_named: bool,
     pub replica: Replica,
     pub log: LogMode,
+    /// The inner queries of the where clause, in the order of their first appearance: shapes of their
+    /// own, which other shapes may share.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependencies: Vec<ShapeDefinition>,
+    /// Of an inner query: the columns whose values are asked for, in the order of its select list. Empty
+    /// for the shapes of clients, so that none of them is ever the same shape as an inner query.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub selects: Vec<String>,
 }
 
 impl ShapeDefinition {
+    /// Whether it is an inner query: known to the shapes that depend on it, and to no client.
+    #[must_use]
+    pub fn is_inner(&self) -> bool {
+        !self.selects.is_empty()
+    }
+
+    /// The tables whose rows decide about the shape, ascending: its own, and those of its inner queries.
+    #[must_use]
+    pub fn tables(&self) -> Vec<Oid> {
+        let mut tables = vec![self.relation.oid];
+        self.dependencies.iter().for_each(|dependency| tables.extend(dependency.tables()));
+        tables.sort_unstable();
+        tables.dedup();
+        tables
+    }
+
     /// Names of the columns that make up the key, in key order.
     #[must_use]
     pub fn key_columns(&self) -> Vec<&str> {
@@ -124,6 +148,13 @@ impl ShapeDefinition {
             LogMode::Full => 0,
             LogMode::ChangesOnly => 1,
         });
+        // Nothing where there is nothing: shapes without inner queries keep the hash that they had.
+        for dependency in &self.dependencies {
+            hash.number(dependency.hash().0);
+        }
+        for column in &self.selects {
+            hash.text(column);
+        }
         DefinitionHash(hash.finish())
     }
 
@@ -139,6 +170,9 @@ impl ShapeDefinition {
             && self.columns_named == other.columns_named
             && self.replica == other.replica
             && self.log == other.log
+            && self.selects == other.selects
+            && self.dependencies.len() == other.dependencies.len()
+            && self.dependencies.iter().zip(&other.dependencies).all(|(own, other)| own.same_shape(other))
     }
 }
 
@@ -173,6 +207,8 @@ mod tests {
             columns_named: false,
             replica: Replica::Default,
             log: LogMode::Full,
+            dependencies: Vec::new(),
+            selects: Vec::new(),
         }
     }
 
@@ -190,6 +226,8 @@ mod tests {
             ShapeDefinition { columns_named: true, ..base.clone() },
             ShapeDefinition { replica: Replica::Full, ..base.clone() },
             ShapeDefinition { log: LogMode::ChangesOnly, ..base.clone() },
+            ShapeDefinition { dependencies: vec![base.clone()], ..base.clone() },
+            ShapeDefinition { selects: vec!["a".to_owned()], ..base.clone() },
         ];
         for variant in variants {
             assert!(!variant.same_shape(&base));

@@ -59,6 +59,13 @@ pub enum Input {
         definition: DefinitionHash,
         oid: Oid,
     },
+    /// A shape with inner queries. They exist already.
+    CreateDependentShape {
+        handle: Handle,
+        definition: DefinitionHash,
+        oid: Oid,
+        dependencies: Vec<Sid>,
+    },
     Invalidate {
         sid: Sid,
         cause: InvalidationCause,

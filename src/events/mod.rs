@@ -148,6 +148,7 @@ pub fn names() -> &'static [&'static str] {
         "TxnRedelivered",
         "AckSent",
         "ShapeCreated",
+        "ShapeDepends",
         "ShapeRouted",
         "ShapeUnrouted",
         "PublicationReady",

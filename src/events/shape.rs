@@ -11,6 +11,10 @@ pub enum ShapeEvent {
     /// Durable before the handle is told to any client.
     #[serde(rename = "c")]
     Created { sid: Sid, handle: Handle, definition: DefinitionHash, oid: Oid },
+    /// The shapes of the inner queries of its where clause. Follows its creation; where it is missing there
+    /// are none.
+    #[serde(rename = "d")]
+    Depends { sid: Sid, on: Vec<Sid> },
     /// From the transaction after `after` on, the filter sends the shape what it wants. `after_lsn`
     /// is the last commit that was processed without it.
     #[serde(rename = "r")]
@@ -113,6 +117,18 @@ pub enum InvalidationCause {
     /// There were more shapes than may be, and this one had not been asked for the longest.
     #[serde(rename = "e")]
     Expired,
+    /// The shape of one of its inner queries has ended.
+    #[serde(rename = "dg")]
+    DependencyGone,
+    /// Of an inner query: no shape depends on it any more.
+    #[serde(rename = "n")]
+    NotNeeded,
+    /// More transactions came than may wait while rows moved in.
+    #[serde(rename = "mb")]
+    MoveBacklog,
+    /// The rows that were to move in could not be had.
+    #[serde(rename = "mf")]
+    MoveFailed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -130,6 +146,7 @@ impl ShapeEvent {
     pub fn sid(&self) -> Sid {
         match self {
             ShapeEvent::Created { sid, .. }
+            | ShapeEvent::Depends { sid, .. }
             | ShapeEvent::Routed { sid, .. }
             | ShapeEvent::Unrouted { sid }
             | ShapeEvent::PublicationReady { sid, .. }
@@ -147,6 +164,7 @@ impl ShapeEvent {
     pub fn durability(&self) -> Durability {
         match self {
             ShapeEvent::Created { .. }
+            | ShapeEvent::Depends { .. }
             | ShapeEvent::SnapshotVisible { .. }
             | ShapeEvent::SnapshotCompleted { .. }
             | ShapeEvent::Invalidated { .. } => Durability::Durable,
@@ -164,6 +182,7 @@ impl ShapeEvent {
     pub fn name(&self) -> &'static str {
         match self {
             ShapeEvent::Created { .. } => "ShapeCreated",
+            ShapeEvent::Depends { .. } => "ShapeDepends",
             ShapeEvent::Routed { .. } => "ShapeRouted",
             ShapeEvent::Unrouted { .. } => "ShapeUnrouted",
             ShapeEvent::PublicationReady { .. } => "PublicationReady",

@@ -131,6 +131,11 @@ impl<'a> Checker<'a> {
         })
     }
 
+    /// The names of the columns that have occurred, by slot.
+    pub(super) fn into_columns(self) -> Vec<String> {
+        self.columns
+    }
+
     pub(super) fn node(&mut self, node: &Node) -> Result<Item, WhereError> {
         match node {
             Node::A_Const(constant) => self.constant(constant),

@@ -24,6 +24,15 @@ pub enum WhereError {
     SemicolonInOrder,
     #[error("WHERE clause must return a boolean")]
     NotBoolean,
+    /// Of an inner query.
+    #[error("{0}")]
+    Inner(&'static str),
+    #[error("WHERE clause too complex for DNF decomposition ({found} disjuncts exceeds limit of {max})")]
+    TooManyDisjuncts { found: usize, max: usize },
+    #[error(
+        "a subquery dependency cannot be used with both positive and negative polarity in the same filter"
+    )]
+    BothPolarities,
     #[error("WHERE clause is bigger than maximum size of {max} bytes")]
     TooLong { max: usize },
 }
@@ -54,6 +63,9 @@ impl WhereError {
             | WhereError::SubqueryInSubset
             | WhereError::SemicolonInOrder
             | WhereError::NotBoolean
+            | WhereError::Inner(_)
+            | WhereError::TooManyDisjuncts { .. }
+            | WhereError::BothPolarities
             | WhereError::TooLong { .. } => None,
         }
     }

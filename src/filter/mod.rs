@@ -61,6 +61,7 @@ mod program;
 mod ranges;
 mod resolve;
 mod structure;
+pub mod subquery;
 mod subset;
 mod syntax;
 mod table;

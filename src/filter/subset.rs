@@ -37,7 +37,7 @@ pub fn subset_condition(
 }
 
 /// Reserved words outside of quotes: they begin every query, and nothing else in an expression.
-fn has_subquery(text: &str) -> bool {
+pub(super) fn has_subquery(text: &str) -> bool {
     let mut tokens = Tokens::new(text);
     let mut before = 0;
     loop {

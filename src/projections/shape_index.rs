@@ -16,6 +16,8 @@ pub struct ShapeIndex {
     by_table: BTreeMap<Oid, BTreeSet<Sid>>,
     /// Invalidated, and not yet gone.
     removals: BTreeSet<Sid>,
+    /// By the shape of an inner query.
+    dependents: BTreeMap<Sid, BTreeSet<Sid>>,
 }
 
 impl ShapeIndex {
@@ -41,6 +43,11 @@ impl ShapeIndex {
     /// Shapes that are being taken apart.
     pub fn removals(&self) -> impl Iterator<Item = Sid> + '_ {
         self.removals.iter().copied()
+    }
+
+    /// The shapes that depend on this one and have not been invalidated.
+    pub fn dependents(&self, sid: Sid) -> impl Iterator<Item = Sid> + '_ {
+        self.dependents.get(&sid).into_iter().flatten().copied()
     }
 
     /// Number of shapes that have not been invalidated.
@@ -91,6 +98,12 @@ impl ShapeIndex {
         remove_from(&mut self.by_definition, &definition, sid);
         remove_from(&mut self.by_table, &oid, sid);
     }
+
+    fn depend(&mut self, sid: Sid, on: &[Sid]) {
+        for dependency in on {
+            self.dependents.entry(*dependency).or_default().insert(sid);
+        }
+    }
 }
 
 fn remove_from<K: Ord>(map: &mut BTreeMap<K, BTreeSet<Sid>>, key: &K, sid: Sid) {
@@ -112,9 +125,13 @@ impl Projection for ShapeIndex {
             ShapeEvent::Created { sid, handle, definition, oid } => {
                 self.add(*sid, *handle, *definition, *oid)
             }
+            ShapeEvent::Depends { sid, on } => self.depend(*sid, on),
             ShapeEvent::Invalidated { sid, .. } => {
                 if let Some(shape) = state.shape(*sid) {
                     self.remove(*sid, shape.handle, shape.definition, shape.oid);
+                    for dependency in &shape.dependencies {
+                        remove_from(&mut self.dependents, dependency, *sid);
+                    }
                     self.removals.insert(*sid);
                 }
             }
@@ -139,6 +156,7 @@ impl Projection for ShapeIndex {
                 index.removals.insert(*sid);
             } else {
                 index.add(*sid, shape.handle, shape.definition, shape.oid);
+                index.depend(*sid, &shape.dependencies);
             }
         }
         index

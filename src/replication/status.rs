@@ -64,7 +64,7 @@ impl StatusSender {
     }
 
     /// Sends a status that the server must answer.
-    pub(super) fn ping(&self) {
+    pub fn ping(&self) {
         self.0.ping.store(true, Ordering::Release);
         self.0.wake.notify_one();
     }

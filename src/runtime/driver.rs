@@ -1,11 +1,13 @@
 //! The driver thread: one loop around the core. It waits for nobody but its inputs.
 
 mod matching;
+mod moves;
 mod observe;
 mod requests;
 mod tables;
 mod upkeep;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,7 @@ use observe::Observer;
 use crate::domain::{EventId, Handle, Incarnation, Lsn, Sid, WireRelation};
 use crate::engine::Input;
 use crate::events::{self, DrainCause, Event, FaultClass, ShapeEvent};
+use crate::filter::subquery::Values;
 use crate::journal::{
     ArchiveSegment, Durability, Entry, JournalError, JournalHandle, JournalThread, Notice, Reserve,
 };
@@ -33,6 +36,7 @@ use crate::runtime::reconciler::CatalogLook;
 use crate::runtime::settings::{HELD_BYTES_MAX, Operation, QUEUED_DELIVERIES_MAX};
 use crate::runtime::story;
 use crate::runtime::stream::Batch;
+use crate::runtime::subquery::{Members, Moved, Resumed};
 use crate::runtime::writers::Report;
 use crate::shape_log::{ShapeLogError, StorageFault};
 use crate::state::Life;
@@ -53,6 +57,22 @@ pub enum Message {
     Catalog(Box<CatalogLook>),
     /// The directories of the shapes, as they were found.
     Surveyed(Found),
+    /// The initial rows of an inner query. Comes before the input that they are complete.
+    Loaded {
+        sid: Sid,
+        members: Box<Members>,
+    },
+    /// What the inner queries of a shape give in its snapshot. Comes before the input that it is open.
+    Given {
+        sid: Sid,
+        given: Vec<BTreeSet<Values>>,
+    },
+    /// Rows that move in; none where they cannot be had.
+    Moved {
+        sid: Sid,
+        id: u64,
+        moved: Option<Moved>,
+    },
 }
 
 /// Why the process must stop. What was not acknowledged comes again from Postgres.
@@ -121,6 +141,10 @@ struct Loop {
     check_interval: Duration,
     /// A comparison of views with the fold that is under way.
     round: Option<Round>,
+    /// What inner queries gave in snapshots that are being opened.
+    given: BTreeMap<Sid, Vec<BTreeSet<Values>>>,
+    /// Since when a shape waits for the stream, or since it was last helped on.
+    nudged: Instant,
 }
 
 #[derive(Debug)]
@@ -137,6 +161,7 @@ struct Checked {
     audit: Instant,
     projections: Instant,
     strangers: Instant,
+    moves: Instant,
 }
 
 impl Driver {
@@ -159,10 +184,19 @@ impl Driver {
             retired: Vec::new(),
             audit: None,
             drain_until: None,
-            checked: Checked { lock: now, reserve: now, audit: now, projections: now, strangers: now },
+            checked: Checked {
+                lock: now,
+                reserve: now,
+                audit: now,
+                projections: now,
+                strangers: now,
+                moves: now,
+            },
             lost: None,
             check_interval,
             round: None,
+            given: BTreeMap::new(),
+            nudged: now,
         };
         let observer = Observer::new(operation);
         let held = Held::new();
@@ -201,6 +235,10 @@ impl Driver {
     }
 
     async fn serve(&mut self, boot: Input) -> Result<(), Fatal> {
+        let engine = self.core.engine();
+        let from = engine.projections().flush_tracker.candidate();
+        self.executor.resumed = Resumed::of(engine.state(), from);
+        self.executor.router.subqueries.begin_at(from);
         self.input(boot);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -239,6 +277,8 @@ impl Driver {
     fn settle(&mut self) -> Result<bool, Fatal> {
         loop {
             self.require_directory()?;
+            // Before the deliveries: what waited comes before what was decided after it.
+            self.follow_moves();
             self.persist()?;
             while let Some(effect) = self.core.next_effect() {
                 match self.executor.perform(effect) {
@@ -252,6 +292,7 @@ impl Driver {
                     Outcome::Abort => return Err(Fatal::Aborted),
                 }
             }
+            self.follow_moves();
             if self.state.entries.is_empty() {
                 break;
             }
@@ -302,6 +343,7 @@ impl Driver {
             if let Event::Shape(ShapeEvent::Unrouted { sid }) = &recorded.event {
                 self.executor.unroute(*sid);
             }
+            self.follow_shape(recorded);
         }
         self.state.entries.extend(
             persist.events.iter().map(|recorded| Entry { id: recorded.id, bytes: events::encode(recorded) }),
@@ -340,8 +382,13 @@ impl Driver {
                     }
                     _ => Vec::new(),
                 };
+                let flushed: Vec<Sid> = match &input {
+                    Input::Flushed { reports } => reports.iter().map(|report| report.sid).collect(),
+                    _ => Vec::new(),
+                };
                 self.input(input);
                 settled.into_iter().for_each(|sid| self.catch_up(sid));
+                flushed.into_iter().for_each(|sid| self.follow_flush(sid));
             }
             Report::Live { asked, live } => {
                 let complete =
@@ -389,6 +436,9 @@ impl Driver {
             Message::Below(below) => self.below(below),
             Message::Catalog(look) => self.catalog(&look),
             Message::Surveyed(found) => self.surveyed(found),
+            Message::Loaded { sid, members } => self.executor.router.subqueries.loaded(sid, *members),
+            Message::Given { sid, given } => drop(self.state.given.insert(sid, given)),
+            Message::Moved { sid, id, moved } => self.executor.router.subqueries.moved(sid, id, moved),
             Message::Drain(cause) => {
                 self.executor.service.set_status(Status::Draining);
                 self.state.drain_until = Some(Instant::now() + DRAIN_MAX);

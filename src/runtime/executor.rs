@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::domain::{Handle, Oid, RelationName, Seq, ShapeDefinition, Sid};
+use crate::domain::{Handle, Incarnation, Oid, RelationName, Seq, ShapeDefinition, Sid};
 use crate::engine::{Effect, Input};
 use crate::events::{DestructionResult, IntentId, InvalidationCause};
 use crate::filter::Predicate;
+use crate::filter::subquery::Clause;
 use crate::runtime::driver::Message;
 use crate::runtime::faults;
 use crate::runtime::handle::{CreateError, LiveShape, Phase, Service};
@@ -18,6 +19,7 @@ use crate::runtime::quarantine::{self, Timing};
 use crate::runtime::router::{RoutedTransaction, Router};
 use crate::runtime::snapshots::{SnapshotContext, Snapshots};
 use crate::runtime::stream::{self, Acknowledgements};
+use crate::runtime::subquery::{FoldError, Resumed, RowTagger};
 use crate::runtime::writers::{Command, WriterThreads};
 use crate::shape_log::{
     Disk, FaultClass, ShapeFiles, ShapeLogError, ShapeReader, StorageFault, Verify, open_read_only, purge,
@@ -44,12 +46,35 @@ pub struct Executor {
     /// The tables that have shapes: read by the tasks that publish and un-publish.
     pub tables: Arc<Mutex<BTreeSet<Oid>>>,
     pub table_names: BTreeMap<Oid, RelationName>,
+    /// `ELECTRIC_DATABASE_ID`.
+    pub stack: String,
+    /// What the journal said at the start about the shapes that are restored.
+    pub resumed: Resumed,
+    /// Transactions that are to be handed out together, once everything before them has been.
+    pub runs: BTreeMap<Sid, Vec<HandOut>>,
+}
+
+/// See [`Executor::runs`].
+#[derive(Debug)]
+pub struct HandOut {
+    pub incarnation: Incarnation,
+    pub run: Vec<(Seq, Arc<RoutedTransaction>)>,
+    pub owes_from: Option<Seq>,
+}
+
+/// How rows are chosen.
+#[derive(Debug)]
+pub enum Filter {
+    Everything,
+    Plain(Box<Predicate>),
+    /// With inner queries.
+    Tagged(Arc<RowTagger>),
 }
 
 /// Where the answer to a request for a shape goes.
 pub type Reply = oneshot::Sender<Result<Arc<LiveShape>, CreateError>>;
 
-type Restored = (Arc<ShapeDefinition>, Option<Predicate>, Arc<ShapeReader>);
+type Restored = (Arc<ShapeDefinition>, Filter, Arc<ShapeReader>);
 
 /// Why a shape that the journal knows cannot be served.
 enum Unrestored {
@@ -164,9 +189,20 @@ impl Executor {
                 self.writers.send(sid, Command::Stop { sid, incarnation, cause });
                 Outcome::Done
             }
-            Effect::Deliver { seq, to } => {
+            Effect::Deliver { seq, mut to } => {
+                to.iter().for_each(|(sid, _)| self.hand_out(*sid, Some(seq)));
                 match self.bodies.get(seq) {
-                    Some(routed) => self.writers.deliver(seq, routed, to),
+                    Some(routed) => {
+                        // A run brings it together with what is to follow it.
+                        let in_run = |sid: &Sid| {
+                            let runs = self.runs.get(sid).into_iter().flatten();
+                            runs.flat_map(|hand_out| &hand_out.run).any(|(other, _)| *other == seq)
+                        };
+                        to.retain(|(sid, _)| {
+                            !in_run(sid) && !self.router.subqueries.holds(*sid, seq, routed)
+                        });
+                        self.writers.deliver(seq, routed, to);
+                    }
                     None => tracing::error!(%seq, "a transaction is owed but not held"),
                 }
                 Outcome::Done
@@ -204,11 +240,56 @@ impl Executor {
         sid: Sid,
         handle: Handle,
         definition: &Arc<ShapeDefinition>,
-        predicate: Option<Predicate>,
+        filter: Filter,
+        dependencies: Vec<Sid>,
     ) -> Arc<LiveShape> {
         let files = self.files(handle);
         let reader = ShapeReader::new(&files);
-        self.install(sid, handle, definition, predicate, reader, Phase::Opening)
+        let clause = match &filter {
+            Filter::Tagged(tagger) => {
+                let (definition, tagger) = (Arc::clone(definition), Arc::clone(tagger));
+                let clause = Arc::new(tagger.clause().clone());
+                self.router.subqueries.insert_outer(sid, definition, tagger, dependencies);
+                Some(clause)
+            }
+            Filter::Everything | Filter::Plain(_) => None,
+        };
+        if definition.is_inner() {
+            self.router.subqueries.insert_inner(sid, Arc::clone(definition), clause);
+        }
+        self.install(sid, handle, definition, filter, reader, Phase::Opening)
+    }
+
+    /// The filter of a definition.
+    ///
+    /// # Errors
+    /// None where the canonical clause is not one to this version.
+    pub fn filter(&self, definition: &ShapeDefinition, handle: Handle) -> Option<Filter> {
+        if let Some(tagger) = RowTagger::of(definition, &self.stack, handle).ok()? {
+            return Some(Filter::Tagged(Arc::new(tagger)));
+        }
+        match &definition.where_sql {
+            Some(sql) => {
+                Predicate::from_canonical(sql, &definition.relation).ok().map(Box::new).map(Filter::Plain)
+            }
+            None => Some(Filter::Everything),
+        }
+    }
+
+    /// Hands transactions to the writer of a shape that were to be handed out together: those before
+    /// `seq`, or all. Everything that was decided before them has been performed.
+    pub fn hand_out(&mut self, sid: Sid, before: Option<Seq>) {
+        let runs = self.runs.remove(&sid).unwrap_or_default();
+        let due = |hand_out: &HandOut| {
+            before.is_none_or(|seq| hand_out.run.first().is_some_and(|(first, _)| *first < seq))
+        };
+        let (due, later): (Vec<HandOut>, Vec<HandOut>) = runs.into_iter().partition(due);
+        for HandOut { incarnation, run, owes_from } in due {
+            self.writers.send(sid, Command::Run { sid, incarnation, run, owes_from });
+        }
+        if !later.is_empty() {
+            self.runs.insert(sid, later);
+        }
     }
 
     fn install(
@@ -216,14 +297,22 @@ impl Executor {
         sid: Sid,
         handle: Handle,
         definition: &Arc<ShapeDefinition>,
-        predicate: Option<Predicate>,
+        filter: Filter,
         reader: Arc<ShapeReader>,
         phase: Phase,
     ) -> Arc<LiveShape> {
         let published = self.writers.published(sid);
-        let shape = Arc::new(LiveShape::new(sid, handle, Arc::clone(definition), reader, phase, published));
+        let mut shape = LiveShape::new(sid, handle, Arc::clone(definition), reader, phase, published);
         let relation = &definition.relation;
-        self.router.insert(sid, Arc::clone(definition), predicate);
+        match filter {
+            Filter::Everything => self.router.insert(sid, Arc::clone(definition), None),
+            Filter::Plain(predicate) => self.router.insert(sid, Arc::clone(definition), Some(*predicate)),
+            Filter::Tagged(tagger) => {
+                self.router.insert_outer(sid, Arc::clone(definition), tagger.clause().columns());
+                shape.tagger = Some(tagger);
+            }
+        }
+        let shape = Arc::new(shape);
         self.table_names.insert(relation.oid, relation.name.clone());
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).insert(relation.oid);
         self.shapes.insert(sid, Arc::clone(&shape));
@@ -250,7 +339,10 @@ impl Executor {
 
     fn open(&mut self, sid: Sid) -> Outcome {
         let Some(shape) = self.shapes.get(&sid) else { return Outcome::Done };
-        self.service.add(shape);
+        // Nobody asks for an inner query by its handle: its rows are those of no client.
+        if !shape.definition.is_inner() {
+            self.service.add(shape);
+        }
         for waiting in self.waiting.remove(&sid).unwrap_or_default() {
             // The client may have gone away meanwhile.
             let _gone = waiting.send(Ok(Arc::clone(shape)));
@@ -260,10 +352,15 @@ impl Executor {
 
     fn restore(&mut self, sid: Sid, handle: Handle) -> Outcome {
         match self.read_shape(handle) {
-            Ok((definition, predicate, reader)) => {
+            Ok((definition, filter, reader)) => {
                 self.inspector.remember(&definition.relation);
-                let shape = self.install(sid, handle, &definition, predicate, reader, Phase::Readable);
-                self.service.add(&shape);
+                if let Err(error) = self.resume_subqueries(sid, &definition, &filter, &reader) {
+                    return self.unfolded(sid, handle, error);
+                }
+                let shape = self.install(sid, handle, &definition, filter, reader, Phase::Readable);
+                if !definition.is_inner() {
+                    self.service.add(&shape);
+                }
                 Outcome::Done
             }
             Err(Unrestored::Files(ShapeLogError::Storage(fault))) if is_lost(&fault) => {
@@ -280,18 +377,52 @@ impl Executor {
         }
     }
 
+    /// Finds out what inner queries gave, and what shapes were made with.
+    fn resume_subqueries(
+        &mut self,
+        sid: Sid,
+        definition: &Arc<ShapeDefinition>,
+        filter: &Filter,
+        reader: &ShapeReader,
+    ) -> Result<(), FoldError> {
+        let restored = (self.resumed.from, &self.resumed.shape(sid));
+        let subqueries = &mut self.router.subqueries;
+        let tagger = match filter {
+            Filter::Tagged(tagger) => Some(Arc::clone(tagger)),
+            Filter::Everything | Filter::Plain(_) => None,
+        };
+        let view = reader.view();
+        if definition.is_inner() {
+            let clause = tagger.as_ref().map(|tagger| Arc::new(Clause::clone(tagger.clause())));
+            subqueries.restore_inner(sid, Arc::clone(definition), clause, &view, restored)?;
+        }
+        if let Some(tagger) = tagger {
+            subqueries.restore_outer(sid, Arc::clone(definition), tagger, &view, restored)?;
+        }
+        Ok(())
+    }
+
+    fn unfolded(&self, sid: Sid, handle: Handle, error: FoldError) -> Outcome {
+        match error {
+            FoldError::ShapeLog(ShapeLogError::Storage(fault)) if is_lost(&fault) => {
+                tracing::error!(%sid, %handle, %fault, "an inner query cannot be restored");
+                Outcome::Answer(faults::input(fault, Some(sid)))
+            }
+            FoldError::ShapeLog(error) => Outcome::Refuse { handle, error },
+            FoldError::Message => {
+                tracing::error!(%sid, %handle, "a log has a message that this version does not read");
+                Outcome::Answer(Input::Invalidate { sid, cause: InvalidationCause::StorageDamaged })
+            }
+        }
+    }
+
     fn read_shape(&self, handle: Handle) -> Result<Restored, Unrestored> {
         let files = self.files(handle);
         let definition = Arc::new(files.read_definition()?);
-        let predicate = match &definition.where_sql {
-            Some(sql) => {
-                Some(Predicate::from_canonical(sql, &definition.relation).map_err(|_| Unrestored::Clause)?)
-            }
-            None => None,
-        };
+        let filter = self.filter(&definition, handle).ok_or(Unrestored::Clause)?;
         let reader = ShapeReader::open(&files)?;
         open_read_only(&files, &reader, Verify::Tail)?;
-        Ok((definition, predicate, reader))
+        Ok((definition, filter, reader))
     }
 
     fn start_writer(
@@ -303,8 +434,11 @@ impl Executor {
     ) -> Outcome {
         let Some(shape) = self.shapes.get(&sid).cloned() else { return Outcome::Done };
         let files = self.files(shape.handle);
-        let replay = replay
+        let decided = |seq: &&Seq| self.bodies.get(**seq).is_none_or(|body| body.is_decided(sid));
+        let count = replay.len();
+        let replay: Vec<_> = replay
             .iter()
+            .take_while(decided)
             .filter_map(|seq| {
                 let body = self.bodies.get(*seq).map(|body| (*seq, Arc::clone(body)));
                 if body.is_none() {
@@ -313,7 +447,11 @@ impl Executor {
                 body
             })
             .collect();
-        self.writers.send(sid, Command::Start { sid, incarnation, shape, files, replay, complete });
+        // What waits for rows that move in is handed out with them.
+        let complete = complete && replay.len() == count;
+        let owes_from = self.router.subqueries.owes_from(sid);
+        self.writers
+            .send(sid, Command::Start { sid, incarnation, shape, files, replay, complete, owes_from });
         Outcome::Done
     }
 
@@ -323,6 +461,15 @@ impl Executor {
             self.service.remove(shape.handle);
             // Its table may be another one by now: who comes for the next shape asks Postgres.
             self.inspector.forget(&shape.definition.relation.name);
+            self.runs.remove(&sid);
+            // Who waits for the rows of a shape is told why those of its inner queries cannot be had.
+            if let failed @ Phase::Failed(_) = shape.phase() {
+                for outer in self.router.subqueries.dependents(sid) {
+                    if let Some(outer) = self.shapes.get(&outer) {
+                        outer.set_phase(failed.clone());
+                    }
+                }
+            }
             shape.set_phase(Phase::Ended);
             for waiting in self.waiting.remove(&sid).unwrap_or_default() {
                 let _gone = waiting.send(Ok(Arc::clone(&shape)));

@@ -15,8 +15,9 @@ use crate::runtime::inspector::Inspector;
 use crate::runtime::observed::CheckReport;
 use crate::runtime::progress::Progress;
 use crate::runtime::standby::{FollowedFiles, Interest, Standby, Standing};
+use crate::runtime::subquery::RowTagger;
 use crate::runtime::subset::Subsets;
-use crate::shape_log::{Followed, ShapeLogError, ShapeReader};
+use crate::shape_log::{Followed, ShapeLogError, ShapeReader, ShapeView};
 use crate::telemetry::{Metrics, Tracer};
 
 /// Requests that wait for the driver, at most.
@@ -52,6 +53,8 @@ pub struct LiveShape {
     pub definition: Arc<ShapeDefinition>,
     /// Rows, and a signal when there are more.
     pub reader: Arc<ShapeReader>,
+    /// Gives rows their tags, where the shape has inner queries.
+    pub tagger: Option<Arc<RowTagger>>,
     phase: watch::Sender<Phase>,
     /// Every commit up to this LSN has been taken in by the writers of one thread, if they exist.
     published: Arc<AtomicU64>,
@@ -61,6 +64,8 @@ pub struct LiveShape {
     files: Option<FollowedFiles>,
     /// When somebody last read from it: a number that grows with each read of any shape.
     pub(super) last_used: AtomicU64,
+    /// The highest mark that was found to hold for a view of this shape: it holds for later ones, too.
+    told: AtomicU64,
 }
 
 /// How far a shape has come, for those who wait for it.
@@ -112,9 +117,9 @@ pub enum Request {
         sid: Sid,
         reply: oneshot::Sender<bool>,
     },
-    /// Whether a snapshot lacks a commit to a table at or before `upto`.
+    /// Whether a snapshot lacks a commit to one of the tables at or before `upto`.
     Lacks {
-        table: Oid,
+        tables: Vec<Oid>,
         snapshot: PgSnapshot,
         upto: Lsn,
         reply: oneshot::Sender<bool>,
@@ -523,8 +528,19 @@ impl LiveShape {
         published: Arc<AtomicU64>,
     ) -> LiveShape {
         let phase = watch::Sender::new(phase);
-        let (lagging, last_used) = (AtomicBool::new(true), AtomicU64::new(0));
-        LiveShape { sid, handle, definition, reader, phase, published, lagging, files: None, last_used }
+        LiveShape {
+            sid,
+            handle,
+            definition,
+            reader,
+            tagger: None,
+            phase,
+            published,
+            lagging: AtomicBool::new(true),
+            files: None,
+            last_used: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+        }
     }
 
     /// A shape that another process writes. Nothing is known of it but what its files say.
@@ -588,6 +604,24 @@ impl LiveShape {
         // lacks.
         let over = *self.phase.borrow() == Phase::Ended;
         if over || self.lagging.load(Ordering::Acquire) { Lsn(0) } else { mark }
+    }
+
+    /// A view and how much of the stream it is about. The mark is taken first: then everything up to it is
+    /// in the view. The other way round a commit between the two would be promised and missing (P3). It
+    /// never goes back while the log does not.
+    #[must_use]
+    pub fn look(&self) -> (Lsn, Arc<ShapeView>) {
+        let mark = self.published();
+        let view = self.reader.view();
+        // What is to move in was caused by transactions that the mark may have passed.
+        let new = if view.is_held_back() { Lsn(0) } else { mark };
+        let told = self.told.fetch_max(new.0, Ordering::AcqRel);
+        (new.max(Lsn(told)), view)
+    }
+
+    /// The log may have lost what was in memory only.
+    pub(super) fn forget_told(&self) {
+        self.told.store(0, Ordering::Release);
     }
 
     /// Nothing is owed: the mark of the thread holds for this shape.

@@ -29,6 +29,7 @@ pub mod standby;
 mod start;
 mod story;
 mod stream;
+pub mod subquery;
 pub mod subset;
 pub mod writers;
 

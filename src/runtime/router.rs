@@ -13,7 +13,8 @@ use crate::filter::{Delegated, Predicate, RowMove, ShapeIndex, Verdicts};
 use crate::replication::{ReplicationError, Transaction};
 use crate::runtime::partitions::Partitions;
 use crate::runtime::reconciler::CatalogLook;
-use crate::shape_log::Op;
+use crate::runtime::subquery::{Late, Subqueries};
+use crate::shape_log::{Annotation, Op};
 
 /// The filters of the routed shapes.
 #[derive(Debug, Default)]
@@ -23,11 +24,15 @@ pub struct Router {
     filtered: BTreeMap<Oid, BTreeSet<Sid>>,
     /// Shapes of whole tables: no change of them needs to be looked at.
     whole: BTreeMap<Oid, BTreeSet<Sid>>,
+    /// Shapes with inner queries, by their own table.
+    outers: BTreeMap<Oid, BTreeSet<Sid>>,
     shapes: BTreeMap<Sid, Routed>,
     relations: BTreeMap<Oid, Arc<WireRelation>>,
     partitions: Partitions,
     /// Expressions that Postgres evaluates, and the shapes that have them.
     delegated: BTreeMap<Arc<Delegated>, BTreeSet<Sid>>,
+    /// Decides for the shapes with inner queries.
+    pub subqueries: Subqueries,
 }
 
 #[derive(Debug)]
@@ -55,15 +60,6 @@ impl Matching {
     pub fn position(&self) -> u32 {
         self.position
     }
-
-    /// What was found; to be asked when [`Router::proceed`] has come to the end.
-    #[must_use]
-    pub fn finish(self) -> Routing {
-        let Matching { txn, wants, old_row_missing, .. } = self;
-        let set = wants.keys().copied().collect();
-        let routed = RoutedTransaction { txn, wants };
-        Routing { routed, set, old_row_missing: old_row_missing.into_iter().collect() }
-    }
 }
 
 /// A transaction and what each shape wants of it.
@@ -74,12 +70,14 @@ pub struct RoutedTransaction {
 }
 
 /// What one shape wants of a transaction.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Wants {
     /// Every row change of these relations, ascending: a table, or one and its partitions.
     Tables(Arc<[Oid]>),
     /// These changes, by their position in the transaction, ascending.
     Changes(Vec<(u32, Op)>),
+    /// What is decided for a shape with inner queries, maybe later.
+    Late(Arc<Late>),
 }
 
 /// What routing found.
@@ -98,16 +96,40 @@ impl RoutedTransaction {
         self.wants.get(&sid)
     }
 
-    /// Hands the changes that a shape wants to `visit`, in order, until it fails.
+    /// Whether it is known what a shape wants.
+    #[must_use]
+    pub fn is_decided(&self, sid: Sid) -> bool {
+        !matches!(self.wants.get(&sid), Some(Wants::Late(late)) if late.decided().is_none())
+    }
+
+    /// What shapes with inner queries want.
+    pub fn late(&self) -> impl Iterator<Item = (Sid, &Arc<Late>)> {
+        self.wants.iter().filter_map(|(sid, wants)| match wants {
+            Wants::Late(late) => Some((*sid, late)),
+            Wants::Tables(_) | Wants::Changes(_) => None,
+        })
+    }
+
+    /// Notes what a shape with inner queries wants.
+    pub fn want_late(&mut self, sid: Sid, late: Arc<Late>) {
+        self.wants.insert(sid, Wants::Late(late));
+    }
+
+    /// Hands the changes that a shape wants to `visit`, in order, until it fails; none where that is not
+    /// decided yet.
     ///
     /// # Errors
     /// Of reading a spilled transaction, or the first of `visit`.
     pub fn for_each<E: From<ReplicationError>>(
         &self,
         sid: Sid,
-        mut visit: impl FnMut(&Change, Op) -> Result<(), E>,
+        mut visit: impl FnMut(&Change, Op, Option<&Annotation>) -> Result<(), E>,
     ) -> Result<(), E> {
         let Some(wants) = self.wants.get(&sid) else { return Ok(()) };
+        // A message about values has no changes, and a spilled transaction costs a file to look through.
+        if matches!(wants, Wants::Late(late) if late.decided().is_none_or(|it| it.changes.is_empty())) {
+            return Ok(());
+        }
         let mut failed = None;
         let mut position = 0_u32;
         let mut cursor = 0;
@@ -115,19 +137,26 @@ impl RoutedTransaction {
             for change in chunk {
                 let index = position;
                 position = position.saturating_add(1);
-                let op = match wants {
-                    Wants::Tables(oids) => whole_table_op(change, oids),
+                let wanted = match wants {
+                    Wants::Tables(oids) => whole_table_op(change, oids).map(|op| (op, None)),
                     Wants::Changes(wanted) => match wanted.get(cursor) {
                         Some((at, op)) if *at == index => {
                             cursor += 1;
-                            Some(*op)
+                            Some((*op, None))
+                        }
+                        _ => None,
+                    },
+                    Wants::Late(late) => match late.decided().and_then(|it| it.changes.get(cursor)) {
+                        Some((at, op, note)) if *at == index => {
+                            cursor += 1;
+                            Some((*op, Some(note)))
                         }
                         _ => None,
                     },
                 };
-                if let Some(op) = op
+                if let Some((op, note)) = wanted
                     && failed.is_none()
-                    && let Err(error) = visit(change, op)
+                    && let Err(error) = visit(change, op, note)
                 {
                     failed = Some(error);
                 }
@@ -150,6 +179,12 @@ fn whole_table_op(change: &Change, oids: &[Oid]) -> Option<Op> {
 }
 
 impl Router {
+    /// An empty router. `buffer_max` transactions may wait while rows move into a shape.
+    #[must_use]
+    pub fn new(buffer_max: usize) -> Router {
+        Router { subqueries: Subqueries::new(buffer_max), ..Router::default() }
+    }
+
     /// Routes to a shape from the next transaction on.
     pub fn insert(&mut self, sid: Sid, definition: Arc<ShapeDefinition>, predicate: Option<Predicate>) {
         let oid = definition.relation.oid;
@@ -179,7 +214,18 @@ impl Router {
         self.shapes.insert(sid, Routed { definition, columns, delegated });
     }
 
+    /// Routes to a shape with inner queries, once [`Subqueries::begin`] says so.
+    pub fn insert_outer(&mut self, sid: Sid, definition: Arc<ShapeDefinition>, clause_columns: &[String]) {
+        let oid = definition.relation.oid;
+        let mut columns: BTreeSet<String> = definition.columns.iter().cloned().collect();
+        columns.extend(definition.key_columns().into_iter().map(str::to_owned));
+        columns.extend(clause_columns.iter().cloned());
+        self.outers.entry(oid).or_default().insert(sid);
+        self.shapes.insert(sid, Routed { definition, columns, delegated: Box::default() });
+    }
+
     pub fn remove(&mut self, sid: Sid) {
+        self.subqueries.remove(sid);
         let Some(shape) = self.shapes.remove(&sid) else { return };
         let oid = shape.definition.relation.oid;
         self.predicates.remove(sid);
@@ -192,7 +238,7 @@ impl Router {
                 }
             }
         }
-        for tables in [&mut self.whole, &mut self.filtered] {
+        for tables in [&mut self.whole, &mut self.filtered, &mut self.outers] {
             if let Some(sids) = tables.get_mut(&oid) {
                 sids.remove(&sid);
                 if sids.is_empty() {
@@ -210,7 +256,9 @@ impl Router {
         let tables = self.partitions.with_above(&[relation.oid]);
         let concerned = tables
             .iter()
-            .flat_map(|oid| [&self.whole, &self.filtered].into_iter().filter_map(|of| of.get(oid)))
+            .flat_map(|oid| {
+                [&self.whole, &self.filtered, &self.outers].into_iter().filter_map(move |of| of.get(oid))
+            })
             .flatten();
         concerned
             .copied()
@@ -255,10 +303,23 @@ impl Router {
     ///
     /// # Errors
     /// Of reading a spilled transaction.
-    pub fn route(&self, txn: Arc<Transaction>) -> Result<Routing, ReplicationError> {
+    pub fn route(&mut self, txn: Arc<Transaction>) -> Result<Routing, ReplicationError> {
         let mut matching = self.begin(txn);
         self.proceed(&mut matching, &Verdicts::new())?;
-        Ok(matching.finish())
+        self.finish(matching)
+    }
+
+    /// What was found, once [`Router::proceed`] has come to the end. What the shapes with inner queries
+    /// want is decided here, so it must be called once for each transaction, in their order.
+    ///
+    /// # Errors
+    /// Of reading a spilled transaction.
+    pub fn finish(&mut self, matching: Matching) -> Result<Routing, ReplicationError> {
+        let Matching { txn, wants, old_row_missing, .. } = matching;
+        let mut routed = RoutedTransaction { txn, wants };
+        self.subqueries.route(&mut routed)?;
+        let set = routed.wants.keys().copied().collect();
+        Ok(Routing { routed, set, old_row_missing: old_row_missing.into_iter().collect() })
     }
 
     /// Begins to match a transaction. No shape may be inserted before it is matched.
@@ -273,7 +334,8 @@ impl Router {
                     let members = self.partitions.members(table);
                     wants.extend(sids.iter().map(|sid| (*sid, Wants::Tables(Arc::clone(&members)))));
                 }
-                let has_shapes = self.whole.contains_key(&table) || self.filtered.contains_key(&table);
+                let has_shapes =
+                    [&self.whole, &self.filtered, &self.outers].iter().any(|on| on.contains_key(&table));
                 look |= self.filtered.contains_key(&table) || (has_shapes && !full);
             }
         }
@@ -320,7 +382,7 @@ impl Router {
                     };
                     match wants.entry(*sid).or_insert_with(|| Wants::Changes(Vec::new())) {
                         Wants::Changes(list) => list.push((index, op)),
-                        Wants::Tables(_) => {}
+                        Wants::Tables(_) | Wants::Late(_) => {}
                     }
                 }
             }

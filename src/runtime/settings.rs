@@ -50,6 +50,10 @@ pub struct Settings {
     pub observe: bool,
     /// `SHAPEFOLD_PROJECTION_CHECK_INTERVAL`: how often the engine's views are compared with the fold.
     pub projection_check_interval: Duration,
+    /// `ELECTRIC_DATABASE_ID`: part of the tags of rows.
+    pub stack: String,
+    /// `ELECTRIC_SUBQUERY_BUFFER_MAX_TRANSACTIONS`.
+    pub subquery_buffer_max: usize,
 }
 
 /// Settings of operation.

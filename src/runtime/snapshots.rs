@@ -17,6 +17,7 @@ use crate::runtime::driver::Message;
 use crate::runtime::faults;
 use crate::runtime::handle::{LiveShape, Phase, Service, SnapshotProblem};
 use crate::runtime::publishing::{Newcomers, Publishing};
+use crate::runtime::subquery::{FoldError, Members, RowTagger, given, load_snapshot};
 use crate::shape_log::{Disk, ShapeFiles, ShapeLogError, SnapshotWriter};
 use crate::snapshot::{self, OpenSnapshot, RowBatch, SnapshotError};
 use crate::telemetry::{Sampling, SpanKind, Value};
@@ -185,7 +186,12 @@ impl Task {
         self.publish().await?;
         let loan = self.context.query.get().await.map_err(SnapshotError::from)?;
         let (client, place) = loan.split();
-        let opened = snapshot::open(client, &self.shape.definition).await?;
+        let extra = self.shape.tagger.as_ref().map_or_else(Vec::new, |tagger| tagger.extra_sql());
+        let opened = snapshot::open_with_extra(client, &self.shape.definition, &extra).await?;
+        if self.shape.tagger.is_some() {
+            let given = given(&opened, &self.shape.definition).await?;
+            self.send(Message::Given { sid: self.shape.sid, given }).await?;
+        }
         self.tell(Input::SnapshotOpened {
             sid: self.shape.sid,
             attempt: self.attempt,
@@ -241,7 +247,7 @@ impl Task {
                 let mut rows = opened.rows().await?;
                 let mut batch = RowBatch::new();
                 while rows.next_batch(&mut batch).await? {
-                    writer = push(writer, &batch)?;
+                    writer = push(writer, &batch, self.shape.tagger.as_deref())?;
                 }
                 client = Some(rows.finish().await?);
             }
@@ -252,11 +258,33 @@ impl Task {
             self.context.publishing.look_below(relation.oid, Newcomers::MadeAsPartition).await?;
         }
         let done = blocking(move || writer.finish(&visible)).await??;
+        if self.shape.definition.is_inner() {
+            self.load().await?;
+        }
         Ok(((done.rows, done.bytes), client))
     }
 
+    /// The rows of an inner query are what the shapes that depend on it need.
+    async fn load(&self) -> Result<(), Problem> {
+        let shape = Arc::clone(&self.shape);
+        let members = blocking(move || {
+            let clause = shape.tagger.as_ref().map(|tagger| Arc::new(tagger.clause().clone()));
+            let mut members = Members::new(Arc::clone(&shape.definition), clause);
+            load_snapshot(&shape.reader.view(), &mut members).map(|()| members)
+        });
+        let members = members.await?.map_err(|error| match error {
+            FoldError::ShapeLog(error) => Problem::ShapeLog(error),
+            FoldError::Message => Problem::Snapshot(SnapshotError::Malformed),
+        })?;
+        self.send(Message::Loaded { sid: self.shape.sid, members: Box::new(members) }).await
+    }
+
+    async fn send(&self, message: Message) -> Result<(), Problem> {
+        self.context.driver.send(message).await.map_err(|_| Problem::NotWanted)
+    }
+
     async fn tell(&self, input: Input) -> Result<(), Problem> {
-        self.context.driver.send(Message::Input(input)).await.map_err(|_| Problem::NotWanted)
+        self.send(Message::Input(input)).await
     }
 
     fn explain(&self, problem: &Problem) -> (SnapshotFailure, SnapshotProblem) {
@@ -273,11 +301,18 @@ impl Task {
 
 /// Encodes and writes a batch. Into the page cache, hence quick; a thread of its own would cost more
 /// than it saves.
-fn push(mut writer: SnapshotWriter, batch: &RowBatch) -> Result<SnapshotWriter, ShapeLogError> {
+fn push(
+    mut writer: SnapshotWriter,
+    batch: &RowBatch,
+    tagger: Option<&RowTagger>,
+) -> Result<SnapshotWriter, ShapeLogError> {
     let mut result = Ok(());
     batch.for_each(&mut |row| {
         if result.is_ok() {
-            result = writer.push_row(row);
+            result = match tagger.map(|tagger| tagger.tags(row)) {
+                Some((own, tags)) => writer.push_tagged_row(own, Some(&tags)),
+                None => writer.push_row(row),
+            };
         }
     });
     result.map(|()| writer)

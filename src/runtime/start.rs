@@ -29,6 +29,7 @@ use crate::runtime::router::Router;
 use crate::runtime::settings::{INPUTS_MAX, STREAM_BATCHES_MAX, Settings};
 use crate::runtime::snapshots::{SnapshotContext, Snapshots};
 use crate::runtime::stream::{Acknowledgements, Idle, StreamTask};
+use crate::runtime::subquery::Resumed;
 use crate::runtime::subset::Subsets;
 use crate::runtime::writers::{PoolSettings, WriterThreads};
 use crate::shape_log::{Disk, RealDisk};
@@ -314,7 +315,7 @@ impl Parts {
         let runtime = tokio::runtime::Handle::current();
         let executor = Executor {
             service,
-            router: Router::default(),
+            router: Router::new(settings.subquery_buffer_max),
             inspector,
             snapshots: Snapshots::new(Arc::clone(&context), runtime.clone()),
             context,
@@ -329,6 +330,9 @@ impl Parts {
             waiting: BTreeMap::new(),
             tables,
             table_names: BTreeMap::new(),
+            stack: settings.stack.clone(),
+            resumed: Resumed::default(),
+            runs: BTreeMap::new(),
         };
         let queues = Queues {
             messages: message_queue,

@@ -69,6 +69,13 @@ impl Acknowledgements {
         }
     }
 
+    /// Asks Postgres how far it has come; the answer comes with the stream.
+    pub fn ask(&self) {
+        if let Some((_, status)) = self.lock().as_ref() {
+            status.ping();
+        }
+    }
+
     fn set(&self, status: Option<(Generation, StatusSender)>) {
         *self.lock() = status;
     }

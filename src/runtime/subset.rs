@@ -17,6 +17,7 @@ use crate::domain::{Lsn, PgSnapshot};
 use crate::postgres::PgError;
 use crate::runtime::connections::{Connections, Place};
 use crate::runtime::handle::{LiveShape, Request, Service};
+use crate::runtime::subquery::RowTagger;
 use crate::shape_log::{Encoder, ShapeLogError};
 use crate::snapshot::{OpenSnapshot, RowBatch, RowStream, open_subset};
 
@@ -60,6 +61,7 @@ pub struct Subset {
     rows: Option<RowStream>,
     batch: RowBatch,
     encoder: Encoder,
+    tagger: Option<Arc<RowTagger>>,
     place: Option<Place>,
     begun: bool,
     _turn: OwnedSemaphorePermit,
@@ -104,6 +106,7 @@ impl Service {
             rows: Some(rows),
             batch: RowBatch::new(),
             encoder: Encoder::new(&shape.definition),
+            tagger: shape.tagger.clone(),
             place: Some(place),
             begun: false,
             _turn: turn,
@@ -124,7 +127,8 @@ impl Service {
         };
         let (mut client, place) = loan.split();
         loop {
-            let opened = open_subset(client, &shape.definition, query).await?;
+            let extra = shape.tagger.as_ref().map_or_else(Vec::new, |tagger| tagger.extra_sql());
+            let opened = open_subset(client, &shape.definition, &extra, query).await?;
             if upto == Lsn(0) || !self.lacks(shape, opened.visible.clone(), upto).await? {
                 return Ok((opened, place));
             }
@@ -137,11 +141,11 @@ impl Service {
         }
     }
 
-    /// Whether the snapshot lacks a commit to the shape's table at or before `upto`.
+    /// Whether the snapshot lacks a commit to one of the shape's tables at or before `upto`.
     async fn lacks(&self, shape: &LiveShape, snapshot: PgSnapshot, upto: Lsn) -> Result<bool, SubsetError> {
         let (reply, answer) = oneshot::channel();
-        let table = shape.definition.relation.oid;
-        self.ask(Request::Lacks { table, snapshot, upto, reply }).await.map_err(|_| SubsetError::Closing)?;
+        let tables = shape.definition.tables();
+        self.ask(Request::Lacks { tables, snapshot, upto, reply }).await.map_err(|_| SubsetError::Closing)?;
         answer.await.map_err(|_| SubsetError::Closing)
     }
 }
@@ -168,7 +172,7 @@ impl Subset {
         let end = format!(",\"snapshot_mark\":{}}}}}", self.mark);
         let mut out = Vec::with_capacity(self.batch.text_bytes() * 2 + self.batch.len() * 128);
         let mut result = Ok(());
-        let (encoder, begun) = (&self.encoder, &mut self.begun);
+        let (encoder, tagger, begun) = (&self.encoder, &self.tagger, &mut self.begun);
         self.batch.for_each(&mut |row| {
             if result.is_err() {
                 return;
@@ -176,7 +180,11 @@ impl Subset {
             if std::mem::replace(begun, true) {
                 out.push(b',');
             }
-            result = encoder.encode_row(row, &mut out);
+            let tagged = tagger.as_ref().map(|tagger| tagger.tags(row));
+            result = encoder.encode_row(tagged.as_ref().map_or(row, |(own, _)| own), &mut out);
+            if let Some((_, tags)) = tagged {
+                tags.append_to_row(false, &mut out);
+            }
             out.truncate(out.len().saturating_sub(2));
             out.extend_from_slice(end.as_bytes());
         });

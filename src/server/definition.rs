@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::domain::{
     Handle, IdentifierError, Relation, RelationName, ShapeDefinition, parse_column_list, parse_relation_name,
 };
+use crate::filter::subquery::{self, Clause, ClauseError, Relations};
 use crate::filter::{Delegated, Predicate, TextOrder, check_params};
 use crate::runtime::evaluation::CheckError;
 use crate::runtime::handle::{InspectError, LiveShape, Service};
@@ -29,15 +30,55 @@ pub(super) async fn resolve(
     let known: Option<Arc<LiveShape>> =
         handle.and_then(|handle| service.shape(handle)).filter(|s| s.definition.relation.name == name);
     if let Some(shape) = known.as_ref().filter(|_| live) {
-        return checked(service, asked, &shape.definition.relation).await;
+        let inner = inner_relations(&shape.definition);
+        return checked(service, asked, &shape.definition.relation, &inner).await;
     }
-    match (Box::pin(service.inspect(name.clone())).await, known) {
-        (Ok(relation), _) => checked(service, asked, &*existing(relation, &name)?).await,
+    let relation = match (Box::pin(service.inspect(name.clone())).await, &known) {
+        (Ok(relation), _) => existing(relation, &name)?,
         (Err(InspectError::Unreachable), Some(shape)) => {
-            checked(service, asked, &shape.definition.relation).await
+            let inner = inner_relations(&shape.definition);
+            return checked(service, asked, &shape.definition.relation, &inner).await;
         }
-        (Err(InspectError::Unreachable), None) => Err(Failure::Unreachable),
+        (Err(InspectError::Unreachable), None) => return Err(Failure::Unreachable),
+    };
+    let inner = match asked.where_clause.as_deref().filter(|text| subquery::has_subquery(text)) {
+        Some(text) => Box::pin(inspect_inner(service, text)).await?,
+        None => Relations::new(),
+    };
+    checked(service, asked, &relation, &inner).await
+}
+
+/// The tables of the inner queries of a clause. One that does not exist is left out.
+async fn inspect_inner(service: &Service, text: &str) -> Result<Relations, Failure> {
+    let mut inner = Relations::new();
+    for name in subquery::inner_tables(text).map_err(refused)? {
+        if inner.contains_key(&name) {
+            continue;
+        }
+        match service.inspect(name.clone()).await {
+            Ok(Some(relation)) if !relation.columns.is_empty() => {
+                check_partitioned(&relation)?;
+                inner.insert(name, (*relation).clone());
+            }
+            Ok(_) => {}
+            Err(InspectError::Unreachable) => return Err(Failure::Unreachable),
+        }
     }
+    Ok(inner)
+}
+
+/// The tables of the inner queries of a shape, as it knows them.
+fn inner_relations(definition: &ShapeDefinition) -> Relations {
+    let mut inner = Relations::new();
+    for dependency in &definition.dependencies {
+        inner.insert(dependency.relation.name.clone(), dependency.relation.clone());
+        inner.extend(inner_relations(dependency));
+    }
+    inner
+}
+
+fn refused(error: ClauseError) -> Failure {
+    Failure::field(error.field, error.message)
 }
 
 /// The definition, once Postgres takes those parts of its where clause that it is to evaluate. Of a shape
@@ -46,11 +87,12 @@ async fn checked(
     service: &Service,
     asked: &AskedShape,
     relation: &Relation,
+    inner: &Relations,
 ) -> Result<ShapeDefinition, Failure> {
-    let (mut definition, mut parts, orders_text) = define(asked, relation, TextOrder::Bytes)?;
+    let (mut definition, mut parts, orders_text) = define(asked, relation, inner, TextOrder::Bytes)?;
     let evaluation = service.evaluation();
     if orders_text && evaluation.is_enabled() && service.find(&definition).is_none() {
-        let other = define(asked, relation, TextOrder::Other)?;
+        let other = define(asked, relation, inner, TextOrder::Other)?;
         let order = match service.find(&other.0) {
             Some(_) => TextOrder::Other,
             None => evaluation.text_order(relation).await.map_err(|_| Failure::Unreachable)?,
@@ -98,6 +140,7 @@ type Parts = Vec<Arc<Delegated>>;
 pub(super) fn define(
     asked: &AskedShape,
     relation: &Relation,
+    inner: &Relations,
     order: TextOrder,
 ) -> Result<(ShapeDefinition, Parts, bool), Failure> {
     let queryable = match asked.queryable_columns.as_deref() {
@@ -115,29 +158,68 @@ pub(super) fn define(
     };
     columns.sort_unstable();
     columns.dedup();
-    let (where_sql, parts, orders_text) = where_sql(asked, relation, order)?;
+    let condition = condition(asked, relation, inner, order)?;
     let definition = ShapeDefinition {
-        where_sql,
+        where_sql: condition.sql,
         relation: relation.clone(),
         columns,
         columns_named,
         replica: asked.replica,
         log: asked.log,
+        dependencies: condition.dependencies,
+        selects: Vec::new(),
     };
-    Ok((definition, parts, orders_text))
+    Ok((definition, condition.parts, condition.orders_text))
 }
 
-fn where_sql(
+fn check_partitioned(relation: &Relation) -> Result<(), Failure> {
+    if relation.partitioned {
+        return Err(Failure::field(
+            "table",
+            "Subqueries on partitioned tables, or in shapes of them, are not supported by this server yet",
+        ));
+    }
+    Ok(())
+}
+
+/// A where clause that was understood.
+#[derive(Default)]
+struct Condition {
+    /// In canonical form; none where there is no clause.
+    sql: Option<String>,
+    dependencies: Vec<ShapeDefinition>,
+    parts: Parts,
+    /// Whether it asks for the order of texts.
+    orders_text: bool,
+}
+
+fn condition(
     asked: &AskedShape,
     relation: &Relation,
+    inner: &Relations,
     order: TextOrder,
-) -> Result<(Option<String>, Parts, bool), Failure> {
+) -> Result<Condition, Failure> {
     // Parameters are looked at only where something can use them.
-    let Some(text) = asked.where_clause.as_deref() else { return Ok((None, Parts::new(), false)) };
+    let Some(text) = asked.where_clause.as_deref() else { return Ok(Condition::default()) };
     let params = check_params(&asked.params).map_err(|error| Failure::field("params", error.to_string()))?;
+    if subquery::has_subquery(text) {
+        check_partitioned(relation)?;
+        let clause = Clause::parse(text, &params, relation, inner).map_err(refused)?;
+        if asked.compaction {
+            let message = "can't be enabled for shapes with subqueries";
+            return Err(Failure::field("experimental_compaction", message));
+        }
+        let (sql, dependencies) = (Some(clause.sql().to_owned()), clause.dependencies().to_vec());
+        return Ok(Condition { sql, dependencies, ..Condition::default() });
+    }
     let predicate = Predicate::parse_delegating(text, &params, relation, order)
         .map_err(|error| Failure::field("where", error.to_string()))?;
-    Ok((Some(predicate.sql().to_owned()), predicate.delegated().to_vec(), predicate.orders_text()))
+    Ok(Condition {
+        sql: Some(predicate.sql().to_owned()),
+        dependencies: Vec::new(),
+        parts: predicate.delegated().to_vec(),
+        orders_text: predicate.orders_text(),
+    })
 }
 
 const GENERATED: &str = "The following columns are generated and cannot be included in the shape: ";
@@ -247,7 +329,8 @@ mod tests {
     }
 
     fn check(columns: Option<&str>, queryable: Option<&str>, expected: &str) {
-        let shape = define(&asked(columns, queryable, None), &relation(), TextOrder::Bytes);
+        let shape =
+            define(&asked(columns, queryable, None), &relation(), &Relations::new(), TextOrder::Bytes);
         assert_eq!(shown(shape), expected, "{columns:?} {queryable:?}");
     }
 
@@ -296,15 +379,15 @@ mod tests {
         let mut relation = relation();
         relation.columns.push(crate::domain::Column { generated: true, ..column("g", "int4", None) });
         assert_eq!(
-            shown(define(&asked(None, None, None), &relation, TextOrder::Bytes)),
+            shown(define(&asked(None, None, None), &relation, &Relations::new(), TextOrder::Bytes)),
             r#"{"columns":["The following columns are generated and cannot be included in the shape: g. You can exclude them from the shape by explicitly listing which columns to fetch in the 'columns' query param"]}"#
         );
         assert_eq!(
-            shown(define(&asked(Some("id,k,g"), None, None), &relation, TextOrder::Bytes)),
+            shown(define(&asked(Some("id,k,g"), None, None), &relation, &Relations::new(), TextOrder::Bytes)),
             r#"{"columns":["The following columns are generated and cannot be included in the shape: g"]}"#
         );
         assert_eq!(
-            shown(define(&asked(Some("id,k"), None, None), &relation, TextOrder::Bytes)),
+            shown(define(&asked(Some("id,k"), None, None), &relation, &Relations::new(), TextOrder::Bytes)),
             "id,k named=true where=None"
         );
     }
@@ -316,7 +399,7 @@ mod tests {
             column.pk_position = None;
         }
         assert_eq!(
-            shown(define(&asked(Some("id"), None, None), &relation, TextOrder::Bytes)),
+            shown(define(&asked(Some("id"), None, None), &relation, &Relations::new(), TextOrder::Bytes)),
             r#"{"columns":["The list of columns must include all primary key columns, missing: k, value"]}"#
         );
     }
@@ -326,7 +409,12 @@ mod tests {
         let with = |clause: Option<&str>, keys: &[&str]| {
             let params: BTreeMap<String, String> =
                 keys.iter().map(|key| ((*key).to_owned(), "5".to_owned())).collect();
-            shown(define(&AskedShape { params, ..asked(None, None, clause) }, &relation(), TextOrder::Bytes))
+            shown(define(
+                &AskedShape { params, ..asked(None, None, clause) },
+                &relation(),
+                &Relations::new(),
+                TextOrder::Bytes,
+            ))
         };
         assert_eq!(with(None, &["x"]), "id,k,value named=false where=None");
         assert_eq!(

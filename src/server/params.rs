@@ -52,6 +52,8 @@ pub(super) struct AskedShape {
     pub queryable_columns: Option<String>,
     pub replica: Replica,
     pub log: LogMode,
+    /// `experimental_compaction`: refused for some shapes, without effect for the others.
+    pub compaction: bool,
 }
 
 impl Asked {
@@ -145,6 +147,7 @@ impl AskedShape {
                 errors,
             ),
             params,
+            compaction: strict_flag(fields, "experimental_compaction").ok().flatten().unwrap_or(false),
         }
     }
 }
@@ -323,6 +326,7 @@ mod tests {
             queryable_columns: None,
             replica: Replica::Full,
             log: LogMode::ChangesOnly,
+            compaction: false,
         };
         assert_eq!(asked.shape, expected);
         assert!(Asked::parse(&Fields::from_query("offset=-1&subset__limit=1")).expect("well-formed").subset);

@@ -158,6 +158,8 @@ mod tests {
             columns_named: true,
             replica: Replica::Default,
             log: LogMode::Full,
+            dependencies: Vec::new(),
+            selects: Vec::new(),
         };
         assert_eq!(schema_header(&definition), expected);
     }

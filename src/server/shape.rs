@@ -30,6 +30,9 @@ use super::schema::schema_header;
 use super::sse::event_stream;
 use super::subset::{AskedSubset, SubsetRequest};
 
+/// Told to a client that waited in vain for the end of a move.
+const MOVING: &str = "Timeout waiting for rows that move into the shape";
+
 /// Shapes that end while a first request waits for them are replaced this often before the client is
 /// told to try again.
 const REPLACED_MAX: usize = 3;
@@ -237,8 +240,19 @@ impl Reading<'_> {
             Requested::Now => return self.answer_now(permit),
             Requested::After(from) => from,
         };
+        let deadline = begun + self.app.settings.long_poll_timeout;
+        let released = |view: &ShapeView| !view.is_held_back();
         loop {
             let (mark, view) = self.look();
+            // A live client would not be told before its next turn that it is up to date.
+            let hold = view.is_held_back() && Instant::now() < deadline && !*self.app.closing.borrow();
+            if hold && self.asked.live && !self.asked.sse {
+                drop(view);
+                if wait(&self.shape, &mut closing, deadline, released).await == News::Over {
+                    return Err(over(self.app, &self.shape));
+                }
+                continue;
+            }
             let news = match view.read(from) {
                 Ok(Read::Range(range)) if self.asked.sse => {
                     return Ok(self.answer_events(from, range.end == from, permit));
@@ -247,7 +261,9 @@ impl Reading<'_> {
                     return Ok(self.answer_events(from, false, permit));
                 }
                 Ok(Read::Range(range)) if self.asked.live && range.end == from => {
-                    let deadline = begun + self.app.settings.long_poll_timeout;
+                    if view.is_held_back() {
+                        return Err(Failure::NotReady(MOVING.to_owned()));
+                    }
                     let expired = Instant::now() >= deadline || *self.app.closing.borrow();
                     if expired {
                         return self.answer_no_news(from, mark.max(from.tx()), permit);
@@ -259,6 +275,14 @@ impl Reading<'_> {
                             self.refresh().await?;
                             News::Changed
                         }
+                        news => news,
+                    }
+                }
+                // No news, and none may be told as the state of anything: contract 1.16.
+                Ok(Read::Range(range)) if view.is_held_back() && range.end == from => {
+                    drop(view);
+                    match wait(&self.shape, &mut closing, deadline, released).await {
+                        News::TimedOut => return Err(Failure::NotReady(MOVING.to_owned())),
                         news => news,
                     }
                 }
@@ -312,12 +336,9 @@ impl Reading<'_> {
         }
     }
 
-    /// The shape as it is, and how much of the stream that is about. The mark is taken first: then
-    /// everything up to it is in the view. The other way round a commit between the two would be
-    /// promised and missing (P3).
+    /// The shape as it is, and how much of the stream that is about.
     fn look(&self) -> (Lsn, Arc<ShapeView>) {
-        let mark = self.shape.published();
-        (mark, self.shape.reader.view())
+        self.shape.look()
     }
 
     /// What a client is told that has waited for a log to get as far as it has read. Without Postgres

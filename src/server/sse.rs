@@ -52,6 +52,7 @@ pub(super) fn event_stream(
         next: Next::Look,
         waited: false,
         begun_at: now,
+        owes_end: false,
         ends_at: now + LIFETIME,
         spoke_at: now,
         _permit: permit,
@@ -69,6 +70,8 @@ struct Events {
     /// The client has been at the end of the log once, while connected.
     waited: bool,
     begun_at: Instant,
+    /// Rows were sent, and no `up-to-date` after them.
+    owes_end: bool,
     ends_at: Instant,
     spoke_at: Instant,
     _permit: Permit,
@@ -114,8 +117,9 @@ impl Events {
                 Next::Look => self.next = self.look()?,
                 Next::Wait => {
                     self.waited = true;
-                    let at = self.at;
-                    match self.wait(move |view| view.last() > at).await {
+                    let (at, owes_end) = (self.at, self.owes_end);
+                    match self.wait(move |view| view.last() > at || (owes_end && !view.is_held_back())).await
+                    {
                         Waited::News => self.next = Next::Look,
                         Waited::Quiet => {
                             self.next = Next::Wait;
@@ -131,12 +135,14 @@ impl Events {
                         read = next_piece(rows) => read,
                     };
                     if let Some(piece) = piece? {
+                        self.owes_end = true;
                         self.next = Next::Rows { rows, end, up_to_date };
                         return Ok(Some(events(&piece)));
                     }
                     self.at = end;
                     self.next = Next::Look;
                     if up_to_date {
+                        self.owes_end = false;
                         return Ok(Some(self.up_to_date(end)));
                     }
                 }
@@ -148,7 +154,9 @@ impl Events {
     fn look(&self) -> Result<Next, ShapeLogError> {
         let view = self.shape.reader.view();
         match view.read(self.at)? {
-            Read::Range(range) if range.end == self.at => Ok(Next::Wait),
+            Read::Range(range) if range.end == self.at && !(self.owes_end && range.up_to_date) => {
+                Ok(Next::Wait)
+            }
             Read::Range(range) => {
                 Ok(Next::Rows { rows: Rows::Range(range.body), end: range.end, up_to_date: range.up_to_date })
             }

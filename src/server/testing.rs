@@ -69,6 +69,8 @@ pub(super) fn definition() -> ShapeDefinition {
         columns_named: false,
         replica: Replica::Default,
         log: LogMode::Full,
+        dependencies: Vec::new(),
+        selects: Vec::new(),
     }
 }
 

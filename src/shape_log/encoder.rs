@@ -17,6 +17,7 @@ use crate::domain::{
 use super::error::EncodeError;
 use super::json::{decimal_into, quoted};
 use super::message::{Message, Row, end_object, key_cell, known, value_cell};
+use super::tags::Annotation;
 
 /// What a change means to the shape; decided by the shape's filter. It matters for updates only: an
 /// insert always enters, a delete always leaves.
@@ -207,10 +208,26 @@ impl Encoder {
         headers: &TransactionHeaders,
         out: &mut Encoded,
     ) -> Result<(), EncodeError> {
+        self.encode_tagged(change, op, None, headers, out)
+    }
+
+    /// As [`Encoder::encode`], with the tags of the row.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn encode_tagged(
+        &mut self,
+        change: &Change,
+        op: Op,
+        note: Option<&Annotation>,
+        headers: &TransactionHeaders,
+        out: &mut Encoded,
+    ) -> Result<(), EncodeError> {
         out.clear();
         let relation = change.relation().ok_or(EncodeError::Truncate)?;
         let index = self.bind(relation)?;
-        let message = Message { encoder: self, binding: &self.bindings[index], headers, at: change.op() };
+        let message =
+            Message { encoder: self, binding: &self.bindings[index], headers, note, at: change.op() };
         match (change, op) {
             (Change::Insert { new, .. }, _) => message.insert(Row { new, old: None }, None, out),
             (Change::Delete { old, .. }, _) => message.delete(old, None, out),
@@ -292,7 +309,7 @@ impl Encoder {
 
 /// The `snapshot-end` control message.
 #[must_use]
-pub(crate) fn snapshot_end(visible: &PgSnapshot) -> Vec<u8> {
+pub fn snapshot_end(visible: &PgSnapshot) -> Vec<u8> {
     let mut out = b"{\"headers\":{\"control\":\"snapshot-end\",\"xmin\":\"".to_vec();
     decimal_into(&mut out, visible.xmin);
     out.extend_from_slice(b"\",\"xmax\":\"");

@@ -44,7 +44,7 @@ pub fn flush_all<'w>(
 
 impl LogWriter {
     /// Syncs the file, and its entry where it is new.
-    fn sync_file(&mut self) -> Result<(), StorageFault> {
+    pub(super) fn sync_file(&mut self) -> Result<(), StorageFault> {
         self.check()?;
         let file = self.log.open();
         let synced = file.and_then(|file| file.sync_data().named(Stage::Sync, FileKind::Log));

@@ -5,6 +5,7 @@ use crate::domain::{Replica, Tuple, Value};
 use super::encoder::{Binding, Encoded, Encoder, Selected, TransactionHeaders};
 use super::error::EncodeError;
 use super::json::{decimal_into, escape_into, escape_key_into};
+use super::tags::{Annotation, Half};
 
 /// A row of which TOASTed values that did not change were left out by Postgres.
 #[derive(Clone, Copy)]
@@ -35,6 +36,7 @@ pub(super) struct Message<'a> {
     pub encoder: &'a Encoder,
     pub binding: &'a Binding,
     pub headers: &'a TransactionHeaders,
+    pub note: Option<&'a Annotation>,
     /// `op_position` of the change.
     pub at: u64,
 }
@@ -54,6 +56,7 @@ impl Message<'_> {
         if let Some(old) = old_key {
             self.key_change(b",\"key_change_from\":\"", Row { new: old, old: None }, out)?;
         }
+        self.annotate(Half::Insert, out);
         out.end_message(at);
         Ok(())
     }
@@ -72,6 +75,7 @@ impl Message<'_> {
         if let Some(new) = new_key {
             self.key_change(b",\"key_change_to\":\"", new, out)?;
         }
+        self.annotate(if new_key.is_some() { Half::KeyDelete } else { Half::Delete }, out);
         out.end_message(self.at);
         Ok(())
     }
@@ -82,7 +86,8 @@ impl Message<'_> {
             self.delete(old, Some(row), out)?;
             return self.insert(row, Some(old), out);
         }
-        if !self.any_changed(&self.binding.columns, old, new) {
+        let moved = self.note.is_some_and(Annotation::is_changed);
+        if !moved && !self.any_changed(&self.binding.columns, old, new) {
             return Ok(());
         }
         self.begin(row, out)?;
@@ -100,6 +105,7 @@ impl Message<'_> {
             }
         }
         self.end(&self.encoder.headers_update, self.at, out);
+        self.annotate(Half::Update, out);
         out.end_message(self.at);
         Ok(())
     }
@@ -131,6 +137,12 @@ impl Message<'_> {
         out.bytes.extend_from_slice(operation);
         out.bytes.extend_from_slice(&self.headers.bytes);
         decimal_into(&mut out.bytes, at);
+    }
+
+    fn annotate(&self, half: Half, out: &mut Encoded) {
+        if let Some(note) = self.note {
+            note.append(half, &mut out.bytes);
+        }
     }
 
     fn key_change(&self, label: &[u8], row: Row<'_>, out: &mut Encoded) -> Result<(), EncodeError> {

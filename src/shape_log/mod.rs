@@ -30,9 +30,11 @@ mod message;
 mod read_only;
 mod reader;
 mod recovery;
+mod scan;
 mod shared;
 mod sim_disk;
 mod snapshot;
+mod tags;
 mod view;
 mod writer;
 
@@ -40,7 +42,7 @@ mod writer;
 mod tests;
 
 pub use disk::{Disk, DiskFile, RealDisk};
-pub use encoder::{Encoded, Encoder, Op, TransactionHeaders, snapshot_columns};
+pub use encoder::{Encoded, Encoder, Op, TransactionHeaders, snapshot_columns, snapshot_end};
 pub use error::{EncodeError, FaultClass, FileKind, ShapeLogError, Stage, StorageFault};
 pub use files::{
     Quarantined, ShapeFiles, list_quarantined, list_shapes, list_trash, purge, purge_quarantined,
@@ -53,6 +55,7 @@ pub use reader::{Body, Range, Read};
 pub use recovery::{Verify, open_read_only};
 pub use sim_disk::{SimDisk, SimFault};
 pub use snapshot::{SnapshotDone, SnapshotFollow, SnapshotState, SnapshotWriter};
+pub use tags::{Annotation, EVENT_START, Move, RowTags, Unit, move_event};
 pub use view::{ShapeReader, ShapeView};
 pub use writer::{Committed, LogWriter, OPEN_BYTES_MAX, Recovered, TAIL_BYTES_MAX};
 

@@ -32,7 +32,7 @@ pub struct Range {
     /// The offset of the last message in the body: what the client asks for next (P1). The one
     /// asked for where the body is empty.
     pub end: Offset,
-    /// The body reaches the end of the view. Never in mid-transaction, never for the first snapshot
+    /// The body reaches the end of the view, and that is not held back. Never in mid-transaction, never for the first snapshot
     /// chunk.
     pub up_to_date: bool,
     pub body: Body,
@@ -47,8 +47,16 @@ impl ShapeView {
         match from {
             Offset::BeforeAll => self.read_snapshot(0),
             Offset::At { tx: Lsn(0), op: Op::At(chunk) } => self.read_snapshot(chunk.saturating_add(1)),
-            Offset::At { .. } => self.log.read(from),
+            Offset::At { .. } => self.read_log(from),
         }
+    }
+
+    fn read_log(&self, from: Offset) -> Result<Read, ShapeLogError> {
+        let mut read = self.log.read(from)?;
+        if let Read::Range(range) = &mut read {
+            range.up_to_date &= !self.held_back;
+        }
+        Ok(read)
     }
 
     fn read_snapshot(&self, chunk: u64) -> Result<Read, ShapeLogError> {
@@ -61,7 +69,7 @@ impl ShapeView {
             }));
         }
         match self.snapshot.state {
-            SnapshotState::Complete => self.log.read(Offset::SNAPSHOT_END),
+            SnapshotState::Complete => self.read_log(Offset::SNAPSHOT_END),
             SnapshotState::Absent | SnapshotState::Writing => Ok(Read::Pending { chunk }),
             SnapshotState::Failed => Err(ShapeLogError::SnapshotFailed),
         }

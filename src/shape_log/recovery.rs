@@ -197,7 +197,8 @@ fn follows(header: &FrameHeader, before: Option<(Lsn, u64)>, last: Offset) -> bo
     ordered
         && match before {
             Some((tx, op)) => header.tx == tx && header.first_op > op,
-            None => header.tx > last.tx(),
+            // What follows a transaction without one of its own has the same LSN.
+            None => Offset::new(header.tx, header.first_op) > last,
         }
 }
 

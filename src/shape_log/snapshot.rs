@@ -22,6 +22,7 @@ use super::files::ShapeFiles;
 use super::index::AppendList;
 use super::reader::read_block;
 use super::shared::SharedBlocks;
+use super::tags::RowTags;
 use super::view::{ShapeReader, ShapeView};
 
 /// A block is written once it has this size.
@@ -206,9 +207,24 @@ impl SnapshotWriter {
     /// # Errors
     /// An encode error or a [`StorageFault`]; the snapshot is then to be given up.
     pub fn push_row(&mut self, row: &[Value<'_>]) -> Result<(), ShapeLogError> {
+        self.push_tagged_row(row, None)
+    }
+
+    /// As [`SnapshotWriter::push_row`], with the tags of the row.
+    ///
+    /// # Errors
+    /// As [`SnapshotWriter::push_row`].
+    pub fn push_tagged_row(
+        &mut self,
+        row: &[Value<'_>],
+        tags: Option<&RowTags>,
+    ) -> Result<(), ShapeLogError> {
         assert_eq!(self.log, LogMode::Full, "a shape of changes only has no snapshot rows");
         let start = self.block.len();
         self.encoder.encode_row(row, &mut self.block)?;
+        if let Some(tags) = tags {
+            tags.append_to_row(false, &mut self.block);
+        }
         self.block.push(b',');
         self.chunk_bytes += (self.block.len() - start) as u64;
         self.rows += 1;

@@ -28,6 +28,8 @@ pub struct ShapeView {
     pub(crate) incarnation: Incarnation,
     pub(crate) snapshot: SnapshotView,
     pub(crate) log: LogView,
+    /// Rows are to move in that the log does not have yet: its end is no committed state.
+    pub(crate) held_back: bool,
 }
 
 impl ShapeView {
@@ -35,6 +37,12 @@ impl ShapeView {
     #[must_use]
     pub fn last(&self) -> Offset {
         self.log.last
+    }
+
+    /// Whether its end is no state that Postgres ever had, so that no client may be told to be up to date.
+    #[must_use]
+    pub fn is_held_back(&self) -> bool {
+        self.held_back
     }
 
     /// The writer that published it; 0 before the first.
@@ -168,7 +176,7 @@ impl ShapeReader {
 
     fn with_snapshot(files: &ShapeFiles, snapshot: SnapshotView) -> Arc<ShapeReader> {
         let log = LogView::empty(Arc::new(files.slot(FileKind::Log)));
-        let view = ShapeView { incarnation: Incarnation(0), snapshot, log };
+        let view = ShapeView { incarnation: Incarnation(0), snapshot, log, held_back: false };
         Arc::new(ShapeReader { view: ArcSwap::from_pointee(view), changed: Notify::new() })
     }
 
@@ -190,6 +198,13 @@ impl ShapeReader {
                 return view;
             }
             changed.await;
+        }
+    }
+
+    /// Says whether the end of the log is a state that clients may take for one of Postgres.
+    pub fn hold_back(&self, held_back: bool) {
+        if self.view.load().held_back != held_back {
+            drop(self.publish(|view| ShapeView { held_back, ..view.clone() }));
         }
     }
 

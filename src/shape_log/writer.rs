@@ -11,6 +11,7 @@ use super::files::ShapeFiles;
 use super::frame::{FRAME_PAYLOAD_TARGET, FrameBuilder};
 use super::index::{AppendList, Mark, MarkBuilder, RECORD_LEN};
 use super::recovery::{Verify, scan};
+use super::tags::{Annotation, Unit};
 use super::view::{ShapeReader, ShapeView, TailFrame};
 
 /// Bytes of committed frames in memory at which they are written to the file.
@@ -77,6 +78,8 @@ struct OpenTransaction {
     sealed: Vec<TailFrame>,
     sealed_bytes: usize,
     last_op: u64,
+    /// What its last message is closed with.
+    last_close: &'static [u8],
 }
 
 /// What a log had when its writer started.
@@ -203,7 +206,67 @@ impl LogWriter {
             sealed: Vec::new(),
             sealed_bytes: 0,
             last_op: 0,
+            last_close: CLOSE_LAST,
         });
+        Ok(())
+    }
+
+    /// Adds a whole message after the changes of the open transaction. Panics where none is open.
+    ///
+    /// # Errors
+    /// As [`LogWriter::push`].
+    pub fn push_message(&mut self, message: &[u8]) -> Result<(), ShapeLogError> {
+        self.check()?;
+        let open = self.open.as_mut().expect("a message belongs to an open transaction");
+        if open.duplicate {
+            open.skipped += 1;
+            return Ok(());
+        }
+        // No change follows: the one before was the last.
+        let close = std::mem::replace(&mut open.last_close, b"");
+        let op = if open.messages == 0 { 0 } else { open.last_op + 1 };
+        self.push_raw(op, message, close)
+    }
+
+    /// Appends messages that have no transaction of their own, after the one at `after`. Readers see
+    /// them once they are durable: after a crash others may stand in their place, and no client may have
+    /// seen these. Whatever comes before them in the log is durable then, too. A unit that the log has
+    /// already is passed over. Panics where a transaction is open.
+    ///
+    /// # Errors
+    /// A [`StorageFault`].
+    pub fn append_unit(&mut self, after: Lsn, unit: &Unit) -> Result<(), ShapeLogError> {
+        self.check()?;
+        assert!(self.open.is_none(), "a unit follows a transaction that has ended");
+        if unit.messages.is_empty() || unit.placed().is_some_and(|placed| placed <= self.last) {
+            return Ok(());
+        }
+        let tx = after.max(self.last.tx());
+        let first = if self.last.tx() == tx { self.last.op().map_or(0, |op| op + 1) } else { 0 };
+        self.begin(tx, Xid(0))?;
+        unit.place(Offset::new(tx, first));
+        for (op, message) in (first..).zip(&unit.messages) {
+            self.push_raw(op, message, b"")?;
+        }
+        self.close(b"", true)?;
+        self.spill()?;
+        self.sync_file()?;
+        self.publish_open();
+        Ok(())
+    }
+
+    /// Opens a whole message, after closing the one before.
+    fn push_raw(&mut self, op: u64, message: &[u8], close: &[u8]) -> Result<(), ShapeLogError> {
+        if message.len() >= MESSAGE_BYTES_MAX {
+            return Err(EncodeError::MessageTooLarge { bytes: message.len() as u64 }.into());
+        }
+        if self.frame.has_open() {
+            self.close(close, false)?;
+        }
+        self.frame.open(op, message);
+        let open = self.open.as_mut().expect("a message belongs to an open transaction");
+        open.last_op = op;
+        open.messages += 1;
         Ok(())
     }
 
@@ -212,6 +275,19 @@ impl LogWriter {
     /// # Errors
     /// An [`EncodeError`] or a [`StorageFault`]; the transaction is then to be aborted.
     pub fn push(&mut self, change: &Change, op: Op) -> Result<(), ShapeLogError> {
+        self.push_tagged(change, op, None)
+    }
+
+    /// As [`LogWriter::push`], with the tags of the row.
+    ///
+    /// # Errors
+    /// As [`LogWriter::push`].
+    pub fn push_tagged(
+        &mut self,
+        change: &Change,
+        op: Op,
+        note: Option<&Annotation>,
+    ) -> Result<(), ShapeLogError> {
         self.check()?;
         let open = self.open.as_mut().expect("a change belongs to an open transaction");
         if open.duplicate {
@@ -219,7 +295,7 @@ impl LogWriter {
             return Ok(());
         }
         let mut encoded = std::mem::take(&mut self.encoded);
-        let result = self.encoder.encode(change, op, &open.headers, &mut encoded);
+        let result = self.encoder.encode_tagged(change, op, note, &open.headers, &mut encoded);
         let result = result.map_err(ShapeLogError::from).and_then(|()| self.append(&encoded));
         self.encoded = encoded;
         result
@@ -247,12 +323,22 @@ impl LogWriter {
     pub fn commit(&mut self) -> Result<Committed, ShapeLogError> {
         self.check()?;
         if self.frame.has_open() {
-            self.close(CLOSE_LAST, true)?;
+            let last = self.open.as_ref().map_or(CLOSE_LAST, |open| open.last_close);
+            self.close(last, true)?;
         }
+        let (messages, skipped) = self.publish_open();
+        if self.unwritten_bytes >= TAIL_BYTES_MAX {
+            self.write_out()?;
+        }
+        Ok(Committed { messages, skipped, last: self.last })
+    }
+
+    /// Shows readers what was open. How many messages it had, and how many changes were dropped.
+    fn publish_open(&mut self) -> (u64, u64) {
         let open = self.open.take().expect("a commit ends an open transaction");
-        let done = |last| Committed { messages: open.messages, skipped: open.skipped, last };
+        let done = (open.messages, open.skipped);
         if open.messages == 0 {
-            return Ok(done(self.last));
+            return done;
         }
         self.builder = open.builder;
         self.end = open.builder.at;
@@ -270,10 +356,7 @@ impl LogWriter {
         }));
         self.unwritten_bytes += open.sealed_bytes;
         self.unwritten.extend(open.sealed);
-        if self.unwritten_bytes >= TAIL_BYTES_MAX {
-            self.write_out()?;
-        }
-        Ok(Committed { messages: open.messages, skipped: open.skipped, last: self.last })
+        done
     }
 
     /// Gives the open transaction up, if there is one; the log is as it was before `begin`.

@@ -91,24 +91,59 @@ pub struct OpenSnapshot {
 /// # Errors
 /// See [`SnapshotError`].
 pub async fn open(client: SqlClient, definition: &ShapeDefinition) -> Result<OpenSnapshot, SnapshotError> {
-    open_with(client, definition, copy_sql(definition)).await
+    open_with_extra(client, definition, &[]).await
 }
 
-async fn open_with(
+/// As [`open`], with further expressions after the columns of each row.
+///
+/// # Errors
+/// See [`SnapshotError`].
+pub async fn open_with_extra(
     client: SqlClient,
     definition: &ShapeDefinition,
-    sql: String,
+    extra: &[String],
 ) -> Result<OpenSnapshot, SnapshotError> {
+    open_with(client, definition.columns.len() + extra.len(), copy_sql(definition, extra)).await
+}
+
+/// Rows of the table of a shape that satisfy another condition than its own, or all; with these columns
+/// after its own.
+///
+/// # Errors
+/// See [`SnapshotError`].
+pub async fn open_rows(
+    client: SqlClient,
+    definition: &ShapeDefinition,
+    columns: &[String],
+    condition: Option<&str>,
+) -> Result<OpenSnapshot, SnapshotError> {
+    let columns: Vec<String> =
+        definition.columns.iter().chain(columns).map(|name| quote_identifier(name)).collect();
+    open_with(client, columns.len(), select_sql(&columns, definition, condition)).await
+}
+
+async fn open_with(client: SqlClient, columns: usize, sql: String) -> Result<OpenSnapshot, SnapshotError> {
     match tokio::time::timeout(OPEN_WAIT_MAX, begin(&client)).await {
         Ok(begun) => {
             let (visible, lsn) = begun?;
-            Ok(OpenSnapshot { client, sql, columns: definition.columns.len(), visible, lsn })
+            Ok(OpenSnapshot { client, sql, columns, visible, lsn })
         }
         Err(_) => Err(SnapshotError::StartTimeout),
     }
 }
 
 impl OpenSnapshot {
+    /// The distinct values that an inner query gives in this snapshot, in the order of its select list.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub async fn distinct(&self, inner: &ShapeDefinition) -> Result<Vec<RowBatch>, SnapshotError> {
+        let columns: Vec<String> = inner.selects.iter().map(|name| quote_identifier(name)).collect();
+        let sql = select_sql(&columns, inner, inner.where_sql.as_deref());
+        let sql = sql.replacen("COPY (SELECT ", "COPY (SELECT DISTINCT ", 1);
+        rows::read_all(&self.client, &sql, columns.len()).await
+    }
+
     /// Starts to read the rows, in the order of `definition.columns`.
     ///
     /// # Errors
@@ -155,9 +190,14 @@ async fn begin(client: &SqlClient) -> Result<(PgSnapshot, Lsn), SnapshotError> {
 
 /// The where clause has been parsed and printed by us; the parentheses keep its `OR` inside. They end
 /// on a line of their own, should it end in a comment.
-fn copy_sql(definition: &ShapeDefinition) -> String {
-    let columns: Vec<String> = definition.columns.iter().map(|name| quote_identifier(name)).collect();
-    let filter = match &definition.where_sql {
+fn copy_sql(definition: &ShapeDefinition, extra: &[String]) -> String {
+    let mut columns: Vec<String> = definition.columns.iter().map(|name| quote_identifier(name)).collect();
+    columns.extend_from_slice(extra);
+    select_sql(&columns, definition, definition.where_sql.as_deref())
+}
+
+fn select_sql(columns: &[String], definition: &ShapeDefinition, condition: Option<&str>) -> String {
+    let filter = match condition {
         Some(condition) => format!(" WHERE ({condition}\n)"),
         None => String::new(),
     };
@@ -187,10 +227,12 @@ mod tests {
             columns_named: false,
             replica: Replica::Default,
             log: LogMode::Full,
+            dependencies: Vec::new(),
+            selects: Vec::new(),
         };
-        assert_eq!(copy_sql(&definition), r#"COPY (SELECT "Id", "v" FROM "public"."a""b") TO STDOUT"#);
+        assert_eq!(copy_sql(&definition, &[]), r#"COPY (SELECT "Id", "v" FROM "public"."a""b") TO STDOUT"#);
         definition.where_sql = Some("a OR b".to_owned());
-        assert!(copy_sql(&definition).ends_with("WHERE (a OR b\n)) TO STDOUT"));
+        assert!(copy_sql(&definition, &[]).ends_with("WHERE (a OR b\n)) TO STDOUT"));
     }
 
     #[test]

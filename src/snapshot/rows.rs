@@ -93,6 +93,27 @@ impl RowStream {
     }
 }
 
+/// All rows of a query, in a transaction that goes on.
+pub(super) async fn read_all(
+    client: &SqlClient,
+    sql: &str,
+    columns: usize,
+) -> Result<Vec<RowBatch>, SnapshotError> {
+    let mut copy = Box::pin(client.copy_out(sql).await.map_err(refused)?);
+    let mut batches = Vec::new();
+    let mut batch = RowBatch::new();
+    batch.clear(columns);
+    while let Some(line) = copy.next().await {
+        batch.push(&line.map_err(PgError::from)?)?;
+        if batch.is_full() {
+            batches.push(std::mem::take(&mut batch));
+            batch.clear(columns);
+        }
+    }
+    batches.push(batch);
+    Ok(batches)
+}
+
 /// Postgres checks the literals of a query before it begins to send rows.
 fn refused(error: tokio_postgres::Error) -> SnapshotError {
     match error.as_db_error() {

@@ -14,21 +14,23 @@ pub struct SubsetQuery {
     pub offset: Option<i64>,
 }
 
-/// As [`open`](super::open), with fewer rows.
+/// As [`open_with_extra`](super::open_with_extra), with fewer rows.
 ///
 /// # Errors
 /// See [`SnapshotError`].
 pub async fn open_subset(
     client: SqlClient,
     definition: &ShapeDefinition,
+    extra: &[String],
     query: &SubsetQuery,
 ) -> Result<OpenSnapshot, SnapshotError> {
-    open_with(client, definition, subset_sql(definition, query)).await
+    let columns = definition.columns.len() + extra.len();
+    open_with(client, columns, subset_sql(definition, extra, query)).await
 }
 
 /// The shape's own condition stands in parentheses: a row of the subset is always one of the shape.
-fn subset_sql(definition: &ShapeDefinition, query: &SubsetQuery) -> String {
-    let shape = copy_sql(definition);
+fn subset_sql(definition: &ShapeDefinition, extra: &[String], query: &SubsetQuery) -> String {
+    let shape = copy_sql(definition, extra);
     let mut sql = shape.strip_suffix(") TO STDOUT").unwrap_or(&shape).to_owned();
     if let Some(condition) = &query.condition {
         sql.push_str(if definition.where_sql.is_some() { " AND " } else { " WHERE " });
@@ -66,6 +68,8 @@ mod tests {
             columns_named: false,
             replica: Replica::Default,
             log: LogMode::ChangesOnly,
+            dependencies: Vec::new(),
+            selects: Vec::new(),
         };
         let query = SubsetQuery {
             condition: Some("c OR d".to_owned()),
@@ -75,10 +79,10 @@ mod tests {
         };
         let table = "COPY (SELECT \"id\" FROM \"public\".\"t\"";
         let end = "(c OR d\n) ORDER BY \"id\" DESC LIMIT 5 OFFSET 10) TO STDOUT";
-        assert_eq!(subset_sql(&definition, &query), format!("{table} WHERE {end}"));
+        assert_eq!(subset_sql(&definition, &[], &query), format!("{table} WHERE {end}"));
         definition.where_sql = Some("a OR b".to_owned());
-        assert_eq!(subset_sql(&definition, &query), format!("{table} WHERE (a OR b\n) AND {end}"));
+        assert_eq!(subset_sql(&definition, &[], &query), format!("{table} WHERE (a OR b\n) AND {end}"));
         let all = SubsetQuery::default();
-        assert_eq!(subset_sql(&definition, &all), format!("{table} WHERE (a OR b\n)) TO STDOUT"));
+        assert_eq!(subset_sql(&definition, &[], &all), format!("{table} WHERE (a OR b\n)) TO STDOUT"));
     }
 }

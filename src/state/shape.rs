@@ -37,6 +37,9 @@ pub struct Shape {
     pub suspected: bool,
     pub invalidated: Option<Invalidation>,
     pub steps: Steps,
+    /// The shapes of its inner queries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependencies: Vec<Sid>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -129,6 +132,7 @@ impl Shape {
             suspected: false,
             invalidated: None,
             steps: Steps::default(),
+            dependencies: Vec::new(),
         }
     }
 }
@@ -144,6 +148,7 @@ impl State {
         let Some(shape) = self.shapes.get_mut(&event.sid()) else { return };
         match event {
             ShapeEvent::Created { .. } => {}
+            ShapeEvent::Depends { on, .. } => shape.dependencies = on.clone(),
             ShapeEvent::Routed { after, after_lsn, .. } => {
                 shape.routed_after = Some((*after, *after_lsn));
                 shape.flushed = *after;

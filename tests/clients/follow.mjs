@@ -74,15 +74,35 @@ function follow({ name, kind, params, options }) {
     return;
   }
   const rows = new Map();
+  // Of shapes with subqueries: which conditions of a row hold, and which disjuncts need which of them.
+  const tagged = new Map();
+  const holds = ({ tags, active }) =>
+    tags.some((tag) => tag.every((slot, position) => slot === "" || active[position]));
+  const turn = (patterns, to) => {
+    for (const [key, conditions] of tagged) {
+      for (const { pos, value } of patterns) {
+        if (conditions.tags.some((tag) => tag[pos] === value)) conditions.active[pos] = to;
+      }
+      if (!holds(conditions)) {
+        tagged.delete(key);
+        rows.delete(key);
+      }
+    }
+  };
   stream.subscribe((messages) => {
     for (const message of messages) {
-      if (isChangeMessage(message)) {
-        const { operation } = message.headers;
+      if (message.headers.event) {
+        turn(message.headers.patterns, message.headers.event === "move-in");
+      } else if (isChangeMessage(message)) {
+        const { operation, tags, active_conditions: active } = message.headers;
+        if (operation === "delete") tagged.delete(message.key);
+        else if (tags) tagged.set(message.key, { tags: tags.map((tag) => tag.split("/")), active });
         if (operation === "delete") rows.delete(message.key);
         else rows.set(message.key, { ...rows.get(message.key), ...row(message.value) });
         print(name, "change", { operation, key: message.key, value: row(message.value) });
       } else if (isControlMessage(message) && message.headers.control === "must-refetch") {
         rows.clear();
+        tagged.clear();
         print(name, "must-refetch");
       } else if (isControlMessage(message) && ["up-to-date", "subset-end"].includes(message.headers.control)) {
         print(name, "rows", { rows: [...rows.values()], ...position() });

@@ -11,4 +11,5 @@ mod http_contract;
 mod operations;
 mod postgres;
 mod service;
+mod subqueries;
 mod support;

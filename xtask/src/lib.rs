@@ -24,6 +24,7 @@ pub mod service;
 pub mod shape_client;
 pub mod soak;
 pub mod stage;
+pub mod tagged;
 pub mod workload;
 
 /// The one error type of the harness: a sentence for the person at the terminal.

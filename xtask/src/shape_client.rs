@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use serde::Deserialize;
 
 use crate::http::{HttpClient, Response, encode};
+use crate::tagged::{Pattern, Tagged};
 
 /// At most this many anomalies are kept in words; all are counted.
 const ANOMALIES_KEPT_MAX: usize = 20;
@@ -114,6 +115,13 @@ struct MessageHeaders {
     lsn: Option<String>,
     op_position: Option<u64>,
     global_last_seen_lsn: Option<String>,
+    event: Option<String>,
+    #[serde(default)]
+    patterns: Vec<Pattern>,
+    #[serde(default)]
+    tags: Vec<String>,
+    #[serde(default)]
+    active_conditions: Vec<bool>,
 }
 
 /// Follows one shape: initial rows, then the log, then live.
@@ -134,6 +142,8 @@ pub struct ShapeClient {
     /// Position of the last log message; invariant: strictly increases under one handle.
     position: Option<(u64, u64)>,
     seen_lsn: u64,
+    /// For shapes with subqueries.
+    tagged: Tagged,
 }
 
 impl ShapeClient {
@@ -154,6 +164,7 @@ impl ShapeClient {
             anomaly_count: 0,
             position: None,
             seen_lsn: 0,
+            tagged: Tagged::default(),
         }
     }
 
@@ -210,6 +221,7 @@ impl ShapeClient {
         self.up_to_date = false;
         self.position = None;
         self.rows.clear();
+        self.tagged.clear();
     }
 
     fn accept(&mut self, response: &Response) -> Result<(), ClientError> {
@@ -246,7 +258,16 @@ impl ShapeClient {
         if headers.control.as_deref() == Some("up-to-date") {
             self.up_to_date = true;
             if let Some(lsn) = headers.global_last_seen_lsn.as_deref().and_then(|lsn| lsn.parse().ok()) {
+                if lsn < self.seen_lsn && self.refetches.is_empty() {
+                    self.anomaly(format!("global_last_seen_lsn went back: {} to {lsn}", self.seen_lsn));
+                }
                 self.seen_lsn = self.seen_lsn.max(lsn);
+            }
+            return;
+        }
+        if let Some(event) = headers.event.as_deref() {
+            for key in self.tagged.turn(&headers.patterns, event == "move-in") {
+                self.rows.remove(&key);
             }
             return;
         }
@@ -262,6 +283,14 @@ impl ShapeClient {
                 self.anomaly(format!("message at {position:?} after {:?}", self.position));
             }
             self.position = Some(position);
+        }
+        let tagged = !headers.active_conditions.is_empty();
+        match operation {
+            "delete" => self.tagged.remove(&key),
+            _ if tagged && !self.tagged.set(&key, &headers.tags, headers.active_conditions.clone()) => {
+                self.anomaly(format!("a row none of whose disjuncts holds: {key}"));
+            }
+            _ => {}
         }
         match operation {
             "insert" => {

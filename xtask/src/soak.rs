@@ -162,6 +162,8 @@ fn follow(
 /// What happened to the service on purpose.
 struct Deaths {
     kills: u32,
+    /// Ends that it was asked for.
+    graceful: u32,
     longest_start: Duration,
 }
 
@@ -176,7 +178,7 @@ async fn kill_until(
     let wanted = (KILLS_PER_MINUTE * options.minutes).max(KILLS_MIN).ceil();
     let started = Instant::now();
     let duration = Duration::from_secs_f64(options.minutes * 60.0);
-    let mut deaths = Deaths { kills: 0, longest_start: Duration::ZERO };
+    let mut deaths = Deaths { kills: 0, graceful: 0, longest_start: Duration::ZERO };
     let mut last_progress = Instant::now();
     loop {
         let done = started.elapsed().as_secs_f64() / duration.as_secs_f64();
@@ -194,8 +196,15 @@ async fn kill_until(
             )
             .into());
         }
-        service.kill9();
-        deaths.kills += 1;
+        if random.random_bool(0.2) {
+            if !service.terminate().await {
+                return Err("the service did not end by itself when it was asked to".into());
+            }
+            deaths.graceful += 1;
+        } else {
+            service.kill9();
+            deaths.kills += 1;
+        }
         if random.random_bool(0.15) {
             service.relaunch()?;
             tokio::time::sleep(Duration::from_millis(random.random_range(5..600))).await;
@@ -257,12 +266,13 @@ fn verdict(
     let rows: usize = followers.iter().map(|follower| follower.client.rows().len()).sum();
     println!(
         "soak: {} transactions ({} rolled back), {} row changes written, {messages} messages read by {} clients, \
-         {rows} rows held, {} kills, {} requests met a service that was down, longest start {:.2} s",
+         {rows} rows held, {} kills, {} graceful restarts, {} requests met a service that was down, longest start {:.2} s",
         figures.transactions.load(Ordering::Relaxed),
         figures.rollbacks.load(Ordering::Relaxed),
         figures.rows.load(Ordering::Relaxed),
         followers.len(),
         deaths.kills,
+        deaths.graceful,
         figures.unavailable.load(Ordering::Relaxed),
         deaths.longest_start.as_secs_f64()
     );

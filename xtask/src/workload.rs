@@ -82,7 +82,32 @@ pub fn shapes() -> Vec<(Table, ShapeRequest)> {
         accounts().filtered("owner >= $1 AND status = $2", &["10", "it's"]).columns(&["id", "status"]),
     ));
     shapes.push((NOTES, notes().columns(&["slug", "tags", "at"])));
+    shapes.extend(with_subqueries());
     shapes
+}
+
+/// Shapes whose rows follow from rows of other tables, or of their own.
+fn with_subqueries() -> Vec<(Table, ShapeRequest)> {
+    let accounts = [
+        "owner IN (SELECT tenant FROM events WHERE score > 97)",
+        "owner NOT IN (SELECT tenant FROM events WHERE score > 95)",
+        "owner IN (SELECT owner FROM accounts WHERE amount > 990) AND active = true",
+        "owner IN (SELECT score FROM notes WHERE score BETWEEN 0 AND 8) OR status = 'closed'",
+    ];
+    let events = [
+        "tenant IN (SELECT owner FROM accounts WHERE amount > 995)",
+        "tenant IN (SELECT owner FROM accounts WHERE owner IN (SELECT score FROM notes WHERE score < 6) AND amount > 900)",
+        "score NOT IN (SELECT score FROM notes)",
+    ];
+    let notes = [
+        "score IN (SELECT score FROM events WHERE kind = 'paid')",
+        "score IN (SELECT owner FROM accounts WHERE owner NOT IN (SELECT tenant FROM events WHERE score > 98))",
+    ];
+    let of = |table: Table, clauses: &[&str]| {
+        let request = |clause: &&str| (table, ShapeRequest::table(table.name).filtered(clause, &[]));
+        clauses.iter().map(request).collect::<Vec<_>>()
+    };
+    [of(ACCOUNTS, &accounts), of(EVENTS, &events), of(NOTES, &notes)].concat()
 }
 
 #[derive(Clone, Copy)]

@@ -31,6 +31,9 @@ impl Decision<'_> {
                 self.partitions_seen(oid, &members, tree, grown)
             }
             Input::CreateShape { handle, definition, oid } => self.create_shape(handle, definition, oid),
+            Input::CreateDependentShape { handle, definition, oid, dependencies } => {
+                self.create_dependent(handle, definition, oid, dependencies)
+            }
             Input::Invalidate { sid, cause } => self.invalidate_asked(sid, cause),
             Input::PublicationReady { sid, oid, waited_ms } => self.publication_ready(sid, oid, waited_ms),
             Input::SnapshotOpened { sid, attempt, snapshot, lsn } => {

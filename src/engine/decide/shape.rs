@@ -15,20 +15,65 @@ impl Decision<'_> {
         definition: DefinitionHash,
         oid: Oid,
     ) -> Result<(), Refusal> {
+        self.create_dependent(handle, definition, oid, Vec::new())
+    }
+
+    /// A shape is routed to and takes its snapshot once all rows of its inner queries are known: what
+    /// is in it follows from them.
+    pub(super) fn create_dependent(
+        &mut self,
+        handle: Handle,
+        definition: DefinitionHash,
+        oid: Oid,
+        dependencies: Vec<Sid>,
+    ) -> Result<(), Refusal> {
         self.require_active()?;
         if handle.micros <= self.state().last_handle_micros {
             return Err(Refusal::HandleNotNew);
         }
-        // The shape is routed from the next commit on: say which was the last.
+        for dependency in &dependencies {
+            self.living(*dependency)?;
+        }
+        // A shape is routed from the next commit on: say which was the last.
         self.record_nothing();
         let sid = self.state().last_sid.next();
         let created = self.record(None, ShapeEvent::Created { sid, handle, definition, oid });
-        let (after, after_lsn) = (self.state().stream.last_seq, self.state().stream.routed);
-        self.record(Some(created), ShapeEvent::Routed { sid, after, after_lsn });
-        self.record(Some(created), ShapeEvent::SnapshotStarted { sid, attempt: 1 });
+        if !dependencies.is_empty() {
+            self.record(Some(created), ShapeEvent::Depends { sid, on: dependencies });
+        }
+        let begins = self.dependencies_live(sid);
+        if begins {
+            self.route_shape(sid, created);
+        }
         self.ask(Effect::OpenShape { sid, handle });
-        self.ask(Effect::StartSnapshot { sid, attempt: 1 });
+        if begins {
+            self.ask(Effect::StartSnapshot { sid, attempt: 1 });
+        }
         Ok(())
+    }
+
+    fn dependencies_live(&self, sid: Sid) -> bool {
+        let live = |sid: &Sid| self.state().shape(*sid).is_some_and(|shape| shape.life == Life::Live);
+        self.state().shape(sid).is_some_and(|shape| shape.dependencies.iter().all(live))
+    }
+
+    fn route_shape(&mut self, sid: Sid, because: EventId) {
+        self.record_nothing();
+        let (after, after_lsn) = (self.state().stream.last_seq, self.state().stream.routed);
+        self.record(Some(because), ShapeEvent::Routed { sid, after, after_lsn });
+        self.record(Some(because), ShapeEvent::SnapshotStarted { sid, attempt: 1 });
+    }
+
+    /// The tables whose rows decide about a shape: its own, and those of its inner queries.
+    fn tables_of(&self, sid: Sid) -> Vec<Oid> {
+        let (mut oids, mut sids) = (Vec::new(), vec![sid]);
+        while let Some(shape) = sids.pop().and_then(|sid| self.state().shape(sid)) {
+            oids.push(shape.oid);
+            sids.extend(&shape.dependencies);
+        }
+        oids.sort_unstable();
+        oids.dedup();
+        oids
     }
 
     pub(super) fn publication_ready(&mut self, sid: Sid, oid: Oid, waited_ms: u64) -> Result<(), Refusal> {
@@ -47,8 +92,9 @@ impl Decision<'_> {
     ) -> Result<(), Refusal> {
         self.require_active()?;
         let shape = self.attempt(sid, attempt, Life::Registered)?;
-        let (oid, after_lsn) = (shape.oid, shape.routed_after.map_or(Lsn(0), |(_, lsn)| lsn));
-        if self.engine.scratch.recent.lacking(&snapshot, oid, after_lsn) {
+        let after_lsn = shape.routed_after.map_or(Lsn(0), |(_, lsn)| lsn);
+        let recent = &self.engine.scratch.recent;
+        if self.tables_of(sid).into_iter().any(|oid| recent.lacking(&snapshot, oid, after_lsn)) {
             self.retake_snapshot(sid, attempt);
             return Ok(());
         }
@@ -83,8 +129,16 @@ impl Decision<'_> {
     ) -> Result<(), Refusal> {
         self.require_active()?;
         self.attempt(sid, attempt, Life::Snapshotting)?;
-        self.record(None, ShapeEvent::SnapshotCompleted { sid, rows, bytes });
+        let completed = self.record(None, ShapeEvent::SnapshotCompleted { sid, rows, bytes });
         self.ask(Effect::PublishSnapshot { sid });
+        let waiting: Vec<Sid> = self.engine.projections.shape_index.dependents(sid).collect();
+        for outer in waiting {
+            let begun = self.state().shape(outer).is_none_or(|shape| shape.routed_after.is_some());
+            if !begun && self.dependencies_live(outer) {
+                self.route_shape(outer, completed);
+                self.ask(Effect::StartSnapshot { sid: outer, attempt: 1 });
+            }
+        }
         Ok(())
     }
 
@@ -140,6 +194,11 @@ impl Decision<'_> {
         because: Option<EventId>,
         snapshot_running: bool,
     ) {
+        // The end of one shape may have been the end of others.
+        if self.living(sid).is_err() {
+            return;
+        }
+        let outers: Vec<Sid> = self.engine.projections.shape_index.dependents(sid).collect();
         let invalidated = self.record(because, ShapeEvent::Invalidated { sid, cause });
         self.record(Some(invalidated), ShapeEvent::Unrouted { sid });
         self.ask(Effect::RotateReaders { sid, cause });
@@ -155,6 +214,23 @@ impl Decision<'_> {
             self.step_done(sid, RemovalStep::SnapshotStopped);
         }
         self.settle_removal(sid);
+        for outer in outers {
+            let running = self.state().shape(outer).is_some_and(|shape| shape.life < Life::Live);
+            self.invalidate(outer, InvalidationCause::DependencyGone, Some(invalidated), running);
+        }
+        self.release_dependencies(sid, invalidated);
+    }
+
+    /// Inner queries go with the last shape that depends on them.
+    fn release_dependencies(&mut self, sid: Sid, because: EventId) {
+        let dependencies = self.state().shape(sid).map_or_else(Vec::new, |shape| shape.dependencies.clone());
+        for dependency in dependencies {
+            let needed = self.engine.projections.shape_index.dependents(dependency).next().is_some();
+            if let Some(shape) = self.state().shape(dependency).filter(|_| !needed) {
+                let running = shape.life < Life::Live;
+                self.invalidate(dependency, InvalidationCause::NotNeeded, Some(because), running);
+            }
+        }
     }
 
     fn step_done(&mut self, sid: Sid, step: RemovalStep) {

@@ -119,6 +119,7 @@ fn shape(event: &ShapeEvent) -> Value {
             "sid": sid, "handle": handle.to_string(), "definition": format!("{:016x}", definition.0),
             "oid": oid,
         }),
+        ShapeEvent::Depends { sid, on } => json!({"sid": sid, "on": on}),
         ShapeEvent::Routed { sid, after, after_lsn } => {
             json!({"sid": sid, "after": after, "after_lsn": after_lsn.to_string()})
         }

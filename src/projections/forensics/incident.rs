@@ -322,7 +322,9 @@ fn unusual(event: &Event, active: bool) -> Option<Kind> {
             | InvalidationCause::SchemaChanged
             | InvalidationCause::Truncated
             | InvalidationCause::PartitionsChanged
-            | InvalidationCause::Expired => None,
+            | InvalidationCause::Expired
+            | InvalidationCause::DependencyGone
+            | InvalidationCause::NotNeeded => None,
             InvalidationCause::SnapshotFailed
             | InvalidationCause::SnapshotInterrupted
             | InvalidationCause::WriterFailed { .. }
@@ -333,7 +335,9 @@ fn unusual(event: &Event, active: bool) -> Option<Kind> {
             | InvalidationCause::OldRowMissing
             | InvalidationCause::Unpublished
             | InvalidationCause::JournalLost
-            | InvalidationCause::StorageDamaged => Some(Kind::ShapeLost),
+            | InvalidationCause::StorageDamaged
+            | InvalidationCause::MoveBacklog
+            | InvalidationCause::MoveFailed => Some(Kind::ShapeLost),
         },
         Event::Journal(JournalEvent::ProjectionMismatch { .. }) => Some(Kind::ViewsDiffer),
         Event::Journal(JournalEvent::TornTail { .. }) => Some(Kind::JournalTorn),

@@ -402,6 +402,11 @@ fn check_shape(state: &State, event: &ShapeEvent, findings: &mut Findings) {
     };
     let legal = match event {
         ShapeEvent::Created { .. } => true,
+        ShapeEvent::Depends { on, .. } => {
+            shape.life == Life::Registered
+                && shape.routed_after.is_none()
+                && on.iter().all(|sid| state.shape(*sid).is_some_and(|inner| inner.life < Life::Invalidated))
+        }
         ShapeEvent::Routed { .. } => shape.life == Life::Registered && shape.routed_after.is_none(),
         ShapeEvent::Unrouted { .. } => shape.life == Life::Invalidated,
         ShapeEvent::PublicationReady { .. } => shape.life < Life::Invalidated,

@@ -127,6 +127,10 @@ fn stream(event: &StreamEvent) -> String {
 fn shape(event: &ShapeEvent) -> String {
     match event {
         ShapeEvent::Created { sid, oid, .. } => format!("created as number {sid}, of table {oid}"),
+        ShapeEvent::Depends { on, .. } => {
+            let on: Vec<String> = on.iter().map(Sid::to_string).collect();
+            format!("depends on the inner queries {}", on.join(", "))
+        }
         ShapeEvent::Routed { after, after_lsn, .. } => {
             format!("gets what it wants from the transaction after {after} (commit {after_lsn}) on")
         }
@@ -174,6 +178,10 @@ pub fn invalidation(cause: InvalidationCause) -> String {
         InvalidationCause::Expired => {
             "there were too many, and nobody had asked for it the longest".to_owned()
         }
+        InvalidationCause::DependencyGone => "one of its inner queries ended".to_owned(),
+        InvalidationCause::NotNeeded => "no shape depends on it any more".to_owned(),
+        InvalidationCause::MoveBacklog => "too much arrived while rows moved in".to_owned(),
+        InvalidationCause::MoveFailed => "rows that were to move in could not be had".to_owned(),
     }
 }
 

@@ -181,7 +181,11 @@ impl WhatIf {
             | InvalidationCause::Unpublished
             | InvalidationCause::JournalLost
             | InvalidationCause::StorageDamaged
-            | InvalidationCause::Expired => {}
+            | InvalidationCause::Expired
+            | InvalidationCause::DependencyGone
+            | InvalidationCause::NotNeeded
+            | InvalidationCause::MoveBacklog
+            | InvalidationCause::MoveFailed => {}
         }
         self.suspected.remove(&sid);
         self.given_up.remove(&sid);

@@ -22,6 +22,7 @@ use crate::runtime::clock;
 use crate::runtime::evaluation::Answers;
 use crate::runtime::handle::{REQUESTS_MAX, Request};
 use crate::runtime::router::{Matching, Routing};
+use crate::state::{OwnerPhase, StreamPhase};
 
 /// Verdicts that are kept while a transaction is matched; above, they are forgotten as soon as they have
 /// served.
@@ -107,6 +108,7 @@ impl Driver {
                 }
                 StreamItem::Relation(relation) => self.relation(&relation),
                 StreamItem::Keepalive { wal_end, .. } => {
+                    self.executor.router.subqueries.reach(wal_end);
                     self.input(Input::Keepalive { generation, wal_end });
                 }
             }
@@ -119,7 +121,7 @@ impl Driver {
         match self.executor.router.proceed(&mut current.matching, &self.held.verdicts) {
             Ok(true) => {
                 self.held.verdicts.clear();
-                self.transaction(self.held.generation, current.matching.finish());
+                self.matched(current.matching);
             }
             Ok(false) => {
                 let questions = self.held.verdicts.take_questions();
@@ -195,6 +197,21 @@ impl Driver {
         self.input(Input::StreamStopped { generation, cause: StopCause::Spill });
     }
 
+    /// What the shapes with inner queries want is decided last, and once: a transaction of a stream that
+    /// has been ended comes again, and is decided then.
+    fn matched(&mut self, matching: Matching) {
+        let generation = self.held.generation;
+        let state = self.core.engine().state();
+        let streaming = state.stream.generation == generation && state.stream.phase == StreamPhase::Streaming;
+        if !streaming || state.owner.phase != OwnerPhase::Active {
+            return;
+        }
+        match self.executor.router.finish(matching) {
+            Ok(routing) => self.transaction(generation, routing),
+            Err(error) => self.unreadable(&error),
+        }
+    }
+
     fn transaction(&mut self, generation: Generation, routing: Routing) {
         let txn: &Transaction = &routing.routed.txn;
         observe::received(&self.executor.service, txn);
@@ -215,15 +232,22 @@ impl Driver {
             Ok(persist) => {
                 // The body is in place before the delivery that refers to it is performed.
                 let body = Arc::new(routing.routed);
+                let mut noted = None;
                 for recorded in &persist.events {
                     if let Event::Stream(
-                        StreamEvent::TxnRouted { seq, .. } | StreamEvent::TxnRedelivered { seq, .. },
+                        StreamEvent::TxnRouted { seq, set, .. } | StreamEvent::TxnRedelivered { seq, set, .. },
                     ) = &recorded.event
+                        // On a new connection: what it was decided to be is still here.
+                        && self.executor.bodies.get(*seq).is_none()
                     {
                         self.executor.bodies.insert(*seq, Arc::clone(&body));
+                        noted = Some((*seq, set.clone()));
                     }
                 }
                 self.follow(persist);
+                if let Some((seq, set)) = noted {
+                    self.executor.router.subqueries.note(seq, &body, &set);
+                }
             }
             // The rest of a batch of a stream that has been ended.
             Err(refusal @ (Refusal::StaleGeneration | Refusal::NotActive)) => {

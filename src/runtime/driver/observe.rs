@@ -192,6 +192,10 @@ fn cause_name(cause: InvalidationCause) -> &'static str {
         InvalidationCause::PartitionsChanged => "partitions_changed",
         InvalidationCause::Unpublished => "unpublished",
         InvalidationCause::Expired => "expired",
+        InvalidationCause::DependencyGone => "dependency_gone",
+        InvalidationCause::NotNeeded => "not_needed",
+        InvalidationCause::MoveBacklog => "move_backlog",
+        InvalidationCause::MoveFailed => "move_failed",
     }
 }
 

@@ -8,7 +8,6 @@ use super::Driver;
 use crate::domain::{Handle, ShapeDefinition, Sid};
 use crate::engine::Input;
 use crate::events::InvalidationCause;
-use crate::filter::Predicate;
 use crate::runtime::clock;
 use crate::runtime::handle::{CreateError, LiveShape, Request};
 
@@ -31,8 +30,10 @@ impl Driver {
                 };
                 let _gone = reply.send(ends);
             }
-            Request::Lacks { table, snapshot, upto, reply } => {
-                let _gone = reply.send(self.core.engine().lacks_commit(&snapshot, table, upto));
+            Request::Lacks { tables, snapshot, upto, reply } => {
+                let engine = self.core.engine();
+                let lacks = tables.into_iter().any(|table| engine.lacks_commit(&snapshot, table, upto));
+                let _gone = reply.send(lacks);
             }
             Request::Check { reply } => self.ask_for_check(Some(reply)),
             #[cfg(feature = "test-hooks")]
@@ -73,22 +74,33 @@ impl Driver {
         }
     }
 
+    /// The shape of an inner query, shared by all that have the same.
+    fn inner(&mut self, definition: &ShapeDefinition) -> Option<Sid> {
+        let found =
+            self.core.engine().projections().shape_index.by_definition(definition.hash()).find(|sid| {
+                let shape = self.executor.shapes.get(sid);
+                shape.is_some_and(|shape| shape.definition.same_shape(definition) && !shape.is_over())
+            });
+        found.or_else(|| self.create(&Arc::new(definition.clone())).map(|(sid, _)| sid))
+    }
+
     fn create(&mut self, definition: &Arc<ShapeDefinition>) -> Option<(Sid, Arc<LiveShape>)> {
-        let predicate = match &definition.where_sql {
-            Some(sql) => match Predicate::from_canonical(sql, &definition.relation) {
-                Ok(predicate) => Some(predicate),
-                Err(_) => {
-                    tracing::error!("a where clause was accepted that its canonical form is not");
-                    return None;
-                }
-            },
-            None => None,
-        };
+        let dependencies =
+            definition.dependencies.iter().map(|inner| self.inner(inner)).collect::<Option<Vec<Sid>>>()?;
         let newest = self.core.engine().state().last_handle_micros;
         let micros = u64::try_from(clock::now().0).unwrap_or(0).max(newest + 1);
         let handle = Handle { hash: definition.hash().0, micros };
-        let input =
-            Input::CreateShape { handle, definition: definition.hash(), oid: definition.relation.oid };
+        let Some(filter) = self.executor.filter(definition, handle) else {
+            tracing::error!("a where clause was accepted that its canonical form is not");
+            return None;
+        };
+        let (hash, oid) = (definition.hash(), definition.relation.oid);
+        let input = if dependencies.is_empty() {
+            Input::CreateShape { handle, definition: hash, oid }
+        } else {
+            let dependencies = dependencies.clone();
+            Input::CreateDependentShape { handle, definition: hash, oid, dependencies }
+        };
         let persist = match self.core.input(clock::now(), input) {
             Ok(persist) => persist,
             Err(refusal) => {
@@ -98,7 +110,7 @@ impl Driver {
         };
         let sid = self.core.engine().state().last_sid;
         // Before the next transaction is matched, and before the effects of the step are performed.
-        let shape = self.executor.add_shape(sid, handle, definition, predicate);
+        let shape = self.executor.add_shape(sid, handle, definition, filter, dependencies);
         self.follow(persist);
         Some((sid, shape))
     }

@@ -22,6 +22,8 @@ use crate::runtime::quarantine::{Found, STRANGERS_MAX, Timing};
 const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Is there room on the disk?
 const RESERVE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Which shapes wait for rows that move in, or for what comes before?
+const MOVE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Do all writers exist that the registry names?
 const AUDIT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -107,6 +109,13 @@ impl Driver {
         self.check_part();
         self.input(Input::Tick);
         self.observe(now);
+        self.ask_position();
+        if now.duration_since(self.state.checked.moves) >= MOVE_CHECK_INTERVAL {
+            self.state.checked.moves = now;
+            for (sid, waits_for, held) in self.executor.router.subqueries.waiting() {
+                tracing::info!(%sid, waits_for, held, "a shape is not settled");
+            }
+        }
         self.relieve();
         // The checkpoint covers what the journal has been handed.
         self.persist()?;
@@ -193,5 +202,6 @@ impl Driver {
         for sid in waiting {
             self.input(Input::Invalidate { sid, cause: InvalidationCause::Backlog });
         }
+        self.relieve_moves();
     }
 }

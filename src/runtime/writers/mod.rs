@@ -26,6 +26,15 @@ pub enum Command {
         replay: Vec<(Seq, Arc<RoutedTransaction>)>,
         /// The replay is all that the shape owes: afterwards it is as far as its thread.
         complete: bool,
+        /// These and later ones stay owed although they are taken in: more is to follow them.
+        owes_from: Option<Seq>,
+    },
+    /// Transactions of one shape that are taken in together: no flush comes between them.
+    Run {
+        sid: Sid,
+        incarnation: Incarnation,
+        run: Vec<(Seq, Arc<RoutedTransaction>)>,
+        owes_from: Option<Seq>,
     },
     Deliver {
         seq: Seq,

@@ -16,7 +16,7 @@ use crate::events::ExitCause;
 use crate::replication::ReplicationError;
 use crate::runtime::faults;
 use crate::runtime::handle::LiveShape;
-use crate::runtime::router::RoutedTransaction;
+use crate::runtime::router::{RoutedTransaction, Wants};
 use crate::runtime::writers::{Command, Report};
 use crate::shape_log::{Disk, LogWriter, ShapeFiles, ShapeLogError, Stage, StorageFault, Verify, flush_all};
 
@@ -70,6 +70,8 @@ enum Failure {
     Panicked,
     ShapeLog(ShapeLogError),
     Transaction(ReplicationError),
+    /// A bug: a transaction was handed out before it was decided what is wanted of it.
+    Undecided,
 }
 
 impl From<ShapeLogError> for Failure {
@@ -102,15 +104,23 @@ impl WriterPool {
     /// Performs one command.
     pub fn perform(&mut self, now: Timestamp, command: Command) {
         match command {
-            Command::Start { sid, incarnation, shape, files, replay, complete } => {
-                self.start(now, (sid, incarnation), &shape, &files, replay);
+            Command::Start { sid, incarnation, shape, files, replay, complete, owes_from } => {
+                self.start(now, (sid, incarnation), &shape, &files);
+                for (seq, routed) in replay {
+                    self.deliver(now, (sid, incarnation), seq, &routed, owes_from);
+                }
                 if complete && self.writers.contains_key(&sid) {
                     shape.set_lagging(false);
                 }
             }
             Command::Deliver { seq, routed, to } => {
-                for (sid, incarnation) in to {
-                    self.deliver(now, sid, incarnation, seq, &routed);
+                for writer in to {
+                    self.deliver(now, writer, seq, &routed, None);
+                }
+            }
+            Command::Run { sid, incarnation, run, owes_from } => {
+                for (seq, routed) in run {
+                    self.deliver(now, (sid, incarnation), seq, &routed, owes_from);
                 }
             }
             Command::Stop { sid, incarnation, cause } => self.stop(sid, incarnation, cause),
@@ -199,7 +209,6 @@ impl WriterPool {
         (sid, incarnation): (Sid, Incarnation),
         shape: &Arc<LiveShape>,
         files: &ShapeFiles,
-        replay: Vec<(Seq, Arc<RoutedTransaction>)>,
     ) {
         shape.set_lagging(true);
         let chunk_bytes = self.settings.chunk_bytes;
@@ -234,18 +243,15 @@ impl WriterPool {
                 idle_told: false,
             },
         );
-        for (seq, routed) in replay {
-            self.deliver(now, sid, incarnation, seq, &routed);
-        }
     }
 
     fn deliver(
         &mut self,
         now: Timestamp,
-        sid: Sid,
-        incarnation: Incarnation,
+        (sid, incarnation): (Sid, Incarnation),
         seq: Seq,
         routed: &RoutedTransaction,
+        owes_from: Option<Seq>,
     ) {
         let Some(writer) = self.writers.get_mut(&sid) else { return };
         // What was sent to an incarnation that has ended is owed to its successor, who gets it when it
@@ -267,7 +273,9 @@ impl WriterPool {
         });
         match result {
             Ok(()) => {
-                writer.taken = writer.taken.max(seq);
+                if owes_from.is_none_or(|from| seq < from) {
+                    writer.taken = writer.taken.max(seq);
+                }
                 self.owing.insert(sid);
             }
             Err(failure) => self.fail(sid, failure),
@@ -303,6 +311,14 @@ impl WriterPool {
         self.owing.remove(&sid);
         if let Some(writer) = self.writers.remove(&sid) {
             writer.shape.set_lagging(true);
+            match cause {
+                ExitCause::Suspended | ExitCause::Drained => {}
+                ExitCause::Removed
+                | ExitCause::Panicked
+                | ExitCause::StorageFault
+                | ExitCause::Ended
+                | ExitCause::Vanished => writer.shape.forget_told(),
+            }
             writer.shape.reader.release_files();
             self.report_exit(sid, writer.incarnation, cause);
         }
@@ -326,6 +342,7 @@ impl WriterPool {
                 self.reports.push(Report::Input(faults::input(*fault, Some(sid))));
             }
             Failure::ShapeLog(error) => tracing::error!(%sid, %error, "a change could not be written"),
+            Failure::Undecided => tracing::error!(%sid, "a transaction was handed out undecided"),
         }
     }
 }
@@ -334,13 +351,27 @@ impl Incarnated {
     /// Takes in a transaction: whole, or not at all.
     fn take(&mut self, sid: Sid, routed: &RoutedTransaction) -> Result<(), Failure> {
         let log = &mut self.log;
+        let late = match routed.wants(sid) {
+            Some(Wants::Late(late)) => Some((late, late.decided().ok_or(Failure::Undecided)?)),
+            Some(Wants::Tables(_) | Wants::Changes(_)) | None => None,
+        };
         log.begin(routed.txn.lsn, routed.txn.xid)?;
-        let pushed = routed.for_each(sid, |change, op| Ok::<(), Failure>(log.push(change, op)?));
+        let mut pushed =
+            routed.for_each(sid, |change, op, note| Ok::<(), Failure>(log.push_tagged(change, op, note)?));
+        if let (Ok(()), Some(event)) = (&pushed, late.and_then(|(_, decided)| decided.event.as_ref())) {
+            pushed = log.push_message(event).map_err(Failure::from);
+        }
         if let Err(failure) = pushed {
             log.abort()?;
             return Err(failure);
         }
         log.commit()?;
+        for unit in late.map_or_else(Vec::new, |(late, _)| late.units()) {
+            if let Err(error) = log.append_unit(routed.txn.lsn, &unit) {
+                log.abort()?;
+                return Err(error.into());
+            }
+        }
         Ok(())
     }
 
@@ -349,7 +380,9 @@ impl Incarnated {
     fn take_half_and_panic(&mut self, sid: Sid, routed: &RoutedTransaction) {
         let log = &mut self.log;
         let begun = log.begin(routed.txn.lsn, routed.txn.xid).is_ok();
-        let pushed = routed.for_each(sid, |change, op| Ok::<(), Failure>(log.push(change, op)?)).is_ok();
+        let pushed = routed
+            .for_each(sid, |change, op, note| Ok::<(), Failure>(log.push_tagged(change, op, note)?))
+            .is_ok();
         panic!("a test asked for this panic (begun: {begun}, pushed: {pushed})");
     }
 }
@@ -359,7 +392,7 @@ impl Failure {
         match self {
             Failure::Panicked => ExitCause::Panicked,
             Failure::ShapeLog(ShapeLogError::Storage(_)) | Failure::Transaction(_) => ExitCause::StorageFault,
-            Failure::ShapeLog(_) => ExitCause::Ended,
+            Failure::ShapeLog(_) | Failure::Undecided => ExitCause::Ended,
         }
     }
 }

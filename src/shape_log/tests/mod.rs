@@ -63,6 +63,8 @@ fn table(name: RelationName, columns: &[(&str, u32)], key: &[&str]) -> ShapeDefi
         columns_named: false,
         replica: Replica::Default,
         log: LogMode::Full,
+        dependencies: Vec::new(),
+        selects: Vec::new(),
     }
 }
 

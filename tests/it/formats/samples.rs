@@ -70,6 +70,7 @@ pub fn events() -> Vec<Event> {
     events.extend(writing());
     events.extend(about_the_journal());
     events.extend(endings());
+    events.extend(inner_queries());
     events
 }
 
@@ -226,6 +227,19 @@ fn about_the_journal() -> Vec<Event> {
         let sid = (index > 0).then_some(FIRST);
         events.push(OwnershipEvent::StorageFault { class, stage, file, sid, count: 1 + index as u64 }.into());
     }
+    events
+}
+
+/// Added after the others: those keep their places in the fixture.
+fn inner_queries() -> Vec<Event> {
+    let causes = [
+        InvalidationCause::DependencyGone,
+        InvalidationCause::NotNeeded,
+        InvalidationCause::MoveBacklog,
+        InvalidationCause::MoveFailed,
+    ];
+    let mut events = vec![ShapeEvent::Depends { sid: SECOND, on: vec![FIRST] }.into()];
+    events.extend(causes.map(|cause| ShapeEvent::Invalidated { sid: SECOND, cause }.into()));
     events
 }
 

@@ -105,6 +105,8 @@ impl Harness {
             columns_named: false,
             replica: Replica::Default,
             log: LogMode::Full,
+            dependencies: Vec::new(),
+            selects: Vec::new(),
         }
     }
 

@@ -167,7 +167,8 @@ impl World {
         let Some(replay) = held else {
             return self.fail(format!("a replay of {replay:?} to {sid}, which is not all held"));
         };
-        let start = Command::Start { sid, incarnation, shape, files, replay, complete };
+        let owes_from = None;
+        let start = Command::Start { sid, incarnation, shape, files, replay, complete, owes_from };
         process.pools[pool_of(sid)].commands.push_back(start);
     }
 }

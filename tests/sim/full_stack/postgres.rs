@@ -81,6 +81,8 @@ impl Kind {
             columns_named: self.columns.len() < ALL.len(),
             replica: Replica::Default,
             log: LogMode::Full,
+            dependencies: Vec::new(),
+            selects: Vec::new(),
         })
     }
 
