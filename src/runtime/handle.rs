@@ -1,7 +1,9 @@
 //! What the HTTP server sees of the running service.
 
+mod live;
+
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use futures_util::FutureExt;
@@ -14,11 +16,11 @@ use crate::runtime::evaluation::Evaluation;
 use crate::runtime::inspector::Inspector;
 use crate::runtime::observed::CheckReport;
 use crate::runtime::progress::Progress;
-use crate::runtime::standby::{FollowedFiles, Interest, Standby, Standing};
-use crate::runtime::subquery::RowTagger;
+use crate::runtime::standby::{Standby, Standing};
 use crate::runtime::subset::Subsets;
-use crate::shape_log::{Followed, ShapeLogError, ShapeReader, ShapeView};
 use crate::telemetry::{Metrics, Tracer};
+
+pub use live::{LiveShape, Phase, SnapshotProblem};
 
 /// Requests that wait for the driver, at most.
 pub const REQUESTS_MAX: usize = 1_024;
@@ -43,53 +45,6 @@ pub enum Status {
     Active,
     /// Shutting down: answer what waits, take nothing new.
     Draining,
-}
-
-/// A shape that can be read.
-#[derive(Debug)]
-pub struct LiveShape {
-    pub sid: Sid,
-    pub handle: ShapeHandle,
-    pub definition: Arc<ShapeDefinition>,
-    /// Rows, and a signal when there are more.
-    pub reader: Arc<ShapeReader>,
-    /// Gives rows their tags, where the shape has inner queries.
-    pub tagger: Option<Arc<RowTagger>>,
-    phase: watch::Sender<Phase>,
-    /// Every commit up to this LSN has been taken in by the writers of one thread, if they exist.
-    published: Arc<AtomicU64>,
-    /// Something may be owed that was handed to no writer: the mark says nothing about this shape.
-    lagging: AtomicBool,
-    /// Where another process writes the shape.
-    files: Option<FollowedFiles>,
-    /// When somebody last read from it: a number that grows with each read of any shape.
-    pub(super) last_used: AtomicU64,
-    /// The highest mark that was found to hold for a view of this shape: it holds for later ones, too.
-    told: AtomicU64,
-}
-
-/// How far a shape has come, for those who wait for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// The snapshot is not open yet.
-    Opening,
-    /// Rows can be read, perhaps not all of them yet.
-    Readable,
-    /// There will be no rows.
-    Failed(SnapshotProblem),
-    /// The shape is gone: must-refetch.
-    Ended,
-}
-
-/// Why there are no initial rows, as the client is told: contract 4.4.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SnapshotProblem {
-    /// 409: table, column or function vanished.
-    MustRefetch,
-    /// 503 with `electric-internal-known-error`.
-    Known(String),
-    /// 500 with Postgres' own words.
-    Unexpected(String),
 }
 
 /// Why no shape could be given.
@@ -357,7 +312,7 @@ impl Service {
         if !answer.await.unwrap_or(false) {
             return false;
         }
-        let mut phase = shape.phase.subscribe();
+        let mut phase = shape.watch_phase();
         let mut status = self.watch_status();
         tokio::select! {
             // Both senders live as long as `self` and `shape`. One that has failed serves nobody either.
@@ -458,7 +413,7 @@ impl Service {
         let mut shapes = self.shared.shapes.write().unwrap_or_else(PoisonError::into_inner);
         let Some(standby) = shapes.standby.take() else { return };
         standby.close();
-        let followed = shapes.by_handle.values().filter(|shape| shape.files.is_some());
+        let followed = shapes.by_handle.values().filter(|shape| shape.is_followed());
         let followed: Vec<ShapeHandle> = followed.map(|shape| shape.handle).collect();
         followed.into_iter().for_each(|handle| drop(shapes.remove(handle)));
     }
@@ -512,172 +467,6 @@ impl Service {
             self.shared.inspector.remember(&shape.definition.relation);
             shapes.insert(shape);
         }
-    }
-}
-
-impl LiveShape {
-    /// A shape that no writer has been started for. `published` is the mark of the pool that its writer
-    /// will belong to. Made by the executor, and by the simulator, which drives the pools in its stead.
-    #[must_use]
-    pub fn new(
-        sid: Sid,
-        handle: ShapeHandle,
-        definition: Arc<ShapeDefinition>,
-        reader: Arc<ShapeReader>,
-        phase: Phase,
-        published: Arc<AtomicU64>,
-    ) -> LiveShape {
-        let phase = watch::Sender::new(phase);
-        LiveShape {
-            sid,
-            handle,
-            definition,
-            reader,
-            tagger: None,
-            phase,
-            published,
-            lagging: AtomicBool::new(true),
-            files: None,
-            last_used: AtomicU64::new(0),
-            told: AtomicU64::new(0),
-        }
-    }
-
-    /// A shape that another process writes. Nothing is known of it but what its files say.
-    #[must_use]
-    pub(super) fn followed(
-        sid: Sid,
-        handle: ShapeHandle,
-        definition: Arc<ShapeDefinition>,
-        reader: Arc<ShapeReader>,
-        files: FollowedFiles,
-    ) -> LiveShape {
-        let shape = LiveShape::new(sid, handle, definition, reader, Phase::Readable, Arc::default());
-        LiveShape { files: Some(files), ..shape }
-    }
-
-    /// Another process writes it, or did when the request came.
-    #[must_use]
-    pub fn is_followed(&self) -> bool {
-        self.files.is_some()
-    }
-
-    /// Makes the view as new as the files are, where another process writes them. A shape that is gone
-    /// has ended afterwards.
-    ///
-    /// # Errors
-    /// The files cannot be read now: the view may be out of date.
-    pub async fn refresh(self: &Arc<Self>) -> Result<(), ShapeLogError> {
-        if self.files.is_none() {
-            return Ok(());
-        }
-        let shape = Arc::clone(self);
-        let looked = tokio::task::spawn_blocking(move || shape.look_at_files()).await;
-        // Fails with the process only.
-        looked.unwrap_or(Ok(()))
-    }
-
-    /// Until dropped, a shape that another process writes is looked at again and again.
-    #[must_use]
-    pub fn interest(&self) -> Interest<'_> {
-        self.files.as_ref().map_or_else(Interest::none, FollowedFiles::interest)
-    }
-
-    pub(super) fn files(&self) -> Option<&FollowedFiles> {
-        self.files.as_ref()
-    }
-
-    pub(super) fn look_at_files(&self) -> Result<(), ShapeLogError> {
-        let Some(files) = &self.files else { return Ok(()) };
-        if files.look()? == Followed::Gone {
-            self.set_phase(Phase::Ended);
-        }
-        Ok(())
-    }
-
-    /// Every commit up to here that concerns this shape is in every view taken *after* this call (P3):
-    /// take the mark first, then the view. Zero where nothing can be said but what the view says.
-    #[must_use]
-    pub fn published(&self) -> Lsn {
-        let mark = Lsn(self.published.load(Ordering::Acquire));
-        // After the mark: a shape that falls behind or ends is flagged before the mark passes what it
-        // lacks.
-        let over = *self.phase.borrow() == Phase::Ended;
-        if over || self.lagging.load(Ordering::Acquire) { Lsn(0) } else { mark }
-    }
-
-    /// A view and how much of the stream it is about. The mark is taken first: then everything up to it is
-    /// in the view. The other way round a commit between the two would be promised and missing (P3). It
-    /// never goes back while the log does not.
-    #[must_use]
-    pub fn look(&self) -> (Lsn, Arc<ShapeView>) {
-        let mark = self.published();
-        let view = self.reader.view();
-        // What is to move in was caused by transactions that the mark may have passed.
-        let new = if view.is_held_back() { Lsn(0) } else { mark };
-        let told = self.told.fetch_max(new.0, Ordering::AcqRel);
-        (new.max(Lsn(told)), view)
-    }
-
-    /// The log may have lost what was in memory only.
-    pub(super) fn forget_told(&self) {
-        self.told.store(0, Ordering::Release);
-    }
-
-    /// Nothing is owed: the mark of the thread holds for this shape.
-    pub fn caught_up(&self) {
-        self.set_lagging(false);
-    }
-
-    #[must_use]
-    pub fn is_lagging(&self) -> bool {
-        self.lagging.load(Ordering::Acquire)
-    }
-
-    /// Invariant: true while something is owed that no living writer has been handed. Set by the writer
-    /// thread when an incarnation ends, before its mark moves on; cleared once nothing is owed or the
-    /// next incarnation has replayed all of it. After a restart or a lost connection that may be less
-    /// than the mark says: the stream brings again, one by one, what had been received before.
-    pub(super) fn set_lagging(&self, lagging: bool) {
-        self.lagging.store(lagging, Ordering::Release);
-    }
-
-    #[must_use]
-    pub fn phase(&self) -> Phase {
-        self.phase.borrow().clone()
-    }
-
-    /// There will be no more rows. Who comes now gets another shape: the reason may be gone by then.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        matches!(*self.phase.borrow(), Phase::Failed(_) | Phase::Ended)
-    }
-
-    /// Follows the phase: register, then check.
-    #[must_use]
-    pub fn watch_phase(&self) -> watch::Receiver<Phase> {
-        self.phase.subscribe()
-    }
-
-    /// Waits until rows can be read or never will; the phase then.
-    pub async fn started(&self) -> Phase {
-        let mut phase = self.phase.subscribe();
-        match phase.wait_for(|phase| *phase != Phase::Opening).await {
-            Ok(phase) => phase.clone(),
-            // The sender lives in `self`.
-            Err(_) => Phase::Ended,
-        }
-    }
-
-    /// Later phases win: a shape that failed or ended stays so.
-    pub fn set_phase(&self, next: Phase) {
-        self.phase.send_if_modified(|current| {
-            let over = matches!(current, Phase::Failed(_) | Phase::Ended);
-            if !over {
-                *current = next;
-            }
-            !over
-        });
     }
 }
 
