@@ -173,8 +173,7 @@ impl Driver {
         lock: FsLock,
         queues: Queues,
         (keeper, archiver, reserve): (Keeper, Archiver, Reserve),
-        operation: Operation,
-        (watched, check_interval): (Option<observed::Observer>, Duration),
+        (operation, watched, check_interval): (Operation, Option<observed::Observer>, Duration),
     ) -> Driver {
         let now = Instant::now();
         let state = Loop {

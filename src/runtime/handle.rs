@@ -475,11 +475,12 @@ impl Service {
 pub(crate) mod testing {
     use super::{
         Arc, AtomicU64, Evaluation, Inspector, LiveShape, Phase, Relation, Request, Service, ShapeDefinition,
-        ShapeHandle, ShapeReader, Sid, mpsc,
+        ShapeHandle, Sid, mpsc,
     };
     use crate::postgres::{ConnectOptions, DatabaseUrl, TcpOptions, Tls};
     use crate::runtime::connections::Connections;
     use crate::runtime::subset::Subsets;
+    use crate::shape_log::ShapeReader;
 
     /// Knows these tables, from before Postgres went away.
     pub(crate) fn service(requests: mpsc::Sender<Request>, tables: &[Relation]) -> Service {

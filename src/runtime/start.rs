@@ -344,9 +344,8 @@ impl Parts {
         };
         let keeper = Keeper::new(&settings, checkpoint);
         let keeping = (keeper, archiver, reserve);
-        let operation = settings.operation.clone();
-        let watching = (watched, settings.projection_check_interval);
-        let driver = Driver::new(core, executor, journal, lock, queues, keeping, operation, watching);
+        let watching = (settings.operation.clone(), watched, settings.projection_check_interval);
+        let driver = Driver::new(core, executor, journal, lock, queues, keeping, watching);
         Ok((driver, Input::Boot(boot), stream))
     }
 }

@@ -46,7 +46,7 @@ struct Example {
 /// What stands in blocks of `console`: `$ command`, then its output.
 fn examples() -> Vec<Example> {
     let mut examples: Vec<Example> = Vec::new();
-    for name in DOCUMENTS.into_iter().filter(|name| !ELSEWHERE.contains(name)) {
+    for name in DOCUMENTS.iter().filter(|name| !ELSEWHERE.contains(name)) {
         for block in document(name).split("```console\n").skip(1) {
             let block = block.split("```").next().unwrap_or_default();
             let first = examples.len();

@@ -88,10 +88,10 @@ fn the_tables_are_what_the_program_knows() {
     let documented: BTreeMap<String, Option<String>> = rows(settings)
         .iter()
         .filter(|row| row.len() == 4)
-        // The help does not show that a switch is off.
+        // The help does not show what a switch is.
         .map(|row| {
             let default = row[2].trim_matches('`').to_owned();
-            (name(row), (default != "–" && default != "false").then_some(default))
+            (name(row), (!["–", "false", "true"].contains(&default.as_str())).then_some(default))
         })
         .collect();
     let (options, accepted) = help();

@@ -15,6 +15,10 @@ use super::tables::Table;
 /// What a query may do: look at tables, call functions, recur. Files cannot be attached, no setting changed.
 fn judge(context: &AuthContext<'_>) -> Authorization {
     match context.action {
+        // Whether it is there at all depends on how the library was built.
+        AuthAction::Function { function_name } if function_name.eq_ignore_ascii_case("load_extension") => {
+            Authorization::Deny
+        }
         AuthAction::Select
         | AuthAction::Read { .. }
         | AuthAction::Function { .. }
