@@ -106,7 +106,12 @@ async function machine() {
     await press(".story-jump");
     await arrived(wanted.anomaly);
     await moment("anomaly");
-    await browser.until("document.querySelector('.long-list .current .row') !== null", "its place among the events");
+    // The list may still show the moment before.
+    const number = Number(wanted.anomaly).toLocaleString("en-US");
+    await browser.until(
+      `document.querySelector('.long-list .current')?.innerText.startsWith(${JSON.stringify(number)})`,
+      "its place among the events",
+    );
     say("current", await browser.text(".long-list .current"));
     await picture("anomaly");
   }

@@ -142,6 +142,8 @@ pub struct ShapeClient {
     /// Position of the last log message; invariant: strictly increases under one handle.
     position: Option<(u64, u64)>,
     seen_lsn: u64,
+    /// The newest of them, from the process that answers now.
+    told_lsn: u64,
     /// For shapes with subqueries.
     tagged: Tagged,
 }
@@ -164,6 +166,7 @@ impl ShapeClient {
             anomaly_count: 0,
             position: None,
             seen_lsn: 0,
+            told_lsn: 0,
             tagged: Tagged::default(),
         }
     }
@@ -171,6 +174,7 @@ impl ShapeClient {
     /// The service moved to another address; rows, handle and offset stay.
     pub fn redirect(&mut self, address: SocketAddr) {
         self.http = HttpClient::new(address);
+        self.told_lsn = 0;
     }
 
     /// One request: without `live` until up to date, a long-poll afterwards.
@@ -198,7 +202,14 @@ impl ShapeClient {
                 path.push_str(&format!("&cursor={}", encode(cursor)));
             }
         }
-        let response = self.http.get(&path).await?;
+        let response = match self.http.get(&path).await {
+            Ok(response) => response,
+            Err(error) => {
+                // The next answer may be that of another process, which has yet to hear from Postgres.
+                self.told_lsn = 0;
+                return Err(error.into());
+            }
+        };
         match response.status {
             200 => self.accept(&response),
             409 => {
@@ -258,9 +269,10 @@ impl ShapeClient {
         if headers.control.as_deref() == Some("up-to-date") {
             self.up_to_date = true;
             if let Some(lsn) = headers.global_last_seen_lsn.as_deref().and_then(|lsn| lsn.parse().ok()) {
-                if lsn < self.seen_lsn && self.refetches.is_empty() {
-                    self.anomaly(format!("global_last_seen_lsn went back: {} to {lsn}", self.seen_lsn));
+                if lsn < self.told_lsn && self.refetches.is_empty() {
+                    self.anomaly(format!("global_last_seen_lsn went back: {} to {lsn}", self.told_lsn));
                 }
+                self.told_lsn = lsn;
                 self.seen_lsn = self.seen_lsn.max(lsn);
             }
             return;

@@ -2,11 +2,12 @@
 //! way than the rows that a client asked for: not by a command, an export, a log, an error or a page.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use super::commands::run_all;
 use crate::service::until;
-use crate::support::{Service, database, encode};
+use crate::support::{HttpClient, Service, database, encode};
 
 const ROW: &str = "MARKROW7f3a91";
 const KEY: &str = "MARKKEY7f3a91";
@@ -14,10 +15,34 @@ const WHERE: &str = "MARKWHERE7f3a91";
 const PARAMETER: &str = "MARKPARAM7f3a91";
 const PASSWORD: &str = "MARKPASSWORD7f3a91";
 const SECRET: &str = "MARKSECRET7f3a91";
-const MARKERS: [&str; 6] = [ROW, KEY, WHERE, PARAMETER, PASSWORD, SECRET];
+const ADMIN_TOKEN: &str = "MARKADMIN7f3a91";
+const MARKERS: [&str; 7] = [ROW, KEY, WHERE, PARAMETER, PASSWORD, SECRET, ADMIN_TOKEN];
 
-/// Further pages of the service that anybody may look at while it runs. Pages of the admin port belong here.
-const PAGES: &[&str] = &["/v1/health", "/", "/v1/no-such-path", "/v1/shape"];
+/// Further pages of the service that anybody may look at while it runs.
+const PAGES: &[&str] = &["/v1/health", "/v1/ready", "/", "/v1/no-such-path", "/v1/shape"];
+
+/// Pages and answers of the admin port; `HANDLE` stands for the handle of a shape.
+const ADMIN_PAGES: &[&str] = &[
+    "/",
+    "/v1/now",
+    "/v1/moment?at=end",
+    "/v1/state?at=end",
+    "/v1/holding",
+    "/v1/consumers",
+    "/v1/shapes",
+    "/v1/shape/HANDLE",
+    "/v1/why/HANDLE",
+    "/v1/why/ack",
+    "/v1/owners",
+    "/v1/acks",
+    "/v1/diff?before=1&after=end",
+    "/v1/events",
+    "/v1/timeline",
+    "/v1/incident",
+    "/v1/verify",
+    "/v1/stats",
+    "/v1/export",
+];
 
 #[track_caller]
 fn clean(what: &str, bytes: &[u8]) {
@@ -66,6 +91,14 @@ fn refused() -> Vec<String> {
     ]
 }
 
+/// Where the admin port is, as the log says.
+fn admin_address(service: &Service) -> SocketAddr {
+    let output = service.output();
+    let (_, after) = output.split_once("dashboard on http://").expect("the log says where it is");
+    let address = after.split('/').next().unwrap_or_default();
+    address.parse().unwrap_or_else(|error| panic!("{address:?}: {error}"))
+}
+
 #[tokio::test]
 async fn what_is_in_the_tables_is_said_to_nobody_else() {
     let database = database("redaction").await;
@@ -82,7 +115,9 @@ async fn what_is_in_the_tables_is_said_to_nobody_else() {
         settings
             .set("ELECTRIC_SECRET", SECRET)
             .set("ELECTRIC_INSECURE", "false")
-            .set("ELECTRIC_LOG_LEVEL", "debug");
+            .set("ELECTRIC_LOG_LEVEL", "debug")
+            .set("SHAPEFOLD_ADMIN_PORT", "0")
+            .set("SHAPEFOLD_ADMIN_TOKEN", ADMIN_TOKEN);
     })
     .await;
 
@@ -114,6 +149,15 @@ async fn what_is_in_the_tables_is_said_to_nobody_else() {
     assert!(statuses.contains(&401), "{statuses:?}");
     for page in PAGES {
         clean(page, service.get(page).await.text().as_bytes());
+    }
+    let admin = admin_address(&service);
+    for page in ADMIN_PAGES {
+        let page = page.replace("HANDLE", &handle);
+        let bearer = format!("Bearer {ADMIN_TOKEN}");
+        let asked = HttpClient::new(admin).request("GET", &page, &[("authorization", &bearer)], b"").await;
+        let answer = asked.expect("an answer");
+        assert_eq!(answer.status, 200, "{page}: {}", answer.text());
+        clean(&format!("admin {page}"), &answer.body);
     }
 
     let place = tempfile::tempdir().expect("a directory");

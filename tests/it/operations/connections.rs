@@ -315,7 +315,7 @@ async fn too_few_connections_are_a_503_and_pass() {
 #[tokio::test]
 async fn the_log_may_reach_the_end_of_its_range() {
     for segment in ["000000017FFFFFFF000000FF", "00000001FFFFFFFF000000F0"] {
-        let mut server = PrivatePostgres::start().await;
+        let mut server = PrivatePostgres::start_with("pg_resetwal").await;
         let database = server.database("endoflog").await;
         database.execute(TABLE).await;
         server.stop();

@@ -102,6 +102,7 @@ async fn clauses_beyond_the_native_ones_follow_the_table() {
     database.execute("UPDATE items SET m = 'sad', v = 'row 3' || id WHERE id % 2 = 0").await;
     let postgres = database.client().await;
     for client in &mut clients {
+        client.redirect(service.address());
         catch_up(client, &ITEMS, &postgres).await;
         assert!(client.refetches().is_empty(), "{:?}", client.request());
     }

@@ -137,6 +137,12 @@ pub(crate) struct PrivatePostgres {
 
 impl PrivatePostgres {
     pub(crate) async fn start() -> Self {
+        Self::start_with("initdb").await
+    }
+
+    /// Of the major version that is tested; of another one where that has no such program (the npm
+    /// package has only the server).
+    pub(crate) async fn start_with(program: &str) -> Self {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().expect("a temporary folder");
         // The user that Postgres runs as has to get in.
@@ -144,7 +150,11 @@ impl PrivatePostgres {
         std::fs::set_permissions(folder.path(), open).expect("the folder is ours");
         let dev = shapefold_xtask::directory::dev_directory().expect("a development folder");
         let major = std::env::var(MAJOR_VARIABLE).ok().and_then(|major| major.parse().ok());
-        let installation = Installation::find(major, &dev).expect("./dev test has installed Postgres");
+        let chosen = Installation::find(major, &dev).expect("./dev test has installed Postgres");
+        let installation = match chosen.program(program) {
+            Ok(_) => chosen,
+            Err(_) => Installation::find(None, &dev).expect("./dev test has installed Postgres"),
+        };
         let server = Server::create(installation, &folder.path().join("postgres")).await;
         Self { server: server.unwrap_or_else(|error| panic!("{error}")), folder }
     }

@@ -260,7 +260,8 @@ async fn rolling_deploys_under_traffic_go_unnoticed() {
     assert_eq!(report.unequal, Vec::<String>::new());
     for follower in &report.followers {
         assert_eq!(follower.refusals, Vec::<String>::new(), "{:?}", follower.client.request());
-        assert_eq!(follower.client.anomaly_count(), 0, "{:?}", follower.client.anomalies());
+        let told = (follower.client.request(), follower.client.anomalies());
+        assert_eq!(follower.client.anomaly_count(), 0, "{told:?}");
     }
     assert!(report.verified.is_ok(), "{:?}", report.verified);
     assert!(report.graceful, "an instance that is drained exits 0");
