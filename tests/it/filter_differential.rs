@@ -338,7 +338,7 @@ async fn clauses_mean_the_same_here_and_in_postgres() {
         // From 17 on an interval may be infinite instead of failing, which is not evaluated here.
         let lenient = is_cast_to_datetime(&text)
             || generator.used.contains(&"timestamp - timestamp")
-            || (infinite_intervals && generator.used.contains(&"interval * float"));
+            || (infinite_intervals && text.contains(" * ") && text.contains("iv"));
         batch.push(Case { clause, text, lenient, ours });
         predicates.push(predicate);
         if batch.len() == BATCH {

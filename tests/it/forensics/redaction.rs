@@ -35,7 +35,7 @@ const ADMIN_PAGES: &[&str] = &[
     "/v1/why/ack",
     "/v1/owners",
     "/v1/acks",
-    "/v1/diff?before=1&after=end",
+    "/v1/diff?before=1",
     "/v1/events",
     "/v1/timeline",
     "/v1/incident",
