@@ -1,13 +1,13 @@
 //! Serving shapes from a directory that another process owns, while waiting to take it over.
 //!
 //! The journal says which shapes there are (catalog.rs), their files what is in them
-//! ([`Follower`](crate::shape_log::Follower)). Neither is written, created, or touched. What a request is told is as true as a
+//! ([`Follower`]). Neither is written, created, or touched. What a request is told is as true as a
 //! look at the files at that moment: before it is answered, the log is looked at again, and so is whether
 //! the directory of the shape is still there. Where that says nothing clear, the answer is "not now".
 //!
 //! * A handle that the catalog does not know has ended if it has no directory; if it has one, the journal
 //!   is read again, and if it still says nothing, nobody can tell yet.
-//! * Long-polls are woken by [`watch`](watch::watch), which looks at the logs that somebody waits for.
+//! * Long-polls are woken by `watch`, which looks at the logs that somebody waits for.
 //! * Once the directory is ours the catalog is given up. Requests that are under way keep the shape that
 //!   they have: its files go on, written by this process now.
 
