@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -77,6 +78,7 @@ pub struct Service {
     settings: ServiceSettings,
     child: Option<Child>,
     output: Arc<Mutex<Output>>,
+    readers: Vec<JoinHandle<()>>,
     port: Option<u16>,
 }
 
@@ -91,7 +93,7 @@ impl Service {
     /// Starts the process only: for tests of a service that cannot become active.
     pub fn spawn(settings: ServiceSettings) -> Outcome<Self> {
         let port = (settings.port != 0).then_some(settings.port);
-        let mut service = Self { settings, child: None, output: Arc::default(), port };
+        let mut service = Self { settings, child: None, output: Arc::default(), readers: Vec::new(), port };
         service.launch()?;
         Ok(service)
     }
@@ -131,17 +133,21 @@ impl Service {
             Some(path) => Some(File::options().create(true).append(true).open(path)?),
             None => None,
         };
-        *self.lock_output() = Output::default();
+        // Readers of an earlier process may still have a line to write: it stays with that process.
+        self.output = Arc::default();
+        let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
-            self.collect(stdout, log.as_ref().map(File::try_clone).transpose()?, |output| &mut output.stdout);
+            let log = log.as_ref().map(File::try_clone).transpose()?;
+            readers.push(self.collect(stdout, log, |output| &mut output.stdout));
         }
         if let Some(stderr) = child.stderr.take() {
-            self.collect(stderr, log, |output| &mut output.stderr);
+            readers.push(self.collect(stderr, log, |output| &mut output.stderr));
         }
         if let Some(path) = &settings.log_file {
             fs::write(path.with_file_name(PID_FILE), child.id().to_string())?;
         }
         self.child = Some(child);
+        self.readers = readers;
         Ok(())
     }
 
@@ -151,7 +157,7 @@ impl Service {
         stream: impl Read + Send + 'static,
         mut log: Option<File>,
         lines: fn(&mut Output) -> &mut Vec<String>,
-    ) {
+    ) -> JoinHandle<()> {
         let output = Arc::clone(&self.output);
         std::thread::spawn(move || {
             for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
@@ -166,7 +172,7 @@ impl Service {
                 }
                 kept.push(line);
             }
-        });
+        })
     }
 
     fn lock_output(&self) -> MutexGuard<'_, Output> {
@@ -286,9 +292,14 @@ impl Service {
         self.launch()
     }
 
-    /// Exit status if the process has ended.
+    /// Exit status if the process has ended. All that it said can be read then.
     pub fn try_wait(&mut self) -> Option<ExitStatus> {
-        self.child.as_mut()?.try_wait().ok().flatten()
+        let status = self.child.as_mut()?.try_wait().ok().flatten()?;
+        for reader in self.readers.drain(..) {
+            // The pipes ended with the process, so this is short. A reader that panicked has said so.
+            let _ = reader.join();
+        }
+        Some(status)
     }
 
     #[must_use]
