@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::engine::Policy;
 use crate::events::Event;
 use crate::projections::forensics::{
-    Alternative, Difference, Invariant, Names, Observed, Violation, WhatIf as Other, commas, concerns,
-    parse_span, sentence, subject,
+    Alternative, Difference, Names, Observed, Violation, WhatIf as Other, commas, concerns, parse_span,
+    sentence, subject,
 };
 
 use super::{DAMAGED, Failure, VIOLATED, Where};
@@ -74,7 +74,7 @@ fn context(source: &Source, violation: &Violation, out: &mut impl Write) -> Resu
     let mut state = source.beginning();
     let mut names = Names::of(&state);
     let wanted = violation.sid;
-    let ownership = matches!(violation.invariant, Invariant::O1 | Invariant::O2 | Invariant::O4);
+    let ownership = violation.invariant.is_of_ownership();
     let mut before = VecDeque::new();
     for recorded in source.events(state.last.next()) {
         names.learn(&recorded);

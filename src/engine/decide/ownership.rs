@@ -97,9 +97,11 @@ impl Decision<'_> {
         self.require_owned()?;
         let fault = self.record(None, OwnershipEvent::StorageFault { class, stage, file, sid, count: 1 });
         // What cannot be read cannot be served: a shape whose files are damaged is of no more use,
-        // and no other shape is touched.
+        // and no other shape is touched. While draining a missing file may be the first of a directory
+        // that is being taken away (O6): whoever comes next will see.
         let unreadable = match class {
-            FaultClass::Corrupt | FaultClass::Vanished => true,
+            FaultClass::Corrupt => true,
+            FaultClass::Vanished => self.require_active().is_ok(),
             FaultClass::Transient { .. } | FaultClass::NoSpace | FaultClass::Denied => false,
         };
         if let Some(sid) = sid

@@ -82,7 +82,7 @@ impl World {
             Connection::Ready { .. } => process.connection = Connection::Ready { alive: false },
             Connection::Streaming { generation, .. } => {
                 process.connection = Connection::None;
-                self.send_aside(Input::StreamStopped { generation, cause });
+                self.send_aside([Input::StreamStopped { generation, cause }]);
             }
         }
     }
@@ -207,15 +207,17 @@ impl World {
         let Some(process) = &mut self.process else { return };
         let Some(writer) = process.writers.remove(&(sid, incarnation)) else { return };
         self.abandon(sid, writer);
+        let mut told = Vec::new();
         if cause == ExitCause::StorageFault {
             let class = FaultClass::Transient { errno: 5 };
             let (stage, file) = (Stage::Sync, FileKind::ShapeLog);
-            self.send(Input::StorageFault { class, stage, file, sid: Some(sid) });
+            told.push(Input::StorageFault { class, stage, file, sid: Some(sid) });
         }
         // One that vanishes says nothing: the audit finds out.
         if cause != ExitCause::Vanished && !self.mutation.swallows_exits() {
-            self.send_aside(Input::WriterExited { sid, incarnation, cause });
+            told.push(Input::WriterExited { sid, incarnation, cause });
         }
+        self.send_aside(told);
     }
 
     /// A writer that was asked to end does: after flushing, unless its shape is going anyway.

@@ -266,12 +266,15 @@ impl World {
         }
     }
 
-    /// Sends a message on a way of its own, on which it may overtake the others.
-    pub fn send_aside(&mut self, input: Input) {
-        let overtakes = self.choices.chance(30);
-        match &mut self.process {
-            Some(process) if overtakes => process.inbox.push_front(Message::Input(input)),
-            _ => self.send(input),
+    /// Sends messages on a way of their own, on which they may overtake the others, but not each other.
+    pub fn send_aside(&mut self, inputs: impl IntoIterator<Item = Input, IntoIter: DoubleEndedIterator>) {
+        let overtake = self.choices.chance(30);
+        let Some(process) = &mut self.process else { return };
+        let messages = inputs.into_iter().map(Message::Input);
+        if overtake {
+            messages.rev().for_each(|message| process.inbox.push_front(message));
+        } else {
+            process.inbox.extend(messages);
         }
     }
 

@@ -1,12 +1,19 @@
 //! Negative controls: for each rule a history that breaks it, and nothing else that matters.
 
+mod controls;
+mod duties;
+mod flushing;
+mod owning;
+mod snapshots;
+
 use shapefold::domain::{
     DefinitionHash, Epoch, EventId, Generation, Handle, Incarnation, Lsn, Oid, PgSnapshot, Seq, Sid,
     Timestamp, Xid,
 };
 use shapefold::events::{
-    AckCause, ConsumerEvent, DestructionCause, DestructionTarget, Event, ExitCause, FlushEvent, IntentId,
-    InvalidationCause, OwnershipEvent, PreviousEnd, Recorded, ShapeEvent, StopCause, StreamEvent,
+    AckCause, ConsumerEvent, DestructionCause, DestructionTarget, Event, ExitCause, FaultClass, FileKind,
+    FlushEvent, IntentId, InvalidationCause, OwnershipEvent, PreviousEnd, Recorded, ShapeEvent, Stage,
+    StopCause, StreamEvent,
 };
 use shapefold::projections::forensics::{Checker, Invariant};
 
@@ -15,6 +22,8 @@ use shapefold::projections::forensics::{Checker, Invariant};
 struct History {
     recorded: Vec<Recorded>,
     epoch: Epoch,
+    /// Microseconds beside the one that every event takes.
+    late: i64,
 }
 
 const SHAPE: Sid = Sid(1);
@@ -31,7 +40,7 @@ impl History {
 
     fn then(&mut self, event: impl Into<Event>) -> &mut History {
         let id = EventId(self.recorded.len() as u64 + 1);
-        let at = Timestamp(1_000_000 + i64::try_from(id.0).expect("a short history"));
+        let at = Timestamp(1_000_000 + self.late + i64::try_from(id.0).expect("a short history"));
         self.recorded.push(Recorded { id, at, epoch: self.epoch, because: None, event: event.into() });
         self
     }
@@ -54,6 +63,26 @@ impl History {
             .then(StreamEvent::Started { generation, from: Lsn(0) })
     }
 
+    fn disconnect(&mut self, generation: u32) -> &mut History {
+        let (generation, received, cause) = (Generation(generation), Lsn(0), StopCause::Connection);
+        self.then(StreamEvent::Stopped { generation, cause, received })
+            .then(StreamEvent::LockLost { generation })
+    }
+
+    /// So much time passes before the next event.
+    fn later(&mut self, minutes: i64) -> &mut History {
+        self.late += minutes * 60_000_000;
+        self
+    }
+
+    /// The event before is what this one follows from.
+    fn because(&mut self, event: impl Into<Event>) -> &mut History {
+        self.then(event);
+        let last = self.recorded.last_mut().expect("an event");
+        last.because = Some(EventId(last.id.0 - 1));
+        self
+    }
+
     fn create(&mut self, sid: Sid, micros: u64) -> &mut History {
         let handle = Handle { hash: 1, micros };
         self.then(ShapeEvent::Created { sid, handle, definition: DefinitionHash(1), oid: TABLE })
@@ -63,8 +92,13 @@ impl History {
 
     fn snapshot(&mut self, sid: Sid) -> &mut History {
         let snapshot = PgSnapshot { xmin: 10, xmax: 10, xip: Vec::new() };
-        self.then(ShapeEvent::SnapshotVisible { sid, snapshot, lsn: Lsn(100) })
+        self.publish(sid)
+            .then(ShapeEvent::SnapshotVisible { sid, snapshot, lsn: Lsn(100) })
             .then(ShapeEvent::SnapshotCompleted { sid, rows: 0, bytes: 0 })
+    }
+
+    fn publish(&mut self, sid: Sid) -> &mut History {
+        self.then(ShapeEvent::PublicationReady { sid, oid: TABLE, waited_ms: 0 })
     }
 
     fn route(&mut self, seq: u64, lsn: u64, xid: u32, to: &[Sid]) -> &mut History {
@@ -80,18 +114,34 @@ impl History {
         })
     }
 
-    fn start(&mut self, incarnation: u32) -> &mut History {
-        self.then(ConsumerEvent::Started { sid: SHAPE, incarnation: Incarnation(incarnation) })
+    fn redeliver(&mut self, generation: u32, seq: u64, to: &[Sid]) -> &mut History {
+        let set = to.iter().copied().collect();
+        self.then(StreamEvent::TxnRedelivered { seq: Seq(seq), generation: Generation(generation), set })
     }
 
-    fn exit(&mut self, incarnation: u32) -> &mut History {
+    fn start(&mut self, incarnation: u32) -> &mut History {
+        let (sid, incarnation) = (SHAPE, Incarnation(incarnation));
+        self.then(ConsumerEvent::Started { sid, incarnation }).then(ConsumerEvent::Ready {
+            sid,
+            incarnation,
+            recovered: Lsn(0),
+            trimmed_bytes: 0,
+        })
+    }
+
+    /// It ends and owes the transaction, or nothing.
+    fn exit(&mut self, incarnation: u32, owes: Option<u64>) -> &mut History {
         self.then(ConsumerEvent::Exited {
             sid: SHAPE,
             incarnation: Incarnation(incarnation),
             cause: ExitCause::Ended,
-            pending_oldest: None,
-            pending: 0,
+            pending_oldest: owes.map(Seq),
+            pending: owes.into_iter().count() as u64,
         })
+    }
+
+    fn fault(&mut self, class: FaultClass, stage: Stage, file: FileKind, sid: Option<Sid>) -> &mut History {
+        self.then(OwnershipEvent::StorageFault { class, stage, file, sid, count: 1 })
     }
 
     fn flush(&mut self, upto: u64) -> &mut History {
@@ -127,7 +177,13 @@ impl History {
 #[test]
 fn a_legal_history_breaks_nothing() {
     let mut history = History::streaming();
-    history.route(1, 200, 20, &[SHAPE]).start(1).flush(1).ack(201, AckCause::Commit).exit(1).invalidate();
+    history
+        .route(1, 200, 20, &[SHAPE])
+        .start(1)
+        .flush(1)
+        .ack(201, AckCause::Commit)
+        .exit(1, None)
+        .invalidate();
     history.breaks(&[]);
 }
 
@@ -160,8 +216,10 @@ fn o1_an_epoch_that_does_not_increase() {
 #[test]
 fn o2_an_event_of_another_epoch() {
     let mut history = History::streaming();
-    history.epoch = Epoch(7);
-    history.route(1, 200, 20, &[]);
+    history.acquire(2).connect(2);
+    // Of the one before, which woke up.
+    history.epoch = Epoch(1);
+    history.then(StreamEvent::RoutedNothing { generation: Generation(2), upto: Lsn(200), txns: 1 });
     history.breaks(&[Invariant::O2]);
 }
 
@@ -225,8 +283,7 @@ fn s1_a_number_left_out_a_position_that_falls_and_a_redelivery_of_nothing() {
     falls.route(1, 200, 20, &[]).route(2, 200, 21, &[]);
     falls.breaks(&[Invariant::S1]);
     let mut nothing = History::streaming();
-    let set = [SHAPE].into_iter().collect();
-    nothing.then(StreamEvent::TxnRedelivered { seq: Seq(9), generation: Generation(1), set });
+    nothing.redeliver(1, 9, &[]);
     nothing.breaks(&[Invariant::S1]);
 }
 
@@ -272,15 +329,18 @@ fn l4_routed_to_a_shape_that_is_not_routed() {
 }
 
 #[test]
-fn r1_a_second_writer_a_number_left_out_and_the_exit_of_another() {
+fn r1_r2_a_second_writer_a_number_left_out_and_the_exit_of_another() {
     let mut second = History::streaming();
     second.start(1).start(2);
-    second.breaks(&[Invariant::R1]);
+    second.breaks(&[Invariant::R2]);
+    let mut used = History::streaming();
+    used.start(1).exit(1, None).start(1);
+    used.breaks(&[Invariant::R2]);
     let mut gap = History::streaming();
     gap.start(2);
     gap.breaks(&[Invariant::R1]);
     let mut another = History::streaming();
-    another.start(1).exit(2);
+    another.start(1).exit(2, None);
     another.breaks(&[Invariant::R1]);
     let mut for_nothing = History::streaming();
     let due = Timestamp(5);
@@ -332,11 +392,12 @@ fn f2_nobody_there_to_pay() {
     never_started.route(1, 200, 20, &[SHAPE]);
     never_started.breaks(&[Invariant::F2]);
     let mut not_restarted = History::streaming();
-    not_restarted.route(1, 200, 20, &[SHAPE]).start(1).exit(1);
+    not_restarted.route(1, 200, 20, &[SHAPE]).start(1).exit(1, Some(1));
     not_restarted.breaks(&[Invariant::F2]);
     let mut comes_again = History::streaming();
     let (generation, received, cause) = (Generation(1), Lsn(200), StopCause::Connection);
-    comes_again.route(1, 200, 20, &[SHAPE]).then(StreamEvent::Stopped { generation, cause, received });
+    comes_again.route(1, 200, 20, &[SHAPE]).start(1);
+    comes_again.then(StreamEvent::Stopped { generation, cause, received }).exit(1, Some(1));
     comes_again.breaks(&[]);
 }
 

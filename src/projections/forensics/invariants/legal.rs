@@ -1,244 +1,16 @@
-//! What must hold in every journal. The same checks run in the tests, in the simulator and in
-//! `shapefold journal verify`.
-//!
-//! A check of an *event* asks, against the state before it, whether it was legal. A *standing* check
-//! asks of a state whether it may last: it runs where a decision is complete, at acknowledgements
-//! and at the end.
+//! Whether an event was legal, asked of the state before it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt;
-
-use crate::domain::{EventId, Lsn, Seq, Sid, SidSet, Timestamp};
+use crate::domain::{Epoch, Generation, Lsn, Sid, SidSet};
 use crate::events::{
     AckCause, ConsumerEvent, DestructionCause, DestructionTarget, Event, ExitCause, OwnershipEvent,
     PreviousEnd, Recorded, RemovalStep, ShapeEvent, StreamEvent,
 };
-use crate::projections::Projections;
-use crate::projections::forensics::subject;
+use crate::projections::forensics::Invariant;
 use crate::state::{Life, OwnerPhase, Shape, State, StreamPhase, Writer};
 
-/// The rules, by their names in the design: O ownership, S stream, L shape, R writer, N snapshot,
-/// F flush, J the journal itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Invariant {
-    /// Events are numbered without gaps, and name only earlier ones as their reason.
-    J1,
-    /// A projection equals the fold.
-    J2,
-    /// Epochs strictly increase, and do not overlap.
-    O1,
-    /// An event carries the epoch that is held.
-    O2,
-    /// Destruction is announced, with an allowed cause, before it is done.
-    O3,
-    /// Ownership is released with no writer left and no destruction under way, and nothing follows.
-    O4,
-    /// Nothing is streamed or acknowledged without the advisory lock.
-    O8,
-    /// Routed transactions are numbered without gaps and ascend by LSN.
-    S1,
-    /// A keepalive is acknowledged only while nothing is owed.
-    S5,
-    /// A shape goes through its life in order.
-    L1,
-    /// A handle is newer than every handle before it.
-    L2,
-    /// Nothing is routed to a shape that is not routed.
-    L4,
-    /// A writer starts where none is, with the next number, and only it exits.
-    R1,
-    /// A writer that owes something is not put to sleep.
-    R4,
-    /// Nothing that the snapshot contains is routed to the shape.
-    N1,
-    /// The snapshot is taken after routing began.
-    N2,
-    /// An acknowledgement covers nothing that is owed.
-    F1,
-    /// Who owes something has a writer, or a restart or a redelivery to come.
-    F2,
-    /// Acknowledgements ascend.
-    F6,
-    /// An acknowledgement is a transaction boundary that the fold arrives at, too.
-    F9,
-}
+pub(super) type Findings = Vec<(Invariant, String)>;
 
-/// A rule that does not hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    pub invariant: Invariant,
-    /// The event that broke it, and when that was.
-    pub event: EventId,
-    pub at: Timestamp,
-    /// The shape that it is about, where it is about one.
-    pub sid: Option<Sid>,
-    pub detail: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} broken by event {}: {}", self.invariant, self.event, self.detail)
-    }
-}
-
-/// Folds a history and checks it as it goes.
-#[derive(Clone, Debug, Default)]
-pub struct Checker {
-    state: State,
-    projections: Projections,
-    violations: Vec<Violation>,
-    started: bool,
-    /// The last exit of each shape that left something owed: what an orphan is told to begin with.
-    exits: BTreeMap<Sid, (EventId, Timestamp)>,
-    /// With which event each transaction in the window was handed out, ascending: an orphan whose writer
-    /// was gone before begins there.
-    routed: VecDeque<(Seq, EventId, Timestamp)>,
-    /// The exit that the event before told of; what follows from it comes right behind it.
-    after_exit: Option<Sid>,
-    /// Orphans that have been told of.
-    orphans: BTreeSet<Sid>,
-}
-
-/// More than anyone reads; a journal that is wrong everywhere must not fill the memory.
-const VIOLATIONS_MAX: usize = 1_000;
-
-impl Checker {
-    /// A checker of a whole history, from its first event.
-    #[must_use]
-    pub fn new() -> Checker {
-        Checker::default()
-    }
-
-    /// A checker of the part of a history after a checkpoint.
-    #[must_use]
-    pub fn from_state(state: State) -> Checker {
-        let projections = Projections::recompute(&state);
-        Checker { state, projections, started: true, ..Checker::default() }
-    }
-
-    /// Checks the next event and folds it in.
-    pub fn observe(&mut self, recorded: &Recorded) {
-        // A history may begin in the middle where its beginning has been retired.
-        if self.started && recorded.id != self.state.last.next() {
-            let detail = format!("follows event {}", self.state.last);
-            self.violated(Invariant::J1, recorded.id, None, detail);
-        }
-        self.started = true;
-        if recorded.because.is_some_and(|because| because >= recorded.id) {
-            let detail = "gives a later event as its reason".to_owned();
-            self.violated(Invariant::J1, recorded.id, None, detail);
-        }
-        for (invariant, detail) in illegal(&self.state, recorded) {
-            let (event, at, sid) = (recorded.id, recorded.at, subject(&recorded.event));
-            self.push(Violation { invariant, event, at, sid, detail });
-        }
-        self.state.apply(recorded);
-        self.projections.apply(&self.state, recorded);
-        if let Some(sid) = self.after_exit.take() {
-            self.check_orphan(sid, recorded.id);
-        }
-        self.follow_exits(recorded);
-        self.follow_routing(recorded);
-        if matches!(recorded.event, Event::Stream(StreamEvent::AckSent { .. })) {
-            self.check_orphans(recorded.id);
-        }
-    }
-
-    /// The checks of the state that the history ends in; then everything that was found.
-    #[must_use]
-    pub fn finish(mut self) -> (State, Vec<Violation>) {
-        let last = self.state.last;
-        self.check_orphans(last);
-        for projection in self.projections.drifted(&self.state) {
-            self.violated(Invariant::J2, last, None, format!("{projection:?} differs from the fold"));
-        }
-        (self.state, self.violations)
-    }
-
-    #[must_use]
-    pub fn state(&self) -> &State {
-        &self.state
-    }
-
-    #[must_use]
-    pub fn violations(&self) -> &[Violation] {
-        &self.violations
-    }
-
-    fn follow_exits(&mut self, recorded: &Recorded) {
-        match &recorded.event {
-            Event::Consumer(ConsumerEvent::Exited { sid, pending, .. }) if *pending > 0 => {
-                self.exits.insert(*sid, (recorded.id, recorded.at));
-                self.after_exit = Some(*sid);
-            }
-            Event::Consumer(ConsumerEvent::Started { sid, .. }) | Event::Shape(ShapeEvent::Gone { sid }) => {
-                self.exits.remove(sid);
-                self.orphans.remove(sid);
-            }
-            Event::Consumer(_)
-            | Event::Shape(_)
-            | Event::Ownership(_)
-            | Event::Stream(_)
-            | Event::Flush(_)
-            | Event::Journal(_) => {}
-        }
-    }
-
-    fn follow_routing(&mut self, recorded: &Recorded) {
-        if let Event::Stream(StreamEvent::TxnRouted { seq, .. }) = &recorded.event {
-            self.routed.push_back((*seq, recorded.id, recorded.at));
-        }
-        let oldest = self.state.window.oldest().map(|(oldest, _)| oldest);
-        while self.routed.front().is_some_and(|(seq, ..)| oldest.is_none_or(|oldest| *seq < oldest)) {
-            self.routed.pop_front();
-        }
-    }
-
-    fn check_orphans(&mut self, event: EventId) {
-        let owing: Vec<Sid> = self.projections.flush_tracker.blockers().map(|(_, sid)| sid).collect();
-        for sid in owing {
-            self.check_orphan(sid, event);
-        }
-    }
-
-    /// Tells of an orphan once, and by the exit that made it one, or by the delivery that nobody took.
-    fn check_orphan(&mut self, sid: Sid, event: EventId) {
-        let oldest = self.state.shape(sid).and_then(|shape| shape.pending.front().copied());
-        let Some(oldest) = oldest.filter(|oldest| is_orphan(&self.state, *oldest, sid)) else { return };
-        if self.orphans.insert(sid) {
-            let delivered = self.routed.binary_search_by_key(&oldest, |(seq, ..)| *seq).ok();
-            let delivered = delivered.and_then(|at| self.routed.get(at)).map(|(_, event, at)| (*event, *at));
-            let exited = self.exits.get(&sid).copied();
-            let (event, at) = exited.or(delivered).unwrap_or((event, self.state.at));
-            let detail = format!("shape {sid} owes transaction {oldest} and nobody is there to pay");
-            self.push(Violation { invariant: Invariant::F2, event, at, sid: Some(sid), detail });
-        }
-    }
-
-    fn violated(&mut self, invariant: Invariant, event: EventId, sid: Option<Sid>, detail: String) {
-        let at = self.state.at;
-        self.push(Violation { invariant, event, at, sid, detail });
-    }
-
-    fn push(&mut self, violation: Violation) {
-        if self.violations.len() < VIOLATIONS_MAX {
-            self.violations.push(violation);
-        }
-    }
-}
-
-fn is_orphan(state: &State, oldest: Seq, sid: Sid) -> bool {
-    let Some(shape) = state.shape(sid) else { return true };
-    let arrived = state.stream.phase == StreamPhase::Streaming
-        && state.window.get(oldest).is_some_and(|txn| txn.lsn <= state.stream.received);
-    let active = state.owner.phase == OwnerPhase::Active;
-    let restarting = shape.retry.is_some_and(|retry| retry.due.is_some());
-    active && arrived && shape.visible.is_some() && shape.writer == Writer::Absent && !restarting
-}
-
-type Findings = Vec<(Invariant, String)>;
-
-fn illegal(state: &State, recorded: &Recorded) -> Findings {
+pub(super) fn illegal(state: &State, recorded: &Recorded) -> Findings {
     let mut findings = Vec::new();
     check_epoch(state, recorded, &mut findings);
     match &recorded.event {
@@ -254,13 +26,18 @@ fn illegal(state: &State, recorded: &Recorded) -> Findings {
 
 fn check_epoch(state: &State, recorded: &Recorded, findings: &mut Findings) {
     let acquires = matches!(recorded.event, Event::Ownership(OwnershipEvent::Acquired { .. }));
-    if !acquires && recorded.epoch != state.owner.epoch {
-        findings
-            .push((Invariant::O2, format!("epoch {} while {} is held", recorded.epoch, state.owner.epoch)));
+    let held = state.owner.epoch;
+    if !acquires && recorded.epoch != held {
+        findings.push((Invariant::O2, format!("epoch {} while {held} is held", recorded.epoch)));
     }
+    // A former owner is late (O2); one that is to own it some time must not have a journal at all.
+    let early = recorded.epoch > held || held == Epoch(0);
     let over = matches!(state.owner.phase, OwnerPhase::Released | OwnerPhase::Lost | OwnerPhase::Unowned);
     let journal = matches!(recorded.event, Event::Journal(_));
-    if !acquires && over && !journal {
+    if !acquires && early && !journal {
+        let detail = format!("{} of one that does not own the directory yet", recorded.event.name());
+        findings.push((Invariant::O7, detail));
+    } else if !acquires && over && !journal {
         findings.push((Invariant::O4, format!("{} without ownership", recorded.event.name())));
     }
 }
@@ -318,7 +95,8 @@ fn check_stream(state: &State, event: &StreamEvent, findings: &mut Findings) {
                 findings.push((Invariant::O8, "streaming without the advisory lock".to_owned()));
             }
         }
-        StreamEvent::TxnRouted { seq, lsn, set, xid, .. } => {
+        StreamEvent::TxnRouted { seq, generation, lsn, set, xid, .. } => {
+            check_present(state, *generation, findings);
             if *seq != state.stream.last_seq.next() || *lsn <= state.stream.routed {
                 let (last, routed) = (state.stream.last_seq, state.stream.routed);
                 findings.push((Invariant::S1, format!("{seq} at {lsn} after {last} at {routed}")));
@@ -330,7 +108,8 @@ fn check_stream(state: &State, event: &StreamEvent, findings: &mut Findings) {
                 }
             }
         }
-        StreamEvent::TxnRedelivered { seq, .. } => {
+        StreamEvent::TxnRedelivered { seq, generation, .. } => {
+            check_present(state, *generation, findings);
             if state.window.get(*seq).is_none() {
                 findings.push((Invariant::S1, format!("{seq} is owed by nobody")));
             }
@@ -344,6 +123,18 @@ fn check_stream(state: &State, event: &StreamEvent, findings: &mut Findings) {
         | StreamEvent::Stopped { .. }
         | StreamEvent::RelationChanged { .. }
         | StreamEvent::RoutedNothing { .. } => {}
+    }
+}
+
+/// What comes from a stream comes from the one that runs, and under the lock.
+fn check_present(state: &State, generation: Generation, findings: &mut Findings) {
+    let stream = &state.stream;
+    if !stream.lock_held {
+        findings.push((Invariant::O8, "routed without the advisory lock".to_owned()));
+    }
+    if stream.phase != StreamPhase::Streaming || generation != stream.generation {
+        let present = stream.generation;
+        findings.push((Invariant::S3, format!("of stream {generation}, the present one is {present}")));
     }
 }
 
@@ -402,10 +193,9 @@ fn check_shape(state: &State, event: &ShapeEvent, findings: &mut Findings) {
     };
     let legal = match event {
         ShapeEvent::Created { .. } => true,
-        ShapeEvent::Depends { on, .. } => {
-            shape.life == Life::Registered
-                && shape.routed_after.is_none()
-                && on.iter().all(|sid| state.shape(*sid).is_some_and(|inner| inner.life < Life::Invalidated))
+        ShapeEvent::Depends { sid, on } => {
+            check_dependencies(state, *sid, on, findings);
+            shape.life == Life::Registered && shape.routed_after.is_none()
         }
         ShapeEvent::Routed { .. } => shape.life == Life::Registered && shape.routed_after.is_none(),
         ShapeEvent::Unrouted { .. } => shape.life == Life::Invalidated,
@@ -435,6 +225,13 @@ fn check_shape(state: &State, event: &ShapeEvent, findings: &mut Findings) {
     }
 }
 
+fn check_dependencies(state: &State, sid: Sid, on: &[Sid], findings: &mut Findings) {
+    let over = |sid: &&Sid| state.shape(**sid).is_none_or(|inner| inner.life == Life::Invalidated);
+    if let Some(ended) = on.iter().find(over) {
+        findings.push((Invariant::L5, format!("shape {sid} depends on {ended}, which has ended")));
+    }
+}
+
 fn check_consumer(state: &State, event: &ConsumerEvent, findings: &mut Findings) {
     let Some(shape) = state.shape(event.sid()) else {
         findings.push((Invariant::R1, format!("{} of an unknown shape", event.name())));
@@ -442,9 +239,13 @@ fn check_consumer(state: &State, event: &ConsumerEvent, findings: &mut Findings)
     };
     match event {
         ConsumerEvent::Started { incarnation, .. } => {
-            if shape.writer != Writer::Absent || *incarnation != shape.last_incarnation.next() {
-                let detail = format!("incarnation {incarnation} starts beside {:?}", shape.writer);
-                findings.push((Invariant::R1, detail));
+            let last = shape.last_incarnation;
+            if shape.writer != Writer::Absent || *incarnation <= last {
+                let detail =
+                    format!("incarnation {incarnation} after {last} starts beside {:?}", shape.writer);
+                findings.push((Invariant::R2, detail));
+            } else if *incarnation != last.next() {
+                findings.push((Invariant::R1, format!("incarnation {incarnation} follows {last}")));
             }
         }
         ConsumerEvent::Stopping { incarnation, cause, .. } => {
