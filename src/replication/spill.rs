@@ -46,6 +46,26 @@ pub(super) enum Body {
 }
 
 impl Transaction {
+    /// One in memory, for tests.
+    #[cfg(test)]
+    pub(crate) fn of_changes(xid: Xid, lsn: Lsn, changes: Vec<Change>) -> Transaction {
+        let mut relations: Vec<Oid> =
+            changes.iter().filter_map(|change| change.relation().map(|relation| relation.oid)).collect();
+        relations.sort_unstable();
+        relations.dedup();
+        Transaction {
+            xid,
+            lsn,
+            end_lsn: Lsn(lsn.0 + 1),
+            committed_at: Timestamp(0),
+            changes: changes.len() as u64,
+            bytes: 0,
+            relations,
+            truncated: Vec::new(),
+            body: Body::Memory(changes),
+        }
+    }
+
     /// Hands all changes to `visit`, in order: at once if they are in memory, otherwise in pieces of
     /// about a mebibyte, decoded from the file each time.
     ///

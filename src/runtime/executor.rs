@@ -385,7 +385,7 @@ impl Executor {
         filter: &Filter,
         reader: &ShapeReader,
     ) -> Result<(), FoldError> {
-        let restored = (self.resumed.from, &self.resumed.shape(sid));
+        let (from, restored) = (self.resumed.from, &self.resumed.shape(sid));
         let subqueries = &mut self.router.subqueries;
         let tagger = match filter {
             Filter::Tagged(tagger) => Some(Arc::clone(tagger)),
@@ -394,7 +394,7 @@ impl Executor {
         let view = reader.view();
         if definition.is_inner() {
             let clause = tagger.as_ref().map(|tagger| Arc::new(Clause::clone(tagger.clause())));
-            subqueries.restore_inner(sid, Arc::clone(definition), clause, &view, restored)?;
+            subqueries.restore_inner(sid, Arc::clone(definition), clause, &view, (from, restored))?;
         }
         if let Some(tagger) = tagger {
             subqueries.restore_outer(sid, Arc::clone(definition), tagger, &view, restored)?;

@@ -89,16 +89,26 @@ async fn checked(
     relation: &Relation,
     inner: &Relations,
 ) -> Result<ShapeDefinition, Failure> {
-    let (mut definition, mut parts, orders_text) = define(asked, relation, inner, TextOrder::Bytes)?;
+    let Defined { mut definition, mut parts, orders_text, ordered } =
+        define(asked, relation, inner, TextOrder::Bytes)?;
     let evaluation = service.evaluation();
+    if evaluation.is_enabled() && !ordered.is_empty() && service.find(&definition).is_none() {
+        let tables = inner.iter().map(|(name, relation)| (name, relation)).chain([(&relation.name, relation)]);
+        for (name, relation) in tables.filter(|(name, _)| ordered.contains(name)) {
+            let order = evaluation.text_order(relation).await.map_err(|_| Failure::Unreachable)?;
+            if order == TextOrder::Other {
+                return Err(unordered(name));
+            }
+        }
+    }
     if orders_text && evaluation.is_enabled() && service.find(&definition).is_none() {
         let other = define(asked, relation, inner, TextOrder::Other)?;
-        let order = match service.find(&other.0) {
+        let order = match service.find(&other.definition) {
             Some(_) => TextOrder::Other,
             None => evaluation.text_order(relation).await.map_err(|_| Failure::Unreachable)?,
         };
         if order == TextOrder::Other {
-            (definition, parts, _) = other;
+            (definition, parts) = (other.definition, other.parts);
         }
     }
     if parts.is_empty() || service.find(&definition).is_some() {
@@ -132,8 +142,27 @@ fn existing(relation: Option<Arc<Relation>>, name: &RelationName) -> Result<Arc<
 /// The parts of a where clause that Postgres evaluates.
 type Parts = Vec<Arc<Delegated>>;
 
-/// The definition over a table that was found, columns first, then the where clause; and whether that asks
-/// for the order of texts.
+/// A definition that was understood.
+pub(super) struct Defined {
+    pub definition: ShapeDefinition,
+    parts: Parts,
+    /// Whether it asks for the order of texts.
+    orders_text: bool,
+    /// With inner queries: the tables whose texts it orders.
+    ordered: Vec<RelationName>,
+}
+
+/// What has inner queries is evaluated here only, and by bytes.
+fn unordered(table: &RelationName) -> Failure {
+    let message = format!(
+        "texts of table {} have another order than that of their bytes, and a clause with a subquery cannot \
+         compare them by <, <=, >, >= or BETWEEN: declare the column COLLATE \"C\", or leave that comparison out",
+        table.to_sql()
+    );
+    Failure::field("where", message)
+}
+
+/// The definition over a table that was found, columns first, then the where clause.
 ///
 /// # Errors
 /// The first rule that the parameters break.
@@ -142,7 +171,7 @@ pub(super) fn define(
     relation: &Relation,
     inner: &Relations,
     order: TextOrder,
-) -> Result<(ShapeDefinition, Parts, bool), Failure> {
+) -> Result<Defined, Failure> {
     let queryable = match asked.queryable_columns.as_deref() {
         None => None,
         Some(list) => Some(queryable_columns(list, relation)?),
@@ -169,7 +198,8 @@ pub(super) fn define(
         dependencies: condition.dependencies,
         selects: Vec::new(),
     };
-    Ok((definition, condition.parts, condition.orders_text))
+    let Condition { parts, orders_text, ordered, .. } = condition;
+    Ok(Defined { definition, parts, orders_text, ordered })
 }
 
 fn check_partitioned(relation: &Relation) -> Result<(), Failure> {
@@ -191,6 +221,8 @@ struct Condition {
     parts: Parts,
     /// Whether it asks for the order of texts.
     orders_text: bool,
+    /// With inner queries: the tables whose texts it orders.
+    ordered: Vec<RelationName>,
 }
 
 fn condition(
@@ -210,7 +242,8 @@ fn condition(
             return Err(Failure::field("experimental_compaction", message));
         }
         let (sql, dependencies) = (Some(clause.sql().to_owned()), clause.dependencies().to_vec());
-        return Ok(Condition { sql, dependencies, ..Condition::default() });
+        let ordered = clause.orders_texts_of().to_vec();
+        return Ok(Condition { sql, dependencies, ordered, ..Condition::default() });
     }
     let predicate = Predicate::parse_delegating(text, &params, relation, order)
         .map_err(|error| Failure::field("where", error.to_string()))?;
@@ -219,6 +252,7 @@ fn condition(
         dependencies: Vec::new(),
         parts: predicate.delegated().to_vec(),
         orders_text: predicate.orders_text(),
+        ordered: Vec::new(),
     })
 }
 
@@ -315,9 +349,9 @@ mod tests {
         }
     }
 
-    fn shown(result: Result<(ShapeDefinition, Parts, bool), Failure>) -> String {
+    fn shown(result: Result<Defined, Failure>) -> String {
         match result {
-            Ok((shape, ..)) => format!(
+            Ok(Defined { definition: shape, .. }) => format!(
                 "{} named={} where={:?}",
                 shape.columns.join(","),
                 shape.columns_named,

@@ -69,6 +69,7 @@ impl LogWriter {
         self.sync_wanted = false;
         self.durable = self.end;
         self.durable_last = self.last;
+        self.publish_durable();
         if self.store_marks().is_err() {
             // The index is derived: without it recovery reads more, and nothing is lost.
             self.index_broken = true;

@@ -18,6 +18,7 @@
 //! | 52 | 4 | crc32c of bytes 0 to 52 |
 //! | 56 | | payload: messages in wire form, each followed by a comma |
 //! | | | table, with more than one message: per message the LEB128 of its `op_position` less that of the one before, and of its length with the comma |
+//! | | | note: the rest of the table length. For the service itself, sent to no client: what a shape with inner queries was made with (`runtime/subquery/note.rs`) |
 
 use std::sync::Arc;
 
@@ -132,6 +133,20 @@ impl FrameHeader {
     }
 }
 
+impl FrameHeader {
+    /// What is noted for the service itself behind the messages; empty in most frames. `frame` must verify.
+    pub fn note<'f>(&self, frame: &'f [u8]) -> &'f [u8] {
+        let mut table = &frame[HEADER_LEN + self.payload_len as usize..];
+        let numbers = if self.count > 1 { 2 * u64::from(self.count) } else { 0 };
+        for _ in 0..numbers {
+            if read_varint(&mut table).is_none() {
+                return &[];
+            }
+        }
+        table
+    }
+}
+
 /// Collects messages into a frame. Its last message may still be open.
 #[derive(Debug)]
 pub(crate) struct FrameBuilder {
@@ -193,6 +208,7 @@ impl FrameBuilder {
         commit: bool,
         chunk_end: bool,
         durable: u64,
+        note: &[u8],
     ) -> Option<(FrameHeader, Bytes)> {
         if self.count == 0 {
             return None;
@@ -202,6 +218,7 @@ impl FrameBuilder {
         if self.count > 1 {
             self.bytes.extend_from_slice(&self.table);
         }
+        self.bytes.extend_from_slice(note);
         let header = FrameHeader {
             commit,
             chunk_end,

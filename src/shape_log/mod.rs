@@ -54,6 +54,7 @@ pub use read_only::ReadOnlyDisk;
 pub use reader::{Body, Range, Read};
 pub use recovery::{Verify, open_read_only};
 pub use sim_disk::{SimDisk, SimFault};
+pub use scan::LogPiece;
 pub use snapshot::{SnapshotDone, SnapshotFollow, SnapshotState, SnapshotWriter};
 pub use tags::{Annotation, EVENT_START, Move, RowTags, Unit, move_event};
 pub use view::{ShapeReader, ShapeView};

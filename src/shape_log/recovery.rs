@@ -99,6 +99,7 @@ impl Scan {
             last: self.last,
             tail: Tail::default(),
             marks: self.marks.clone(),
+            behind: false,
         };
         reader.publish(|view| ShapeView { incarnation, log: log.clone(), ..view.clone() });
     }

@@ -3,9 +3,33 @@
 use crate::domain::Lsn;
 
 use super::error::{FileKind, ShapeLogError, StorageFault};
-use super::frame::{Found, FrameReader, HEADER_LEN};
+use super::frame::{Found, FrameHeader, FrameReader, HEADER_LEN};
 use super::reader::Body;
 use super::view::ShapeView;
+
+/// Some of the messages of one commit.
+#[derive(Clone, Copy, Debug)]
+pub struct LogPiece<'f> {
+    /// The LSN that they stand at.
+    pub tx: Lsn,
+    /// Whether they are the last of their commit.
+    pub commit: bool,
+    /// Each followed by a comma.
+    pub messages: &'f [u8],
+    /// See [`super::Unit::note`].
+    pub note: &'f [u8],
+}
+
+impl<'f> LogPiece<'f> {
+    fn of(header: &FrameHeader, frame: &'f [u8]) -> LogPiece<'f> {
+        LogPiece {
+            tx: header.tx,
+            commit: header.commit,
+            messages: &frame[HEADER_LEN..HEADER_LEN + header.payload_len as usize],
+            note: header.note(frame),
+        }
+    }
+}
 
 impl ShapeView {
     /// Hands the messages of the snapshot to `visit`, in pieces of whole messages; those of its complete
@@ -25,18 +49,18 @@ impl ShapeView {
         Ok(())
     }
 
-    /// Hands the messages of the log to `visit`, with the LSN that they stand at.
+    /// Hands the messages of the log to `visit`, frame by frame.
     ///
     /// # Errors
     /// A [`StorageFault`].
-    pub fn scan_log(&self, visit: &mut dyn FnMut(Lsn, &[u8])) -> Result<(), ShapeLogError> {
+    pub fn scan_log(&self, visit: &mut dyn FnMut(&LogPiece<'_>)) -> Result<(), ShapeLogError> {
         if self.log.file_end > 0 {
             let mut frames = FrameReader::new(self.log.file.open()?, 0, self.log.file_end);
             loop {
                 let at = frames.at;
                 match frames.next()? {
                     Found::Frame(header, frame) => {
-                        visit(header.tx, &frame[HEADER_LEN..HEADER_LEN + header.payload_len as usize]);
+                        visit(&LogPiece::of(&header, frame));
                     }
                     Found::End => break,
                     Found::Bad => return Err(StorageFault::corrupt(FileKind::Log, at).into()),
@@ -46,7 +70,7 @@ impl ShapeView {
         }
         let tail: Vec<_> = self.log.tail.iter().collect();
         for frame in tail.into_iter().rev() {
-            visit(frame.header.tx, &frame.bytes[HEADER_LEN..HEADER_LEN + frame.header.payload_len as usize]);
+            visit(&LogPiece::of(&frame.header, &frame.bytes));
         }
         Ok(())
     }

@@ -143,14 +143,16 @@ pub fn move_event(to: Move, patterns: &[(usize, String)], txids: &[u64]) -> Vec<
 #[derive(Debug)]
 pub struct Unit {
     pub messages: Vec<Bytes>,
+    /// What the service itself has to find again with them, and no client is sent; mostly empty.
+    pub note: Vec<u8>,
     /// Where it was put: a writer that starts again knows by it whether its log has the unit.
     placed: Mutex<Option<Offset>>,
 }
 
 impl Unit {
     #[must_use]
-    pub fn new(messages: Vec<Bytes>) -> Unit {
-        Unit { messages, placed: Mutex::new(None) }
+    pub fn new(messages: Vec<Bytes>, note: Vec<u8>) -> Unit {
+        Unit { messages, note, placed: Mutex::new(None) }
     }
 
     pub(super) fn placed(&self) -> Option<Offset> {

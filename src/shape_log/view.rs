@@ -45,6 +45,12 @@ impl ShapeView {
         self.held_back
     }
 
+    /// Whether commits have been taken in that it does not have: they are shown once they are durable.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.log.behind
+    }
+
     /// The writer that published it; 0 before the first.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
@@ -64,6 +70,8 @@ pub(crate) struct LogView {
     pub last: Offset,
     pub tail: Tail,
     pub marks: AppendList<Mark>,
+    /// The writer has commits that it does not show before they are durable.
+    pub behind: bool,
 }
 
 impl LogView {
@@ -76,6 +84,7 @@ impl LogView {
             last: Offset::SNAPSHOT_END,
             tail: Tail::default(),
             marks: AppendList::default(),
+            behind: false,
         }
     }
 }
@@ -206,6 +215,15 @@ impl ShapeReader {
         if self.view.load().held_back != held_back {
             drop(self.publish(|view| ShapeView { held_back, ..view.clone() }));
         }
+    }
+
+    /// Notes that what the writer has taken in is not all in the view. There is nothing new to see.
+    pub(crate) fn fall_behind(&self) {
+        drop(replace(&self.view, |view| {
+            let mut next = view.clone();
+            next.log.behind = true;
+            next
+        }));
     }
 
     /// Has everyone who waits look again, for news that is not in the view: that the shape is gone.

@@ -63,6 +63,11 @@ pub struct LogWriter {
     pub(super) sync_wanted: bool,
     pub(super) index_broken: bool,
     pub(super) fault: Option<StorageFault>,
+    /// Readers see nothing before it is durable. So it is for shapes with inner queries: what they make of
+    /// a transaction depends on what has moved before, and after a crash that may move at another place.
+    durable_first: bool,
+    /// Commits that readers have not been shown.
+    pub(super) behind: bool,
 }
 
 #[derive(Debug)]
@@ -154,6 +159,8 @@ impl LogWriter {
             sync_wanted: scan.file_len > scan.durable,
             index_broken: false,
             fault: None,
+            durable_first: !definition.dependencies.is_empty(),
+            behind: false,
         };
         Ok((writer, Recovered { last: scan.last, trimmed_bytes }))
     }
@@ -228,13 +235,12 @@ impl LogWriter {
         self.push_raw(op, message, close)
     }
 
-    /// Appends messages that have no transaction of their own, after the one at `after`. Readers see
-    /// them once they are durable: after a crash others may stand in their place, and no client may have
-    /// seen these. Whatever comes before them in the log is durable then, too. A unit that the log has
-    /// already is passed over. Panics where a transaction is open.
+    /// Appends messages that have no transaction of their own, after the one at `after`. Only a shape with
+    /// inner queries has such, so readers see them once they are durable: after a crash others may stand in
+    /// their place. A unit that the log has already is passed over. Panics where a transaction is open.
     ///
     /// # Errors
-    /// A [`StorageFault`].
+    /// As [`LogWriter::push`].
     pub fn append_unit(&mut self, after: Lsn, unit: &Unit) -> Result<(), ShapeLogError> {
         self.check()?;
         assert!(self.open.is_none(), "a unit follows a transaction that has ended");
@@ -248,10 +254,11 @@ impl LogWriter {
         for (op, message) in (first..).zip(&unit.messages) {
             self.push_raw(op, message, b"")?;
         }
-        self.close(b"", true)?;
-        self.spill()?;
-        self.sync_file()?;
+        self.seal(b"", true, &unit.note)?;
         self.publish_open();
+        if self.unwritten_bytes >= TAIL_BYTES_MAX {
+            self.write_out()?;
+        }
         Ok(())
     }
 
@@ -333,7 +340,14 @@ impl LogWriter {
         Ok(Committed { messages, skipped, last: self.last })
     }
 
-    /// Shows readers what was open. How many messages it had, and how many changes were dropped.
+    /// Whether readers have not been shown all that was committed: see [`flush_all`](super::flush_all).
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.behind
+    }
+
+    /// Shows readers what was open, or that there is something that they are not shown yet. How many
+    /// messages it had, and how many changes were dropped.
     fn publish_open(&mut self) -> (u64, u64) {
         let open = self.open.take().expect("a commit ends an open transaction");
         let done = (open.messages, open.skipped);
@@ -344,6 +358,14 @@ impl LogWriter {
         self.end = open.builder.at;
         self.last = Offset::new(open.tx, open.last_op);
         open.marks.iter().for_each(|mark| self.marks.push(*mark));
+        self.unwritten_bytes += open.sealed_bytes;
+        if self.durable_first {
+            self.unwritten.extend(open.sealed);
+            if !std::mem::replace(&mut self.behind, true) {
+                self.reader.fall_behind();
+            }
+            return done;
+        }
         drop(self.reader.publish(|view| {
             let mut next = view.clone();
             next.log.file_end = self.written;
@@ -354,9 +376,25 @@ impl LogWriter {
             open.sealed.iter().for_each(|frame| next.log.tail.push(frame.clone()));
             next
         }));
-        self.unwritten_bytes += open.sealed_bytes;
         self.unwritten.extend(open.sealed);
         done
+    }
+
+    /// Shows readers everything that is committed. All of it is in the file, and durable.
+    pub(super) fn publish_durable(&mut self) {
+        if !std::mem::take(&mut self.behind) {
+            return;
+        }
+        drop(self.reader.publish(|view| {
+            let mut next = view.clone();
+            next.log.file_end = self.end;
+            next.log.file_last = self.last;
+            next.log.end = self.end;
+            next.log.last = self.last;
+            next.log.marks = self.marks.clone();
+            next.log.behind = false;
+            next
+        }));
     }
 
     /// Gives the open transaction up, if there is one; the log is as it was before `begin`.
@@ -393,6 +431,9 @@ impl LogWriter {
         }
         written?;
         self.unwritten_bytes = 0;
+        if self.durable_first {
+            return Ok(());
+        }
         drop(self.reader.publish(|view| {
             let mut next: ShapeView = view.clone();
             next.log.file_end = self.written;
@@ -443,6 +484,11 @@ impl LogWriter {
     /// Closes the open message, and the frame where it is full, where the chunk ends, or at the end
     /// of the transaction.
     fn close(&mut self, close: &[u8], commit: bool) -> Result<(), StorageFault> {
+        self.seal(close, commit, b"")
+    }
+
+    /// As [`LogWriter::close`], with a note in the last frame of a commit.
+    fn seal(&mut self, close: &[u8], commit: bool, note: &[u8]) -> Result<(), StorageFault> {
         self.frame.close(close);
         let open = self.open.as_mut().expect("a message belongs to an open transaction");
         let chunk_end = open.builder.chunk_bytes + self.frame.json_bytes() >= self.chunk_bytes_threshold;
@@ -450,7 +496,7 @@ impl LogWriter {
             return Ok(());
         }
         let at = open.builder.at;
-        let sealed = self.frame.seal(open.tx, commit, chunk_end, self.durable);
+        let sealed = self.frame.seal(open.tx, commit, chunk_end, self.durable, note);
         let (header, bytes) = sealed.expect("a frame with a closed message");
         open.marks.extend(open.builder.push(&header));
         open.sealed_bytes += bytes.len();

@@ -10,6 +10,7 @@ use shapefold_xtask::chaos::{self, ChaosOptions};
 use shapefold_xtask::demo::{self, DemoOptions};
 use shapefold_xtask::directory::{RunDirectory, dev_directory};
 use shapefold_xtask::fanout::{self, FanoutOptions};
+use shapefold_xtask::oracle;
 use shapefold_xtask::postgres::{Installation, MAJOR_VARIABLE, Server, stop_leftover};
 use shapefold_xtask::rolling::{self, RollingOptions};
 use shapefold_xtask::service::default_binary;
@@ -47,6 +48,13 @@ enum Task {
     DemoCheck,
     /// Random transactions over many shapes while the service is killed
     Soak {
+        #[arg(long, default_value_t = 3.0)]
+        minutes: f64,
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Random shapes with subqueries and the official client while the service is killed
+    SoakOracle {
         #[arg(long, default_value_t = 3.0)]
         minutes: f64,
         #[arg(long)]
@@ -186,6 +194,7 @@ async fn run(arguments: Arguments) -> Outcome<bool> {
         Task::Demo { port } => demo::run(DemoOptions { port, postgres }).await,
         Task::DemoCheck => demo_check::run(postgres).await,
         Task::Soak { minutes, seed } => soak::run(SoakOptions { minutes, seed, postgres }).await,
+        Task::SoakOracle { minutes, seed } => oracle::run(SoakOptions { minutes, seed, postgres }).await,
         Task::ChaosPowerLoss { rounds, seed } => chaos::run(ChaosOptions { rounds, seed, postgres }).await,
         Task::ChaosRolling { rounds, seed, other } => {
             let other = other.or_else(|| rolling::other_build(&default_binary().ok()?));

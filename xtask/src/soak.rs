@@ -40,8 +40,9 @@ pub struct SoakOptions {
     pub postgres: Option<u32>,
 }
 
-#[derive(Default)]
-struct Figures {
+/// What is counted while it runs.
+#[derive(Debug, Default)]
+pub struct Figures {
     transactions: AtomicU64,
     rows: AtomicU64,
     rollbacks: AtomicU64,
@@ -89,7 +90,7 @@ pub async fn run(options: SoakOptions) -> Outcome<bool> {
         })
         .collect();
 
-    let deaths = kill_until(&mut service, &options, seed, &figures).await?;
+    let deaths = kill_until(&mut service, &options, KILLS_MIN, seed, &figures).await?;
     stop.send_replace(true);
     for task in writing {
         task.await??;
@@ -160,22 +161,27 @@ fn follow(
 }
 
 /// What happened to the service on purpose.
-struct Deaths {
-    kills: u32,
+pub struct Deaths {
+    pub kills: u32,
     /// Ends that it was asked for.
-    graceful: u32,
+    pub graceful: u32,
     longest_start: Duration,
 }
 
-/// Kills and restarts the service at random moments, some of them while it is still starting.
-async fn kill_until(
+/// Kills and restarts the service at random moments, some of them while it is still starting; at least
+/// `kills_min` times.
+///
+/// # Errors
+/// It ends by itself, or does not start.
+pub async fn kill_until(
     service: &mut Service,
     options: &SoakOptions,
+    kills_min: f64,
     seed: u64,
     figures: &Figures,
 ) -> Outcome<Deaths> {
     let mut random = StdRng::seed_from_u64(seed ^ 0x6b69_6c6c);
-    let wanted = (KILLS_PER_MINUTE * options.minutes).max(KILLS_MIN).ceil();
+    let wanted = (KILLS_PER_MINUTE * options.minutes).max(kills_min).ceil();
     let started = Instant::now();
     let duration = Duration::from_secs_f64(options.minutes * 60.0);
     let mut deaths = Deaths { kills: 0, graceful: 0, longest_start: Duration::ZERO };

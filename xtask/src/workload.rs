@@ -30,17 +30,10 @@ CREATE TABLE notes (slug text PRIMARY KEY, body text, score int, tags text[], at
 const STATUSES: [&str; 5] = ["open", "held", "closed", "it's", "ünïcode ✓"];
 const KINDS: [&str; 6] = ["created", "changed", "moved", "paid", "sent", "x\\y\"z"];
 
-/// Shapes of all kinds, those with inner queries among them.
+/// The shapes that are followed: whole tables, `field = k`, IN, comparisons, parameters, columns, and those
+/// with inner queries.
 #[must_use]
 pub fn shapes() -> Vec<(Table, ShapeRequest)> {
-    let mut shapes = plain_shapes();
-    shapes.extend(with_subqueries());
-    shapes
-}
-
-/// The shapes that are followed: whole tables, `field = k`, IN, comparisons, parameters, columns.
-#[must_use]
-pub fn plain_shapes() -> Vec<(Table, ShapeRequest)> {
     let mut shapes = Vec::new();
     for table in TABLES {
         shapes.push((table, ShapeRequest::table(table.name)));
@@ -90,6 +83,7 @@ pub fn plain_shapes() -> Vec<(Table, ShapeRequest)> {
         accounts().filtered("owner >= $1 AND status = $2", &["10", "it's"]).columns(&["id", "status"]),
     ));
     shapes.push((NOTES, notes().columns(&["slug", "tags", "at"])));
+    shapes.extend(with_subqueries());
     shapes
 }
 

@@ -60,6 +60,7 @@ pub struct Clause {
     literals: Vec<Literal>,
     disjuncts: Vec<Range<usize>>,
     dependencies: Vec<ShapeDefinition>,
+    ordered: Vec<RelationName>,
 }
 
 /// One position.
@@ -148,11 +149,11 @@ impl Clause {
     }
 
     fn of_tree(parsed: parse::Parsed) -> Result<Clause, ClauseError> {
-        let parse::Parsed { tree, columns, dependencies } = parsed;
+        let parse::Parsed { tree, columns, dependencies, ordered } = parsed;
         let mut sql = String::new();
         tree.print(&dependencies, &mut sql);
         let (literals, disjuncts) = dnf::literals(&tree, &dependencies)?;
-        Ok(Clause { sql, columns, literals, disjuncts, dependencies })
+        Ok(Clause { sql, columns, literals, disjuncts, dependencies, ordered })
     }
 
     /// The canonical SQL: part of the identity of a shape, and the condition of its snapshot query.
@@ -171,6 +172,12 @@ impl Clause {
     #[must_use]
     pub fn dependencies(&self) -> &[ShapeDefinition] {
         &self.dependencies
+    }
+
+    /// The tables whose texts it orders, by bytes: those of inner queries included.
+    #[must_use]
+    pub fn orders_texts_of(&self) -> &[RelationName] {
+        &self.ordered
     }
 
     /// Each position as SQL, in order: an expression that is true, false or NULL.

@@ -26,6 +26,8 @@ pub(super) struct Parsed {
     pub tree: Tree,
     pub columns: Vec<String>,
     pub dependencies: Vec<ShapeDefinition>,
+    /// The tables whose texts are ordered somewhere.
+    pub ordered: Vec<RelationName>,
 }
 
 /// Conditions and memberships.
@@ -59,13 +61,19 @@ impl Parser<'_> {
             relation,
             checker: Checker::new(relation, self.params, self.canonical),
             dependencies: Vec::new(),
+            ordered: Vec::new(),
         };
         let tree = walk.tree(node)?;
-        Ok(Parsed { tree, columns: walk.checker.into_columns(), dependencies: walk.dependencies })
+        let Walk { checker, dependencies, mut ordered, .. } = walk;
+        if checker.resolver.orders_text {
+            ordered.push(relation.name.clone());
+        }
+        Ok(Parsed { tree, columns: checker.into_columns(), dependencies, ordered })
     }
 
     /// An inner query as a shape of its own.
-    fn query(&self, select: &SelectStmt) -> Result<ShapeDefinition, ClauseError> {
+    /// With it, the tables whose texts it orders.
+    fn query(&self, select: &SelectStmt) -> Result<(ShapeDefinition, Vec<RelationName>), ClauseError> {
         let selects = select_list(select)?;
         let name = only_table(select)?;
         let relation = self.inner.get(&name).ok_or_else(|| no_such_table(&name))?.clone();
@@ -95,16 +103,19 @@ impl Parser<'_> {
         columns.extend(relation.key_columns().into_iter().map(|column| column.name.clone()));
         columns.sort_unstable();
         columns.dedup();
-        Ok(ShapeDefinition {
+        let (dependencies, ordered) =
+            parsed.map(|parsed| (parsed.dependencies, parsed.ordered)).unwrap_or_default();
+        let definition = ShapeDefinition {
             relation,
             where_sql,
             columns,
             columns_named: true,
             replica: Replica::Default,
             log: LogMode::Full,
-            dependencies: parsed.map(|parsed| parsed.dependencies).unwrap_or_default(),
+            dependencies,
             selects,
-        })
+        };
+        Ok((definition, ordered))
     }
 }
 
@@ -113,6 +124,7 @@ struct Walk<'a> {
     relation: &'a Relation,
     checker: Checker<'a>,
     dependencies: Vec<ShapeDefinition>,
+    ordered: Vec<RelationName>,
 }
 
 impl Walk<'_> {
@@ -161,7 +173,8 @@ impl Walk<'_> {
             return Err(WhereError::at(link.location, message).into());
         }
         let left = self.left(link)?;
-        let query = self.parser.query(select)?;
+        let (query, ordered) = self.parser.query(select)?;
+        self.ordered.extend(ordered);
         let returned: Vec<Type> = query
             .selects
             .iter()

@@ -155,8 +155,9 @@ impl LiveShape {
     pub fn look(&self) -> (Lsn, Arc<ShapeView>) {
         let mark = self.published();
         let view = self.reader.view();
-        // What is to move in was caused by transactions that the mark may have passed.
-        let new = if view.is_held_back() { Lsn(0) } else { mark };
+        // What is to move in was caused by transactions that the mark may have passed, and so is what waits
+        // for the disk.
+        let new = if view.is_held_back() || view.is_behind() { Lsn(0) } else { mark };
         let told = self.told.fetch_max(new.0, Ordering::AcqRel);
         (new.max(Lsn(told)), view)
     }

@@ -55,12 +55,6 @@ impl Differing {
         self.entries.iter()
     }
 
-    /// The earliest cause.
-    #[must_use]
-    pub fn cause(&self) -> Option<Lsn> {
-        self.entries.values().map(|entry| entry.cause).min()
-    }
-
     pub fn insert(&mut self, digest: Digest, values: Option<Values>, cause: Lsn) {
         self.entries.insert(digest, Entry { values, cause, xids: BTreeSet::new() });
     }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::domain::Lsn;
 use crate::filter::subquery::{Digest, Values};
+use crate::runtime::subquery::note::Note;
 use crate::runtime::subquery::members::{Flip, InnerRow, Members, RowChange, RowKey, key_text};
 use crate::shape_log::{EVENT_START, ShapeLogError, ShapeView, messages};
 
@@ -22,6 +23,8 @@ struct Headers {
     operation: Option<String>,
     event: Option<String>,
     #[serde(default)]
+    txids: Vec<u32>,
+    #[serde(default)]
     patterns: Vec<Pattern>,
     #[serde(default)]
     tags: Vec<String>,
@@ -35,8 +38,23 @@ struct Pattern {
     value: String,
 }
 
-/// Positions and hashes, and what the last message about each has made of it.
-pub type Turned = BTreeMap<(usize, Digest), bool>;
+/// A value whose membership the log of an inner query turns.
+#[derive(Clone, Debug)]
+pub struct Turning {
+    pub values: Values,
+    /// Where in the log, and the transactions that caused it.
+    pub tx: Lsn,
+    pub xids: BTreeSet<u32>,
+}
+
+/// What the log of a shape says that it was made with.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// By inner query: the values that have moved, and whether the shape was made with each in the end.
+    pub made_with: Vec<BTreeMap<Digest, bool>>,
+    /// Where the log ends.
+    pub last: Lsn,
+}
 
 /// Why a log could not be folded.
 #[derive(Debug, thiserror::Error)]
@@ -57,26 +75,29 @@ pub fn load_snapshot(view: &ShapeView, members: &mut Members) -> Result<(), Fold
     Ok(())
 }
 
-/// Loads an inner query from its snapshot and its whole log. Gives the values whose membership the log
-/// turns at or after `from`, an odd number of times each.
+/// Loads an inner query from its snapshot and its whole log. Gives what the log turns at or after `from`, in
+/// its order.
 ///
 /// # Errors
 /// See [`FoldError`].
-pub fn load(view: &ShapeView, members: &mut Members, from: Lsn) -> Result<BTreeSet<Values>, FoldError> {
+pub fn load(view: &ShapeView, members: &mut Members, from: Lsn) -> Result<Vec<Turning>, FoldError> {
     read_snapshot(view, members)?;
-    let (mut turned, mut flips) = (BTreeSet::new(), Vec::new());
+    let (mut turned, mut flips) = (Vec::new(), Vec::new());
     let (mut failed, mut last) = (None, Lsn(0));
-    view.scan_log(&mut |tx, piece| {
-        last = last.max(tx);
-        for message in messages(piece) {
+    // The rows of a move have none: they come after a message that has.
+    let mut xids = BTreeSet::new();
+    view.scan_log(&mut |piece| {
+        last = last.max(piece.tx);
+        for message in messages(piece.messages) {
             if failed.is_none() {
-                failed = take(message, members, &mut flips).err();
+                match take(message, members, &mut flips) {
+                    Ok(by) if by.is_empty() => {}
+                    Ok(by) => xids = by,
+                    Err(error) => failed = Some(error),
+                }
             }
-        }
-        for flip in flips.drain(..).filter(|_| tx >= from) {
-            if !turned.remove(&flip.values) {
-                turned.insert(flip.values);
-            }
+            let turning = |flip: Flip| Turning { values: flip.values, tx: piece.tx, xids: xids.clone() };
+            turned.extend(flips.drain(..).filter(|_| piece.tx >= from).map(turning));
         }
     })?;
     members.folded = last;
@@ -98,16 +119,19 @@ fn read_snapshot(view: &ShapeView, members: &mut Members) -> Result<(), FoldErro
     failed.map_or(Ok(()), Err)
 }
 
-fn take(message: &[u8], members: &mut Members, flips: &mut Vec<Flip>) -> Result<(), FoldError> {
+/// The transactions that a message names.
+fn take(message: &[u8], members: &mut Members, flips: &mut Vec<Flip>) -> Result<BTreeSet<u32>, FoldError> {
+    let message: Message = serde_json::from_slice(message).map_err(|_| FoldError::Message)?;
+    let xids = message.headers.txids.iter().copied().collect();
     if let Some(change) = change(message, members)? {
         members.perform(change, flips);
     }
-    Ok(())
+    Ok(xids)
 }
 
 /// What a message does to the rows; nothing where it is no change and no move.
-fn change(message: &[u8], members: &Members) -> Result<Option<RowChange>, FoldError> {
-    let Message { value, headers } = serde_json::from_slice(message).map_err(|_| FoldError::Message)?;
+fn change(message: Message, members: &Members) -> Result<Option<RowChange>, FoldError> {
+    let Message { value, headers } = message;
     let Some(operation) = headers.operation else {
         let turned =
             |event: String| RowChange::Turn(patterns(&headers.patterns).collect(), event == "move-in");
@@ -157,28 +181,66 @@ fn slots(tags: &[String]) -> Vec<Option<Digest>> {
     slots
 }
 
-/// What the messages about moves at or after `from` have left: position, hash, and whether it is true.
+/// What a position says about the values of an inner query.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking {
+    pub position: usize,
+    pub dependency: usize,
+    pub negated: bool,
+    /// The hash of NULL; that of several columns where there are several. Under NOT a message about it tells
+    /// whether the query gives anything.
+    pub null: Digest,
+    pub width: usize,
+}
+
+/// What the messages and notes about moves in the log of a shape say that it was made with. `asking` has one
+/// position for each inner query, in their order.
 ///
 /// # Errors
 /// See [`FoldError`].
-pub fn moves(view: &ShapeView, from: Lsn) -> Result<(Turned, Lsn), FoldError> {
-    let mut moved = BTreeMap::new();
-    let mut failed = false;
-    let mut last = Lsn(0);
-    view.scan_log(&mut |tx, piece| {
-        last = last.max(tx);
-        if tx < from {
-            return;
-        }
-        for message in messages(piece).filter(|message| message.starts_with(EVENT_START)) {
+pub fn moves(view: &ShapeView, asking: &[Asking]) -> Result<Told, FoldError> {
+    let mut told = Told { made_with: vec![BTreeMap::new(); asking.len()], last: Lsn(0) };
+    let (mut failed, mut unit) = (false, Vec::new());
+    view.scan_log(&mut |piece| {
+        told.last = told.last.max(piece.tx);
+        for message in messages(piece.messages).filter(|message| message.starts_with(EVENT_START)) {
             match serde_json::from_slice::<Message>(message) {
                 Ok(Message { headers, .. }) => {
                     let to = headers.event.as_deref() == Some("move-in");
-                    moved.extend(patterns(&headers.patterns).map(|pattern| (pattern, to)));
+                    unit.extend(patterns(&headers.patterns).map(|pattern| (pattern, to)));
                 }
                 Err(_) => failed = true,
             }
         }
+        if piece.commit {
+            match Note::decode(piece.note) {
+                Some(note) => told.take(asking, unit.drain(..), note),
+                None => failed = true,
+            }
+        }
     })?;
-    if failed { Err(FoldError::Message) } else { Ok((moved, last)) }
+    if failed { Err(FoldError::Message) } else { Ok(told) }
+}
+
+impl Told {
+    fn take(
+        &mut self,
+        asking: &[Asking],
+        unit: impl Iterator<Item = ((usize, Digest), bool)>,
+        note: Note,
+    ) {
+        for ((position, digest), to) in unit {
+            let Some(at) = asking.iter().find(|at| at.position == position) else { continue };
+            let about_rows = note.dependencies.contains(&at.dependency)
+                || (at.negated && (at.width > 1 || digest == at.null));
+            if !about_rows {
+                self.made_with[at.dependency].insert(digest, to != at.negated);
+            }
+        }
+        for (dependency, digest, given) in note.entries {
+            if let Some(told) = self.made_with.get_mut(dependency) {
+                told.insert(digest, given);
+            }
+        }
+    }
 }

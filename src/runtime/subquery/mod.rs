@@ -23,6 +23,7 @@ mod fold;
 mod late;
 mod members;
 mod moving;
+mod note;
 mod outer;
 mod progress;
 mod restore;
@@ -31,12 +32,15 @@ mod tagger;
 mod task;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use fold::{FoldError, load_snapshot};
+use fold::Turning;
 pub use late::{Decided, Late};
 pub use members::{InnerRow, Members, RowKey};
 pub use moving::{Moved, MovedRow};
@@ -98,8 +102,8 @@ pub struct Subqueries {
     reached: Lsn,
     buffer_max: usize,
     last_query: u64,
-    /// While shapes are restored: the values that each log turns after the stream begins again.
-    turned: BTreeMap<Sid, BTreeSet<Values>>,
+    /// While shapes are restored: what each log turns after the stream begins again.
+    turned: BTreeMap<Sid, Vec<Turning>>,
     actions: Vec<Action>,
 }
 
@@ -286,6 +290,7 @@ impl Subqueries {
     /// The log of a shape is durable up to a transaction.
     pub fn flushed(&mut self, sid: Sid, upto: Seq) {
         let due = self.outers.get_mut(&sid).is_some_and(|outer| {
+            outer.unsafe_until = outer.unsafe_until.filter(|seq| upto < *seq);
             let due = outer.is_settled() && outer.release.is_some_and(|release| upto >= release);
             if due {
                 outer.release = None;

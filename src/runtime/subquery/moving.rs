@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::domain::{Lsn, PgSnapshot, Tuple, quote_identifier};
 use crate::filter::subquery::{Digest, MemberPosition, RowPositions, Values};
 use crate::runtime::subquery::members::{InnerRow, RowChange, RowKey};
+use crate::runtime::subquery::note::Note;
 use crate::runtime::subquery::outer::{AllMembers, Outer};
 use crate::shape_log::{Move, move_event, snapshot_end};
 
@@ -51,6 +52,8 @@ pub struct MovedRow {
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub messages: Vec<Bytes>,
+    /// See [`Note`].
+    pub note: Vec<u8>,
     /// What it does to the shape's own rows, where it is an inner query.
     pub rows: Vec<RowChange>,
 }
@@ -71,14 +74,14 @@ impl Outer {
     /// What it takes to follow its inner queries now.
     #[must_use]
     pub fn need(&self, members: &AllMembers) -> Need {
-        if self.resync {
-            return Need::Query;
-        }
         let of = |dependency: usize| {
             let differing = &self.differing[dependency];
             let Some(inner) = self.members(dependency, members).filter(|_| !differing.is_empty()) else {
                 return Need::Nothing;
             };
+            if self.is_indifferent(dependency, members) {
+                return Need::Nothing;
+            }
             let negated = self.is_negated(dependency);
             if negated && (self.is_general(dependency) || self.becomes_empty(dependency, members)) {
                 return Need::Query;
@@ -116,13 +119,16 @@ impl Outer {
         let mut query = Query {
             id,
             chosen: vec![BTreeSet::new(); count],
-            general: vec![self.resync; count],
+            general: vec![false; count],
             nulls: vec![false; count],
             condition: None,
         };
         let mut asked: Vec<Vec<&Values>> = vec![Vec::new(); count];
         for (dependency, asked) in asked.iter_mut().enumerate() {
             let Some(inner) = self.members(dependency, members) else { continue };
+            if self.is_indifferent(dependency, members) {
+                continue;
+            }
             let negated = self.is_negated(dependency);
             query.general[dependency] |= self.is_general(dependency);
             query.nulls[dependency] = negated && self.becomes_empty(dependency, members);
@@ -179,9 +185,8 @@ impl Outer {
             Some((query, moved)) => (Some(query), Some(moved)),
             None => (None, None),
         };
-        let general = |dependency: usize| self.resync || query.is_some_and(|query| query.general[dependency]);
+        let general = |dependency: usize| query.is_some_and(|query| query.general[dependency]);
         let general: Vec<bool> = (0..self.dependencies.len()).map(general).collect();
-        let resync = self.resync;
         let (visible, rows) = match moved {
             Some(moved) => (Some(moved.visible), moved.rows),
             None => (None, Vec::new()),
@@ -194,26 +199,24 @@ impl Outer {
         for (dependency, general) in general.iter().enumerate() {
             self.step(dependency, *general, query, members, &mut step);
         }
-        self.resync = false;
         let after: Vec<Vec<bool>> = seen.iter().map(|seen| self.active(seen, members)).collect();
         for at in self.clause().member_positions().filter(|at| general[at.dependency]) {
             for ((seen, before), after) in seen.iter().zip(&before).zip(&after) {
                 let Some(values) = &seen.values[at.position] else { continue };
                 let pattern = (at.position, self.clause().digest(at.position, values, self.tagger.scope()));
                 match (before[at.position], after[at.position]) {
-                    (_, true) if resync => drop(step.ins.insert(pattern)),
-                    (_, false) if resync => drop(step.outs.insert(pattern)),
                     (false, true) => drop(step.ins.insert(pattern)),
                     (true, false) => drop(step.outs.insert(pattern)),
                     (true, true) | (false, false) => {}
                 }
             }
         }
+        self.mark(&mut step, members);
         let mut outcome = step.outcome();
         let mut sent = 0;
         for (((row, seen), before), after) in rows.into_iter().zip(&seen).zip(before).zip(after) {
             // Clients let values go before they let others in: a row that had only the former is gone.
-            let kept: Vec<bool> = before.iter().zip(&after).map(|(a, b)| *a && *b && !resync).collect();
+            let kept: Vec<bool> = before.iter().zip(&after).map(|(a, b)| *a && *b).collect();
             if !self.clause().holds(&after) || self.clause().holds(&kept) {
                 continue;
             }
@@ -246,6 +249,9 @@ impl Outer {
         step: &mut Step,
     ) {
         let Some(inner) = members.get(&self.dependencies[dependency]) else { return };
+        if self.is_indifferent(dependency, members) {
+            return;
+        }
         let negated = self.is_negated(dependency);
         let was_empty = self.made_with(members).is_empty(dependency);
         let nulls = query.is_some_and(|query| query.nulls[dependency]);
@@ -269,6 +275,10 @@ impl Outer {
                 last = Some((digest, entry.clone(), enters));
             }
             step.xids.extend(&entry.xids);
+            if negated && general {
+                step.note.dependencies.insert(dependency);
+                step.note.entries.push((dependency, digest, entry.is_selected(inner)));
+            }
             if !partial && !general {
                 self.patterns(
                     dependency,
@@ -308,6 +318,19 @@ impl Outer {
         }
     }
 
+    /// What is noted needs a message to stand with: one about rows that have NULL where values are looked up,
+    /// which are in only where nothing is given.
+    fn mark(&self, step: &mut Step, members: &AllMembers) {
+        if !step.outs.is_empty() || !step.ins.is_empty() {
+            return;
+        }
+        for dependency in step.note.dependencies.clone() {
+            let nulls: Values = vec![None; self.width(dependency)].into();
+            let is_empty = self.made_with(members).is_empty(dependency);
+            self.null_pattern(dependency, &nulls, if is_empty { &mut step.ins } else { &mut step.outs });
+        }
+    }
+
     fn patterns(&self, dependency: usize, digest: &Digest, values: Option<&Values>, out: &mut Patterns) {
         for at in self.clause().member_positions().filter(|at| at.dependency == dependency) {
             let digest = match values {
@@ -330,12 +353,13 @@ struct Step {
     outs: Patterns,
     ins: Patterns,
     xids: BTreeSet<u32>,
+    note: Note,
 }
 
 impl Step {
     fn outcome(&self) -> Outcome {
         let xids: Vec<u64> = self.xids.iter().map(|xid| u64::from(*xid)).collect();
-        let mut outcome = Outcome::default();
+        let mut outcome = Outcome { note: self.note.encode(), ..Outcome::default() };
         for (to, patterns) in [(Move::Out, &self.outs), (Move::In, &self.ins)] {
             if patterns.is_empty() {
                 continue;

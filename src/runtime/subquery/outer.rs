@@ -7,7 +7,7 @@ use crate::domain::{Change, Lsn, Oid, PgSnapshot, Seq, ShapeDefinition, Sid, Tup
 use crate::filter::subquery::{Clause, Digest, MemberPosition, Membership, Positions, RowPositions, Values};
 use crate::replication::{ReplicationError, Transaction};
 use crate::runtime::router::RoutedTransaction;
-use crate::runtime::subquery::differing::Differing;
+use crate::runtime::subquery::differing::{Differing, Entry};
 use crate::runtime::subquery::late::Decided;
 use crate::runtime::subquery::members::{InnerRow, Members, Places, RowChange};
 use crate::runtime::subquery::moving::{Moved, Query};
@@ -35,8 +35,12 @@ pub struct Outer {
     /// Transactions that are decided and in the log, and owed until what they moved is there, too.
     pub owed: VecDeque<Held>,
     pub owes_from: Option<Seq>,
-    /// What it was made with is not known: the next move sends everything.
-    pub resync: bool,
+    /// The newest transaction with which something moved, until the log is durable up to there. Meanwhile
+    /// every transaction that changes rows of the shape's table is owed: after a crash that which moved may
+    /// move later, or not at all, and then what was not wanted may be.
+    pub unsafe_until: Option<Seq>,
+    /// It was found in the directory: all that its snapshot contains, it was made with.
+    pub restored: bool,
     /// Until the log is durable up to here its end is no state of Postgres.
     pub release: Option<Seq>,
     pub held_back: bool,
@@ -100,7 +104,8 @@ impl Outer {
             held: VecDeque::new(),
             owed: VecDeque::new(),
             owes_from: None,
-            resync: false,
+            unsafe_until: None,
+            restored: false,
             release: None,
             held_back: false,
             first,
@@ -140,11 +145,16 @@ impl Outer {
         self.first[dependency].as_ref().map_or(0, |at| at.columns.len())
     }
 
+    /// The first position that asks an inner query.
+    #[must_use]
+    pub fn position(&self, dependency: usize) -> usize {
+        self.first[dependency].as_ref().map_or(0, |at| at.position)
+    }
+
     /// The hash by which a value of an inner query is known here.
     #[must_use]
     pub fn digest(&self, dependency: usize, values: &Values) -> Digest {
-        let position = self.first[dependency].as_ref().map_or(0, |at| at.position);
-        self.clause().digest(position, values, self.tagger.scope())
+        self.clause().digest(self.position(dependency), values, self.tagger.scope())
     }
 
     #[must_use]
@@ -156,6 +166,27 @@ impl Outer {
     #[must_use]
     pub fn members<'a>(&self, dependency: usize, members: &'a AllMembers) -> Option<&'a Members> {
         members.get(&self.dependencies[dependency])
+    }
+
+    /// Under NOT with a NULL among what is given, and among what the shape was made with: no row is in by this
+    /// query, whatever else is given. Nothing is followed until the NULL is gone, and nothing owed for it.
+    #[must_use]
+    pub fn is_indifferent(&self, dependency: usize, members: &AllMembers) -> bool {
+        let null: Values = Box::new([None]);
+        self.is_negated(dependency)
+            && self.width(dependency) == 1
+            && !self.differing[dependency].contains(&self.digest(dependency, &null))
+            && self.members(dependency, members).is_some_and(|inner| inner.is_selected(&null))
+    }
+
+    /// Where its rows do not follow from what its inner queries give, and that matters.
+    pub fn to_follow<'a>(&'a self, members: &'a AllMembers) -> impl Iterator<Item = &'a Entry> {
+        let matters = |dependency: &usize| {
+            !self.differing[*dependency].is_empty() && !self.is_indifferent(*dependency, members)
+        };
+        (0..self.differing.len())
+            .filter(move |dependency| matters(dependency))
+            .flat_map(|dependency| self.differing[dependency].iter().map(|(_, entry)| entry))
     }
 
     /// Tags of a row, of which these positions are true.
@@ -222,7 +253,6 @@ struct Seen<'c> {
     before: Option<&'c Tuple>,
     was_in: bool,
     is_in: bool,
-    resync: bool,
 }
 
 impl<'c> Seen<'c> {
@@ -246,15 +276,12 @@ impl<'c> Seen<'c> {
             side.as_ref().is_some_and(|(_, _, active)| outer.clause().holds(active))
         };
         let (was_in, is_in) = (holds(&old), holds(&new));
-        Seen { old, new, before, was_in, is_in, resync: outer.resync }
+        Seen { old, new, before, was_in, is_in }
     }
 
     fn note(&self, outer: &Outer) -> Option<(Op, Annotation)> {
-        // What clients have is not known: tell them what is.
-        let was_in = self.was_in || (self.resync && self.old.is_some());
-        let op = match (was_in, self.is_in) {
+        let op = match (self.was_in, self.is_in) {
             (false, false) => return None,
-            (_, true) if self.resync => Op::Insert,
             (false, true) => Op::Insert,
             (true, true) => Op::Update,
             (true, false) => Op::Delete,

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::differing::Differing;
 use super::moving::{Need, Outcome};
 use super::outer::{Held, Phase};
 use super::{Action, Subqueries};
@@ -57,12 +56,14 @@ impl Subqueries {
             }
             Phase::Opened { moved, .. } if moved.lsn <= self.reached => {
                 let sees = |held: &Held| held.lsn < moved.lsn && moved.visible.sees(held.xid);
-                if outer.held.front().is_some_and(|held| !sees(held)) && outer.owed.is_empty() {
-                    // Decoded before it became visible: the rows would be those before it.
+                let visible = outer.held.iter().take_while(|held| sees(held)).count();
+                // Transactions become visible in another order than they commit in. Of one that is decoded
+                // before it is visible the rows would be those before it.
+                let too_early = visible == 0 && visible < outer.held.len() && outer.owed.is_empty();
+                if too_early || outer.held.iter().skip(visible).any(sees) {
                     self.ask(sid, true);
                     return false;
                 }
-                let visible = outer.held.iter().take_while(|held| sees(held)).count();
                 self.move_in(sid, visible)
             }
             Phase::Waiting
@@ -136,18 +137,14 @@ impl Subqueries {
     /// What a move of an inner query is caused by, for those that depend on it.
     fn causes(&self, sid: Sid) -> (Lsn, BTreeSet<u32>) {
         let Some(outer) = self.outers.get(&sid) else { return (Lsn(0), BTreeSet::new()) };
-        let entries = outer.differing.iter().flat_map(|differing| differing.iter()).map(|(_, entry)| entry);
-        let xids = entries.flat_map(|entry| entry.xids.iter().copied()).collect();
+        let xids = outer.to_follow(&self.members).flat_map(|entry| entry.xids.iter().copied()).collect();
         (self.owes(sid).unwrap_or(Lsn(0)), xids)
     }
 
     /// The earliest transaction of which something has not been followed yet.
     fn owes(&self, sid: Sid) -> Option<Lsn> {
         let outer = self.outers.get(&sid)?;
-        if outer.resync {
-            return Some(Lsn(0));
-        }
-        let own = outer.differing.iter().filter_map(Differing::cause);
+        let own = outer.to_follow(&self.members).map(|entry| entry.cause);
         let inner = outer.dependencies.iter().filter_map(|inner| self.owes(*inner));
         own.chain(inner).min()
     }
@@ -163,7 +160,8 @@ impl Subqueries {
         let owes = self.owes(sid);
         let Some(outer) = self.outers.get_mut(&sid) else { return };
         if !outcome.messages.is_empty() {
-            let unit = Arc::new(Unit::new(outcome.messages));
+            let unit = Arc::new(Unit::new(outcome.messages, outcome.note));
+            outer.unsafe_until = run.last().or(outer.owed.back()).map(|held| held.seq);
             match run.last().or(outer.owed.back()) {
                 Some(held) => {
                     if let Some(Wants::Late(late)) = held.body.wants(sid) {

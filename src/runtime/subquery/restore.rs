@@ -1,13 +1,13 @@
 //! Carrying on after a start: from the logs to what each shape was made with.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::domain::{Lsn, PgSnapshot, ShapeDefinition, Sid};
+use crate::domain::{Lsn, PgSnapshot, ShapeDefinition, Sid, Xid};
 use crate::filter::subquery::{Clause, Digest, Values};
-use crate::runtime::subquery::fold::{self, FoldError};
+use crate::runtime::subquery::fold::{self, Asking, FoldError};
 use crate::runtime::subquery::members::Members;
-use crate::runtime::subquery::outer::Phase;
+use crate::runtime::subquery::outer::{Outer, Phase};
 use crate::runtime::subquery::{RowTagger, Subqueries};
 use crate::shape_log::ShapeView;
 use crate::state::State;
@@ -75,20 +75,28 @@ impl Subqueries {
         definition: Arc<ShapeDefinition>,
         tagger: Arc<RowTagger>,
         view: &ShapeView,
-        (from, restored): (Lsn, &Restored),
+        restored: &Restored,
     ) -> Result<(), FoldError> {
-        let (moved, last) = fold::moves(view, from)?;
         self.insert_outer(sid, definition, tagger, restored.dependencies.clone());
-        let mut until = last;
-        for (dependency, inner) in restored.dependencies.iter().enumerate() {
-            until = until.max(self.folded(*inner));
-            self.compare(sid, dependency, &moved);
+        let Some(outer) = self.outers.get_mut(&sid) else { return Ok(()) };
+        outer.visible.clone_from(&restored.visible);
+        outer.restored = true;
+        let told = match fold::moves(view, &outer.asking()) {
+            Ok(told) => told,
+            Err(error) => {
+                self.remove(sid);
+                return Err(error);
+            }
+        };
+        let mut until = told.last;
+        for (dependency, told) in told.made_with.into_iter().enumerate() {
+            let inner = restored.dependencies[dependency];
+            until = until.max(self.folded(inner));
+            self.compare(sid, dependency, told);
         }
         if let Some(outer) = self.outers.get_mut(&sid) {
-            outer.visible.clone_from(&restored.visible);
             outer.phase = Phase::Catching { until };
-            let differs = outer.resync || outer.differing.iter().any(|differing| !differing.is_empty());
-            if differs {
+            if outer.to_follow(&self.members).next().is_some() {
                 self.hold_back(sid, true);
             }
         }
@@ -103,60 +111,61 @@ impl Subqueries {
         nested.iter().map(|inner| self.folded(*inner)).fold(own, Lsn::max)
     }
 
-    /// Compares what an inner query gives with what the shape was made with: what the query gave before
-    /// the stream begins again, and what the log of the shape says has moved since.
-    fn compare(&mut self, sid: Sid, dependency: usize, moved: &fold::Turned) {
+    /// Compares what an inner query gives with what the shape was made with: what its log says, and where
+    /// that is silent, what the query gave before the stream begins again and the shape's own snapshot has
+    /// not.
+    fn compare(&mut self, sid: Sid, dependency: usize, mut told: BTreeMap<Digest, bool>) {
         let Some(outer) = self.outers.get(&sid) else { return };
         let inner = outer.dependencies[dependency];
         let Some(members) = self.members.get(&inner) else { return };
-        let none = BTreeSet::new();
-        let turned = self.turned.get(&inner).unwrap_or(&none);
-        let negated = outer.is_negated(dependency);
-        let Some(position) = outer.clause().member_positions().find(|at| at.dependency == dependency) else {
-            return;
-        };
-        let mut moved: BTreeMap<Digest, bool> = moved
-            .iter()
-            .filter(|((at, _), _)| *at == position.position)
-            .map(|((_, digest), to)| (*digest, *to != negated))
-            .collect();
-        let null: Values = Box::new([None]);
-        let with_null = || {
-            members.partial().next().is_some()
-                || turned.iter().any(|values| values.iter().any(Option::is_none))
-                || moved.contains_key(&outer.digest(dependency, &null))
-        };
-        if negated && !moved.is_empty() && (outer.width(dependency) > 1 || with_null()) {
-            // The messages tell of values of the shape's rows, not of those of the inner query.
-            if let Some(outer) = self.outers.get_mut(&sid) {
-                outer.resync = true;
+        let mut turned: BTreeMap<Digest, (&Values, bool)> = BTreeMap::new();
+        for turning in self.turned.get(&inner).into_iter().flatten() {
+            if turning.xids.iter().all(|xid| outer.contains(turning.tx, Xid(*xid))) {
+                continue;
             }
-            return;
+            let digest = outer.digest(dependency, &turning.values);
+            let (_, odd) = turned.entry(digest).or_insert((&turning.values, false));
+            *odd = !*odd;
         }
         let mut differing: Vec<(Digest, Option<Values>)> = Vec::new();
-        for values in turned {
-            let digest = outer.digest(dependency, values);
+        for (digest, (values, odd)) in turned {
             let selected = members.is_selected(values);
-            let made_with = moved.remove(&digest).unwrap_or(!selected);
+            let made_with = told.remove(&digest).unwrap_or(selected != odd);
             if made_with != selected {
                 differing.push((digest, Some(values.clone())));
             }
         }
-        if !moved.is_empty() {
+        if !told.is_empty() {
             for values in members.values() {
                 let digest = outer.digest(dependency, values);
-                if moved.remove(&digest) == Some(false) {
+                if told.remove(&digest) == Some(false) {
                     differing.push((digest, Some(values.clone())));
                 }
             }
-            differing.extend(
-                moved.into_iter().filter(|(_, made_with)| *made_with).map(|(digest, _)| (digest, None)),
-            );
+            differing
+                .extend(told.into_iter().filter(|(_, made_with)| *made_with).map(|(digest, _)| (digest, None)));
         }
         if let Some(outer) = self.outers.get_mut(&sid) {
             for (digest, values) in differing {
                 outer.differing[dependency].insert(digest, values, Lsn(0));
             }
         }
+    }
+}
+
+impl Outer {
+    /// Where each inner query is asked for first.
+    fn asking(&self) -> Vec<Asking> {
+        let asking = |dependency: usize| {
+            let width = self.width(dependency);
+            Asking {
+                position: self.position(dependency),
+                dependency,
+                negated: self.is_negated(dependency),
+                null: self.digest(dependency, &vec![None; width].into()),
+                width,
+            }
+        };
+        (0..self.dependencies.len()).map(asking).collect()
     }
 }

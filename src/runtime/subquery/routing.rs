@@ -9,7 +9,7 @@ use super::members::{Flip, RowChange};
 use super::moving::Need;
 use super::outer::{Held, Phase};
 use super::{Action, Subqueries};
-use crate::domain::{Change, Lsn, Oid, Seq, Sid, SidSet, Tuple};
+use crate::domain::{Change, Lsn, Oid, Seq, Sid, SidSet, Tuple, Xid};
 use crate::events::InvalidationCause;
 use crate::replication::{ReplicationError, Transaction};
 use crate::runtime::router::RoutedTransaction;
@@ -104,6 +104,9 @@ impl Subqueries {
             let Some(outer) = self.outers.get_mut(&dependent).filter(|outer| outer.is_made()) else {
                 continue;
             };
+            if outer.restored && xids.iter().all(|xid| outer.contains(cause, Xid(*xid))) {
+                continue;
+            }
             for flip in flips {
                 let digest = outer.digest(dependency, &flip.values);
                 outer.differing[dependency].turn(digest, flip, cause, xids);
@@ -136,8 +139,11 @@ impl Subqueries {
         let members = &self.members;
         let outcome = self.outers.get_mut(&sid)?.follow(members, None);
         self.change_members(sid, txn, outcome.rows);
+        debug_assert!(outcome.messages.len() <= 1, "without rows there is one message, about what leaves");
         decided.event = outcome.messages.into_iter().next();
-        let wanted = !decided.changes.is_empty() || decided.event.is_some();
+        let outer = self.outers.get(&sid)?;
+        let unsafe_yet = outer.unsafe_until.is_some() && txn.relations.contains(&outer.definition.relation.oid);
+        let wanted = !decided.changes.is_empty() || decided.event.is_some() || unsafe_yet;
         wanted.then(|| Late::of(decided))
     }
 
@@ -154,6 +160,9 @@ impl Subqueries {
                     self.actions.push(Action::End { sid, cause: InvalidationCause::MoveFailed });
                 }
                 continue;
+            }
+            if late.decided().is_some_and(|decided| decided.event.is_some()) {
+                outer.unsafe_until = Some(seq);
             }
             if late.decided().is_none() {
                 outer.held.push_back(Held { seq, lsn, xid, body: Arc::clone(body) });

@@ -94,7 +94,7 @@ async fn read(
     Ok(Moved { visible, lsn, rows })
 }
 
-fn row(
+pub(super) fn row(
     cells: &[Value<'_>],
     definition: &ShapeDefinition,
     encoder: &Encoder,

@@ -107,7 +107,7 @@ fn what_moves_back_before_it_was_followed_differs_no_more() {
     let mut differing = Differing::default();
     let digest = Digest([7; 16]);
     differing.turn(digest, &flip(Some("1"), true), Lsn(10), &only(Xid(3)));
-    assert_eq!(differing.cause(), Some(Lsn(10)));
+    assert_eq!(differing.iter().map(|(_, entry)| entry.cause).collect::<Vec<_>>(), [Lsn(10)]);
     differing.turn(digest, &flip(Some("1"), false), Lsn(20), &only(Xid(4)));
     assert!(differing.is_empty());
     differing.insert(digest, None, Lsn(0));

@@ -43,6 +43,8 @@ pub struct WriterPool {
     /// Writers that have taken in something which they have not reported as durable. Invariant: those
     /// with `taken > reported`.
     owing: BTreeSet<Sid>,
+    /// Writers whose readers are shown nothing before it is durable, and wait for it.
+    behind: BTreeSet<Sid>,
     /// Shared with every shape of this thread: see [`LiveShape::published`].
     published: Arc<AtomicU64>,
     reports: Vec<Report>,
@@ -94,6 +96,7 @@ impl WriterPool {
             disk,
             writers: BTreeMap::new(),
             owing: BTreeSet::new(),
+            behind: BTreeSet::new(),
             published,
             reports: Vec::new(),
             #[cfg(feature = "test-hooks")]
@@ -159,8 +162,26 @@ impl WriterPool {
     /// Makes everything that was taken in durable, with one barrier where there is much, and reports
     /// what is.
     pub fn flush(&mut self) {
+        self.behind.clear();
         let owing: Vec<Sid> = std::mem::take(&mut self.owing).into_iter().collect();
         for sids in owing.chunks(FLUSHED_AT_ONCE_MAX) {
+            self.flush_some(sids);
+        }
+    }
+
+    /// Logs whose readers wait for the disk.
+    #[must_use]
+    pub fn behind(&self) -> usize {
+        self.behind.len()
+    }
+
+    /// As [`WriterPool::flush`], only what readers wait for.
+    pub fn flush_behind(&mut self) {
+        let behind: Vec<Sid> = std::mem::take(&mut self.behind).into_iter().collect();
+        for sid in &behind {
+            self.owing.remove(sid);
+        }
+        for sids in behind.chunks(FLUSHED_AT_ONCE_MAX) {
             self.flush_some(sids);
         }
     }
@@ -277,6 +298,9 @@ impl WriterPool {
                     writer.taken = writer.taken.max(seq);
                 }
                 self.owing.insert(sid);
+                if writer.log.is_behind() {
+                    self.behind.insert(sid);
+                }
             }
             Err(failure) => self.fail(sid, failure),
         }
@@ -309,6 +333,7 @@ impl WriterPool {
     /// The only way in which an incarnation ends.
     fn end(&mut self, sid: Sid, cause: ExitCause) {
         self.owing.remove(&sid);
+        self.behind.remove(&sid);
         if let Some(writer) = self.writers.remove(&sid) {
             writer.shape.set_lagging(true);
             match cause {

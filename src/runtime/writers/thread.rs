@@ -173,13 +173,12 @@ fn run(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
+        if pool.behind() > 0 {
+            flush(&mut pool, metrics, WriterPool::behind, WriterPool::flush_behind);
+        }
         match dirty_since {
             Some(since) if since.elapsed() >= flush_interval => {
-                let begun = Instant::now();
-                metrics.flush_groups.inc();
-                metrics.flush_logs.inc_by(pool.dirty() as u64);
-                pool.flush();
-                metrics.flush_seconds.observe(begun.elapsed().as_secs_f64());
+                flush(&mut pool, metrics, WriterPool::dirty, WriterPool::flush);
                 dirty_since = None;
             }
             Some(_) => {}
@@ -194,4 +193,12 @@ fn run(
             report(message);
         }
     }
+}
+
+fn flush(pool: &mut WriterPool, metrics: &Metrics, logs: fn(&WriterPool) -> usize, flush: fn(&mut WriterPool)) {
+    let begun = Instant::now();
+    metrics.flush_groups.inc();
+    metrics.flush_logs.inc_by(logs(pool) as u64);
+    flush(pool);
+    metrics.flush_seconds.observe(begun.elapsed().as_secs_f64());
 }

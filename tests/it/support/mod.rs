@@ -7,18 +7,17 @@
 #![allow(dead_code, unused_imports)]
 
 mod database;
-mod node;
 mod running;
 mod script;
 
 pub use database::{TestDatabase, database, database_on};
-pub use node::{NodeClient, NodeFollower};
 pub use running::{BINARY, Service};
 pub use script::NodeScript;
 pub use shapefold_xtask::audit::Audit;
 pub use shapefold_xtask::compare::{Table, difference, rows_in_postgres};
 pub use shapefold_xtask::http::{HttpClient, Response, encode};
 pub use shapefold_xtask::journal;
+pub use shapefold_xtask::node::{NodeClient, NodeFollower};
 pub use shapefold_xtask::postgres::{Installation, MAJOR_VARIABLE, Server};
 pub use shapefold_xtask::service::{Service as Process, ServiceSettings};
 pub use shapefold_xtask::shape_client::{ClientError, Row, Rows, ShapeClient, ShapeRequest};

@@ -17,7 +17,7 @@ use crate::compare::Table;
 use crate::postgres::connect;
 use crate::shape_client::{ClientError, ShapeClient, ShapeRequest};
 use crate::soak::Follower;
-use crate::workload::{SCHEMA, Writer, plain_shapes};
+use crate::workload::{SCHEMA, Writer, shapes};
 
 const WRITERS: u64 = 2;
 /// Between two transactions of a writer, at most.
@@ -89,7 +89,7 @@ impl Traffic {
         let session = connect(&setup.database_url).await?;
         writers.push(tokio::spawn(beat(session, Arc::clone(&shared), stopped.clone())));
         let beats = (0..BEAT_CLIENTS).map(|number| (Some(number), BEATS, ShapeRequest::table("beats")));
-        let others = plain_shapes().into_iter().map(|(table, request)| (None, table, request));
+        let others = shapes().into_iter().map(|(table, request)| (None, table, request));
         let clients = beats
             .chain(others)
             .enumerate()

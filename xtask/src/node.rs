@@ -4,15 +4,21 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, channel};
 
-use super::{Row, Service, WAIT_DURATION_MAX};
+use crate::service::Service;
+use crate::shape_client::Row;
+
+/// How long it is waited for something that a client should show soon.
+pub const WAIT_DURATION_MAX: Duration = Duration::from_secs(30);
 
 /// Lines of the Node process that may wait to be looked at.
 const LINES_MAX: usize = 65_536;
+/// Changes of one client that [`NodeFollower::listen`] keeps.
+const CHANGES_KEPT_MAX: usize = 10_000;
 
 /// One client in the Node process.
 #[derive(Clone, Debug)]
@@ -72,13 +78,14 @@ pub struct NodeFollower {
 }
 
 impl NodeFollower {
+    /// Clients of that service. Panics, as all of this does, where Node or the client is missing.
     pub fn start(service: &Service, clients: &[NodeClient]) -> Self {
         Self::start_at(&format!("{}/v1/shape", service.url()), clients)
     }
 
     /// Clients of what is at that URL.
     pub fn start_at(url: &str, clients: &[NodeClient]) -> Self {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/clients");
         assert!(folder.join("node_modules").exists(), "the official client is not installed: run ./dev test");
         let clients: Vec<Value> = clients
             .iter()
@@ -108,6 +115,21 @@ impl NodeFollower {
         Self { stdin: child.stdin.take(), child, lines, seen: BTreeMap::new() }
     }
 
+    /// Takes in what the clients show, for as long as it is polled; so that none of them waits to be heard.
+    /// What changed in detail is forgotten, for runs of any length.
+    pub async fn listen(&mut self) -> std::convert::Infallible {
+        loop {
+            match self.lines.recv().await {
+                Some(line) => self.note(&line),
+                None => std::future::pending().await,
+            }
+            for seen in self.seen.values_mut().filter(|seen| seen.changes.len() > CHANGES_KEPT_MAX) {
+                seen.changes.clear();
+                seen.values.clear();
+            }
+        }
+    }
+
     /// Has that client ask for a part of the rows.
     pub fn request_snapshot(&mut self, client: &str, subset: Value) {
         let stdin = self.stdin.as_mut().expect("stdin is piped");
@@ -128,17 +150,32 @@ impl NodeFollower {
 
     /// Reads on until the condition holds for what that client has shown.
     pub async fn wait_until(&mut self, client: &str, what: &str, holds: impl Fn(&Seen) -> bool) -> Seen {
-        let deadline = Instant::now() + WAIT_DURATION_MAX;
+        match self.wait_at_most(WAIT_DURATION_MAX, client, holds).await {
+            Ok(seen) => seen,
+            Err(seen) => panic!("{client}: no {what} in {WAIT_DURATION_MAX:?}; it showed {seen:?}"),
+        }
+    }
+
+    /// As [`NodeFollower::wait_until`].
+    ///
+    /// # Errors
+    /// What the client had shown when the time was over, or Node ended.
+    pub async fn wait_at_most(
+        &mut self,
+        time: Duration,
+        client: &str,
+        holds: impl Fn(&Seen) -> bool,
+    ) -> Result<Seen, Box<Seen>> {
+        let deadline = Instant::now() + time;
         loop {
             let seen = self.seen(client);
             if holds(&seen) {
-                return seen;
+                return Ok(seen);
             }
             let rest = deadline.saturating_duration_since(Instant::now());
             match tokio::time::timeout(rest, self.lines.recv()).await {
                 Ok(Some(line)) => self.note(&line),
-                Ok(None) => panic!("{client}: node ended before {what}; it showed {seen:?}"),
-                Err(_) => panic!("{client}: no {what} in {WAIT_DURATION_MAX:?}; it showed {seen:?}"),
+                Ok(None) | Err(_) => return Err(Box::new(seen)),
             }
         }
     }
