@@ -25,6 +25,15 @@ impl ShapeView {
         Ok(())
     }
 
+    /// Reads everything that it has, and finds it as it was written.
+    ///
+    /// # Errors
+    /// A [`StorageFault`].
+    pub fn verify(&self) -> Result<(), ShapeLogError> {
+        self.scan_snapshot(&mut |_| {})?;
+        self.scan_log(&mut |_, _| {})
+    }
+
     /// Hands the messages of the log to `visit`, with the LSN that they stand at.
     ///
     /// # Errors

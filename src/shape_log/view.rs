@@ -45,6 +45,12 @@ impl ShapeView {
         self.held_back
     }
 
+    /// Bytes of the log.
+    #[must_use]
+    pub fn log_size(&self) -> u64 {
+        self.log.end
+    }
+
     /// The writer that published it; 0 before the first.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
