@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use crate::cli::values;
+use crate::ownership::Trust;
 use crate::runtime::settings::{Failover, Operation};
+use crate::shape_log::CompactionPolicy;
 
 /// The least that `ELECTRIC_REPLICATION_IDLE_TIMEOUT` may be; shorter ones would only make the service
 /// connect again and again. Tests may not wait that long.
@@ -45,6 +47,36 @@ pub struct Operations {
         default_value = "60s"
     )]
     pub shape_expiry_interval: Duration,
+
+    /// Take a data directory whose file locks exclude nobody, or nobody on another host. Two instances on it
+    /// destroy each other's data: only for a directory that one instance alone can ever use.
+    #[arg(
+        long,
+        env = "SHAPEFOLD_UNSAFE_FILE_LOCKS",
+        value_parser = values::boolean,
+        default_value = "false"
+    )]
+    pub unsafe_file_locks: bool,
+
+    /// Rewrite the log of a shape that has grown far beyond its rows.
+    #[arg(long, env = "SHAPEFOLD_COMPACTION", value_parser = values::boolean, default_value = "true")]
+    pub compaction: bool,
+    /// A smaller log is left as it is.
+    #[arg(
+        long,
+        env = "SHAPEFOLD_COMPACTION_MIN_SIZE",
+        value_parser = values::size,
+        default_value = "16MiB"
+    )]
+    pub compaction_min_size: u64,
+    /// So many times the size of its rows a log has to be; at least 2.
+    #[arg(
+        long,
+        env = "SHAPEFOLD_COMPACTION_RATIO",
+        value_parser = clap::value_parser!(u64).range(2..=1_000),
+        default_value_t = 4
+    )]
+    pub compaction_ratio: u64,
 
     /// Serve Prometheus metrics at /metrics on this port; 0 picks a free one.
     #[arg(long, env = "ELECTRIC_PROMETHEUS_PORT")]
@@ -127,6 +159,19 @@ pub enum FailoverSlot {
 }
 
 impl Operations {
+    /// What is asked of the locks of the data directory's file system.
+    #[must_use]
+    pub fn lock_trust(&self) -> Trust {
+        if self.unsafe_file_locks { Trust::Unconditional } else { Trust::Verified }
+    }
+
+    /// When logs are rewritten, if they are.
+    #[must_use]
+    pub fn compaction(&self) -> Option<CompactionPolicy> {
+        let (bytes_min, ratio) = (self.compaction_min_size, self.compaction_ratio);
+        self.compaction.then_some(CompactionPolicy { bytes_min, ratio })
+    }
+
     /// What of it the service below the HTTP server is told.
     #[must_use]
     pub fn to_settings(&self) -> Operation {

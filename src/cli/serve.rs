@@ -338,6 +338,7 @@ fn settings(arguments: Arguments, data_dir: &Path) -> Result<Parts, String> {
     let export = Export::new(&arguments.operations)?;
     let service = Settings {
         data_dir: data_dir.to_owned(),
+        lock_trust: arguments.operations.lock_trust(),
         database_url,
         query_url,
         connect,
@@ -348,6 +349,7 @@ fn settings(arguments: Arguments, data_dir: &Path) -> Result<Parts, String> {
         postgres_evaluation: arguments.postgres_evaluation,
         pool_size: arguments.db_pool_size,
         chunk_bytes: arguments.shape_chunk_bytes_threshold,
+        compaction: arguments.operations.compaction(),
         flush_interval: Duration::from_millis(50),
         writer_idle_after: Duration::from_secs(30),
         checkpoint_events: 200_000,

@@ -83,6 +83,12 @@ pub enum Effect {
         /// They are evidence of damage: set aside, not removed.
         keep: bool,
     },
+    /// Put the generation of the log that has been prepared in the place of the present one.
+    SwitchLog {
+        sid: Sid,
+        incarnation: Incarnation,
+        intent: IntentId,
+    },
     /// Set a directory aside that belongs to no shape.
     QuarantineFiles {
         handle: Handle,

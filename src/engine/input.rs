@@ -102,6 +102,17 @@ pub enum Input {
         intent: IntentId,
         result: DestructionResult,
     },
+    /// A compacted generation of the log is there, made of what this writer had written.
+    LogPrepared {
+        sid: Sid,
+        incarnation: Incarnation,
+    },
+    /// What was announced about the log has been done; nothing, where there is no outcome.
+    LogSwitched {
+        sid: Sid,
+        intent: IntentId,
+        outcome: Option<Compaction>,
+    },
     /// There is a directory with the name of a handle that no shape had when it was looked for.
     StrangerFound {
         handle: Handle,
@@ -180,6 +191,16 @@ pub struct PostgresReady {
     pub publication_created: bool,
 }
 
+/// A log that has been replaced by a compacted one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compaction {
+    /// Up to here it says the same with fewer messages.
+    pub through: Lsn,
+    /// Its bytes before and after.
+    pub before: u64,
+    pub after: u64,
+}
+
 /// A committed transaction, matched against the shapes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Commit {
@@ -227,6 +248,8 @@ pub enum Refusal {
     HandleNotNew,
     #[error("a shape has this handle, or something is being done about it already")]
     NoStranger,
+    #[error("something is being done about the log of this shape already")]
+    LogBusy,
     #[error("the writer still owes something")]
     Pending,
 }

@@ -14,7 +14,7 @@ mod resume;
 mod settle;
 
 pub use effect::Effect;
-pub use input::{Boot, Commit, FlushReport, Input, PostgresReady, Refusal};
+pub use input::{Boot, Commit, Compaction, FlushReport, Input, PostgresReady, Refusal};
 pub use policy::Policy;
 
 use std::hash::{Hash, Hasher};

@@ -156,6 +156,7 @@ pub fn names() -> &'static [&'static str] {
         "SnapshotVisible",
         "SnapshotCompleted",
         "SnapshotFailed",
+        "ShapeCompacted",
         "ShapeInvalidated",
         "ShapeStepDone",
         "ShapeGone",

@@ -96,6 +96,9 @@ pub struct IntentId(pub u64);
 pub enum DestructionTarget {
     #[serde(rename = "s")]
     ShapeFiles(Sid),
+    /// The log of a living shape: another that brings every client to the same rows takes its place.
+    #[serde(rename = "l")]
+    ShapeLog(Sid),
     /// A directory with the name of a handle that no shape of this journal has.
     #[serde(rename = "q")]
     Stranger(Handle),
@@ -113,6 +116,9 @@ pub enum DestructionCause {
     /// It has been set aside for long enough.
     #[serde(rename = "x")]
     QuarantineExpired,
+    /// A log has grown far beyond its rows.
+    #[serde(rename = "c")]
+    Compacted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +128,9 @@ pub enum DestructionResult {
     /// Done by an earlier attempt: intents are repeated after a crash.
     #[serde(rename = "a")]
     AlreadyDone,
+    /// Nothing was removed, and nothing will be under this intent.
+    #[serde(rename = "n")]
+    Abandoned,
 }
 
 /// What kind of failure, with evidence behind each: a checksum, a changed inode, an errno.

@@ -36,6 +36,9 @@ pub enum ShapeEvent {
     SnapshotCompleted { sid: Sid, rows: u64, bytes: u64 },
     #[serde(rename = "sf")]
     SnapshotFailed { sid: Sid, attempt: u32, failure: SnapshotFailure },
+    /// The log up to `through` is one that says the same with fewer messages; its bytes before and after.
+    #[serde(rename = "k")]
+    Compacted { sid: Sid, through: Lsn, before: u64, after: u64 },
     /// Durable before a client is told, and before any acknowledgement that it releases.
     #[serde(rename = "i")]
     Invalidated { sid: Sid, cause: InvalidationCause },
@@ -154,6 +157,7 @@ impl ShapeEvent {
             | ShapeEvent::SnapshotVisible { sid, .. }
             | ShapeEvent::SnapshotCompleted { sid, .. }
             | ShapeEvent::SnapshotFailed { sid, .. }
+            | ShapeEvent::Compacted { sid, .. }
             | ShapeEvent::Invalidated { sid, .. }
             | ShapeEvent::StepDone { sid, .. }
             | ShapeEvent::Gone { sid } => *sid,
@@ -173,6 +177,7 @@ impl ShapeEvent {
             }
             ShapeEvent::PublicationReady { .. }
             | ShapeEvent::SnapshotStarted { .. }
+            | ShapeEvent::Compacted { .. }
             | ShapeEvent::StepDone { .. }
             | ShapeEvent::Gone { .. } => Durability::Lazy,
         }
@@ -190,6 +195,7 @@ impl ShapeEvent {
             ShapeEvent::SnapshotVisible { .. } => "SnapshotVisible",
             ShapeEvent::SnapshotCompleted { .. } => "SnapshotCompleted",
             ShapeEvent::SnapshotFailed { .. } => "SnapshotFailed",
+            ShapeEvent::Compacted { .. } => "ShapeCompacted",
             ShapeEvent::Invalidated { .. } => "ShapeInvalidated",
             ShapeEvent::StepDone { .. } => "ShapeStepDone",
             ShapeEvent::Gone { .. } => "ShapeGone",

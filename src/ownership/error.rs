@@ -41,6 +41,12 @@ pub enum OwnershipError {
     Denied { dir: PathBuf, stage: OwnershipStage },
     #[error("the file system of {} does not support file locks", dir.display())]
     LocksUnsupported { dir: PathBuf },
+    /// Two descriptors hold an exclusive lock at once.
+    #[error("file locks in {} are granted and exclude nobody", dir.display())]
+    LocksIneffective { dir: PathBuf },
+    /// A mount option keeps them from the server.
+    #[error("file locks in {} are only seen on this host: it is mounted with {option}", dir.display())]
+    LocksLocal { dir: PathBuf, option: String },
     #[error("{} is not a directory", dir.display())]
     NotADirectory { dir: PathBuf },
     #[error("no space left for {} ({stage})", dir.display())]
@@ -73,6 +79,12 @@ impl OwnershipError {
             }
             OwnershipError::LocksUnsupported { .. } => {
                 "Put the data directory on a local file system; without a lock two instances could destroy each other's data."
+            }
+            OwnershipError::LocksIneffective { .. } => {
+                "Put the data directory on a local file system. If only one instance can ever use it, SHAPEFOLD_UNSAFE_FILE_LOCKS=true takes it all the same; a second one would destroy its data."
+            }
+            OwnershipError::LocksLocal { .. } => {
+                "Mount it with locks that the server sees, or use a local disk. If no other host can ever use it, SHAPEFOLD_UNSAFE_FILE_LOCKS=true takes it all the same; an instance elsewhere would destroy its data."
             }
             OwnershipError::NotADirectory { .. } => "Point the data directory setting at a directory.",
             OwnershipError::NoSpace { .. } => {

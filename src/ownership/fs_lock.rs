@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::domain::Epoch;
 
 use super::error::{NotHeld, OwnershipError, OwnershipStage};
+use super::mounts;
 use super::record::{CONTENT_BYTES_MAX, Contents, FORMAT_VERSION, Identity, LockRecord, LockState};
 
 const LOCK_FILE: &str = "LOCK";
@@ -51,6 +52,16 @@ pub struct Previous {
     pub record: Option<LockRecord>,
 }
 
+/// What is asked of the locks of a file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// They exclude others, as far as can be told from here.
+    #[default]
+    Verified,
+    /// Whatever they do: that nobody else uses the directory is promised by the one who runs this.
+    Unconditional,
+}
+
 /// The outcome of one try.
 #[derive(Debug)]
 pub enum Attempt {
@@ -83,6 +94,14 @@ impl FsLock {
     /// Refusals of the operating system, each with a [`OwnershipError::remedy`]; a lock file of a newer
     /// format. That somebody else holds the lock is not an error.
     pub fn try_acquire(data_dir: &Path) -> Result<Attempt, OwnershipError> {
+        FsLock::try_acquire_trusting(data_dir, Trust::Verified)
+    }
+
+    /// As [`FsLock::try_acquire`].
+    ///
+    /// # Errors
+    /// As [`FsLock::try_acquire`].
+    pub fn try_acquire_trusting(data_dir: &Path, trust: Trust) -> Result<Attempt, OwnershipError> {
         if let Some(holder) = held_by_another(data_dir) {
             return Ok(Attempt::HeldBy(holder));
         }
@@ -97,7 +116,12 @@ impl FsLock {
                 }
             }
             match files.compare() {
-                Ok(()) => return files.into_locked().map(Attempt::Locked),
+                Ok(()) => {
+                    if trust == Trust::Verified {
+                        files.verify()?;
+                    }
+                    return files.into_locked().map(Attempt::Locked);
+                }
                 // Locked a file that is not at the path any more: whoever comes next would not see it.
                 Err(NotHeld::InodeChanged | NotHeld::DirectoryVanished | NotHeld::EpochHigher { .. }) => {}
                 Err(NotHeld::Unverified(error)) => {
@@ -152,6 +176,11 @@ impl FsLock {
 }
 
 impl LockedDirectory {
+    #[cfg(test)]
+    pub(super) fn files_for_test(&self) -> &LockFiles {
+        &self.files
+    }
+
     #[must_use]
     pub fn previous(&self) -> &Previous {
         &self.previous
@@ -200,7 +229,7 @@ pub fn read_record(data_dir: &Path) -> Result<Option<Contents>, OwnershipError> 
 
 /// The open directory and the open lock file in it.
 #[derive(Debug)]
-struct LockFiles {
+pub(super) struct LockFiles {
     dir_path: PathBuf,
     dir: File,
     dir_inode: Inode,
@@ -242,6 +271,30 @@ impl LockFiles {
             return Err(NotHeld::InodeChanged);
         }
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn unlock_for_test(&self) {
+        fs4::FileExt::unlock(&self.lock).expect("it is held");
+    }
+
+    /// Does the lock that is held exclude anybody?
+    pub(super) fn verify(&self) -> Result<(), OwnershipError> {
+        let dir = || self.dir_path.clone();
+        let fault = |error: io::Error| OwnershipError::classify(&self.dir_path, OwnershipStage::Lock, error);
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let second: File = rustix::fs::openat(&self.dir, LOCK_FILE, flags, Mode::empty())
+            .map_err(|errno| fault(errno.into()))?
+            .into();
+        match fs4::FileExt::try_lock(&second) {
+            Err(fs4::TryLockError::WouldBlock) => {}
+            Ok(()) => return Err(OwnershipError::LocksIneffective { dir: dir() }),
+            Err(fs4::TryLockError::Error(error)) => return Err(fault(error)),
+        }
+        match mounts::local_locks(self.dir_inode.dev) {
+            Some(option) => Err(OwnershipError::LocksLocal { dir: dir(), option }),
+            None => Ok(()),
+        }
     }
 
     fn read_raw(&self) -> io::Result<Contents> {

@@ -7,6 +7,10 @@
 //! `flock` is not seen through overlayfs (opening for writing copies the file up): the data directory has
 //! to be a volume or a bind mount.
 //!
+//! A file system may grant locks that mean nothing. So each lock is tried once more through a second
+//! descriptor, which must not get it, and a mount whose options keep locks on this host is refused
+//! (mounts.rs). [`Trust::Unconditional`] waives both.
+//!
 //! Creating the data directory and an empty `LOCK` is all that may be done before the lock is held.
 //!
 //! # `LOCK`, format version 1
@@ -21,10 +25,11 @@
 
 mod error;
 mod fs_lock;
+mod mounts;
 mod record;
 
 pub use error::{NotHeld, OwnershipError, OwnershipStage};
-pub use fs_lock::{Attempt, FsLock, Inode, LockedDirectory, PrevEnd, Previous, read_record};
+pub use fs_lock::{Attempt, FsLock, Inode, LockedDirectory, PrevEnd, Previous, Trust, read_record};
 pub use record::{Contents, Identity, LockRecord, LockState};
 
 #[cfg(test)]

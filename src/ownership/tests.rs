@@ -133,6 +133,18 @@ fn the_same_directory_under_another_path_is_locked_too() {
 }
 
 #[test]
+fn a_lock_that_excludes_nobody_is_found_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let locked = lock(dir.path());
+    locked.files_for_test().verify().unwrap();
+    // What is found is what a file system shows that grants every lock.
+    locked.files_for_test().unlock_for_test();
+    let error = locked.files_for_test().verify().unwrap_err();
+    assert!(matches!(error, OwnershipError::LocksIneffective { .. }), "{error}");
+    assert!(error.remedy().contains("SHAPEFOLD_UNSAFE_FILE_LOCKS"), "{}", error.remedy());
+}
+
+#[test]
 fn damaged_content_counts_as_a_crash_and_the_journal_gives_the_epoch() {
     let dir = tempfile::tempdir().unwrap();
     own(dir.path()).release().unwrap();

@@ -145,6 +145,7 @@ impl Projection for ShapeIndex {
             | ShapeEvent::SnapshotVisible { .. }
             | ShapeEvent::SnapshotCompleted { .. }
             | ShapeEvent::SnapshotFailed { .. }
+            | ShapeEvent::Compacted { .. }
             | ShapeEvent::StepDone { .. } => {}
         }
     }

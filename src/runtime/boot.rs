@@ -8,7 +8,7 @@ use crate::engine::{Boot, Engine, Policy};
 use crate::events::{self, CodecError, PreviousEnd, ProcessInfo};
 use crate::inspect::AskError;
 use crate::journal::{Journal, JournalError, SledJournal};
-use crate::ownership::{Attempt, FsLock, Identity, LockedDirectory, OwnershipError, PrevEnd};
+use crate::ownership::{Attempt, FsLock, Identity, LockedDirectory, OwnershipError, PrevEnd, Trust};
 use crate::runtime::clock;
 use crate::runtime::core::Core;
 use crate::runtime::handle::{Service, Status};
@@ -66,12 +66,12 @@ pub struct Opened {
 ///
 /// A directory that cannot be locked at all is waited for as well: the cause and its remedy are in the
 /// status and, once, in the log. Ending the process would have it started again and again.
-pub async fn lock(data_dir: &Path, service: &Service) -> (LockedDirectory, Duration) {
+pub async fn lock(data_dir: &Path, trust: Trust, service: &Service) -> (LockedDirectory, Duration) {
     let started = Instant::now();
     let mut told: Option<String> = None;
     let mut refused_poll = REFUSED_POLL_MIN;
     loop {
-        match FsLock::try_acquire(data_dir) {
+        match FsLock::try_acquire_trusting(data_dir, trust) {
             Ok(Attempt::Locked(locked)) => return (locked, started.elapsed()),
             Ok(Attempt::HeldBy(holder)) => {
                 let reason = "Timeout waiting for Postgres lock acquisition".to_owned();

@@ -57,6 +57,12 @@ pub enum Message {
     Catalog(Box<CatalogLook>),
     /// The directories of the shapes, as they were found.
     Surveyed(Found),
+    /// A compacted generation of a log has been made, or none.
+    LogPrepared {
+        sid: Sid,
+        incarnation: Incarnation,
+        done: bool,
+    },
     /// The initial rows of an inner query. Comes before the input that they are complete.
     Loaded {
         sid: Sid,
@@ -381,6 +387,10 @@ impl Driver {
                     }
                     _ => Vec::new(),
                 };
+                let switched = match &input {
+                    Input::LogSwitched { sid, .. } => Some(*sid),
+                    _ => None,
+                };
                 let flushed: Vec<Sid> = match &input {
                     Input::Flushed { reports } => reports.iter().map(|report| report.sid).collect(),
                     _ => Vec::new(),
@@ -388,6 +398,9 @@ impl Driver {
                 self.input(input);
                 settled.into_iter().for_each(|sid| self.catch_up(sid));
                 flushed.into_iter().for_each(|sid| self.follow_flush(sid));
+                if let Some(sid) = switched {
+                    self.executor.compaction_over(sid);
+                }
             }
             Report::Live { asked, live } => {
                 let complete =
@@ -400,6 +413,7 @@ impl Driver {
                     self.input(Input::LiveWriters { asked: audit.asked, live: audit.live });
                 }
             }
+            Report::CompactionDue { sid, incarnation } => self.executor.compaction_due(sid, incarnation),
             Report::SyncFailed(fault) => return Err(Fatal::Sync(fault)),
         }
         Ok(())
@@ -435,6 +449,7 @@ impl Driver {
             Message::Below(below) => self.below(below),
             Message::Catalog(look) => self.catalog(&look),
             Message::Surveyed(found) => self.surveyed(found),
+            Message::LogPrepared { sid, incarnation, done } => self.log_prepared(sid, incarnation, done),
             Message::Loaded { sid, members } => self.executor.router.subqueries.loaded(sid, *members),
             Message::Given { sid, given } => drop(self.state.given.insert(sid, given)),
             Message::Moved { sid, id, moved } => self.executor.router.subqueries.moved(sid, id, moved),

@@ -11,9 +11,10 @@ use crate::engine::{Effect, Input};
 use crate::events::{DestructionResult, IntentId, InvalidationCause};
 use crate::filter::Predicate;
 use crate::filter::subquery::Clause;
+use crate::runtime::compaction::Compactor;
 use crate::runtime::driver::Message;
 use crate::runtime::faults;
-use crate::runtime::handle::{CreateError, LiveShape, Phase, Service};
+use crate::runtime::handle::{CreateError, LiveShape, Phase, Service, Suspects};
 use crate::runtime::inspector::Inspector;
 use crate::runtime::quarantine::{self, Timing};
 use crate::runtime::router::{RoutedTransaction, Router};
@@ -52,6 +53,9 @@ pub struct Executor {
     pub resumed: Resumed,
     /// Transactions that are to be handed out together, once everything before them has been.
     pub runs: BTreeMap<Sid, Vec<HandOut>>,
+    pub suspects: Arc<Suspects>,
+    /// None where logs are not compacted.
+    pub compactor: Option<Compactor>,
 }
 
 /// See [`Executor::runs`].
@@ -213,6 +217,7 @@ impl Executor {
             }
             Effect::RotateReaders { sid, cause } => self.rotate(sid, cause),
             Effect::TrashFiles { sid, handle, intent, keep } => self.trash(sid, handle, intent, keep),
+            Effect::SwitchLog { sid, incarnation, intent } => self.switch_log(sid, incarnation, intent),
             Effect::QuarantineFiles { handle, intent } => {
                 tracing::warn!(%handle, "a directory that is no shape's is set aside in quarantine/");
                 self.settle_stranger(
@@ -232,6 +237,42 @@ impl Executor {
             Effect::Exit => Outcome::Exit,
             Effect::Abort => Outcome::Abort,
         }
+    }
+
+    /// The log of a shape has grown far beyond its rows.
+    pub fn compaction_due(&mut self, sid: Sid, incarnation: Incarnation) {
+        if let Some(compactor) = &mut self.compactor {
+            compactor.ask(sid, incarnation);
+            self.compact_next();
+        }
+    }
+
+    /// What had been made of the log of a shape is in its place, or of no use.
+    pub fn compaction_over(&mut self, sid: Sid) {
+        if let Some(compactor) = &mut self.compactor {
+            compactor.finished(sid);
+            self.compact_next();
+        }
+    }
+
+    fn compact_next(&mut self) {
+        let (shapes, disk, data_dir) = (&self.shapes, &self.disk, &self.data_dir);
+        if let Some(compactor) = &mut self.compactor {
+            compactor.go_on(|sid| {
+                let shape = shapes.get(&sid)?;
+                Some((Arc::clone(shape), ShapeFiles::open(Arc::clone(disk), data_dir, shape.handle)))
+            });
+        }
+    }
+
+    fn switch_log(&mut self, sid: Sid, incarnation: Incarnation, intent: IntentId) -> Outcome {
+        let prepared = self.compactor.as_mut().and_then(Compactor::take);
+        let (Some(prepared), Some(shape)) = (prepared, self.shapes.get(&sid)) else {
+            return Outcome::Answer(Input::LogSwitched { sid, intent, outcome: None });
+        };
+        let files = self.files(shape.handle);
+        self.writers.send(sid, Command::Switch { sid, incarnation, intent, files, prepared });
+        Outcome::Done
     }
 
     /// Makes a shape known to router and readers: from the next transaction on it is matched.
@@ -303,6 +344,7 @@ impl Executor {
     ) -> Arc<LiveShape> {
         let published = self.writers.published(sid);
         let mut shape = LiveShape::new(sid, handle, Arc::clone(definition), reader, phase, published);
+        shape.suspects = Some(Arc::clone(&self.suspects));
         let relation = &definition.relation;
         match filter {
             Filter::Everything => self.router.insert(sid, Arc::clone(definition), None),
@@ -481,6 +523,23 @@ impl Executor {
             }
         }
         Outcome::Done
+    }
+
+    /// Reads all rows of shapes that somebody could not read. Where that fails, too, the bytes are wrong.
+    pub fn look_into_suspects(&self) {
+        for shape in self.suspects.take().iter().filter_map(|sid| self.shapes.get(sid)).cloned() {
+            let driver = self.context.driver.clone();
+            self.runtime.spawn_blocking(move || match shape.reader.view().verify() {
+                Err(ShapeLogError::Storage(fault)) if faults::is_damage(&fault) => {
+                    tracing::error!(sid = %shape.sid, shape_handle = %shape.handle, %fault, "the files of a shape are damaged");
+                    let input = faults::input(fault, Some(shape.sid));
+                    let _closed = driver.blocking_send(Message::Input(input));
+                }
+                Ok(()) | Err(_) => {
+                    tracing::warn!(sid = %shape.sid, "rows that could not be read once can be read now");
+                }
+            });
+        }
     }
 
     /// Looks for directories that are no shape's. What is found comes back as a message.

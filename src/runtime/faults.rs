@@ -12,6 +12,18 @@ pub fn input(fault: shape_log::StorageFault, sid: Option<Sid>) -> Input {
     Input::StorageFault { class: class(fault.class), stage: stage(fault.stage), file: file(fault.file), sid }
 }
 
+/// Bytes that were durable are wrong, or gone: evidence against the file that was read.
+#[must_use]
+pub fn is_damage(fault: &shape_log::StorageFault) -> bool {
+    match fault.class {
+        shape_log::FaultClass::Corrupt { .. } => true,
+        shape_log::FaultClass::Vanished
+        | shape_log::FaultClass::NoSpace
+        | shape_log::FaultClass::Denied
+        | shape_log::FaultClass::Transient { .. } => false,
+    }
+}
+
 fn class(class: shape_log::FaultClass) -> FaultClass {
     match class {
         shape_log::FaultClass::Corrupt { .. } => FaultClass::Corrupt,

@@ -20,7 +20,7 @@ use crate::runtime::standby::{Standby, Standing};
 use crate::runtime::subset::Subsets;
 use crate::telemetry::{Metrics, Tracer};
 
-pub use live::{LiveShape, Phase, SnapshotProblem};
+pub use live::{LiveShape, Phase, SnapshotProblem, Suspects};
 
 /// Requests that wait for the driver, at most.
 pub const REQUESTS_MAX: usize = 1_024;

@@ -3,6 +3,7 @@
 mod archiver;
 mod boot;
 pub mod clock;
+mod compaction;
 mod connections;
 pub mod core;
 pub mod driver;

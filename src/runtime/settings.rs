@@ -5,15 +5,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::engine::Policy;
+use crate::ownership::Trust;
 use crate::postgres::{ConnectOptions, DatabaseUrl};
 pub use crate::replication::Failover;
 use crate::replication::{publication_name, slot_name};
+use crate::shape_log::CompactionPolicy;
 
 /// Settings of the service below the HTTP server.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `ELECTRIC_STORAGE_DIR`: owned by one process at a time.
     pub data_dir: PathBuf,
+    /// `SHAPEFOLD_UNSAFE_FILE_LOCKS`: whether the locks of its file system must be seen to work.
+    pub lock_trust: Trust,
     /// `DATABASE_URL`: replication, catalog, publication.
     pub database_url: DatabaseUrl,
     /// `ELECTRIC_POOLED_DATABASE_URL`: snapshots.
@@ -33,6 +37,8 @@ pub struct Settings {
     pub pool_size: usize,
     /// `ELECTRIC_SHAPE_CHUNK_BYTES_THRESHOLD`.
     pub chunk_bytes: u64,
+    /// `SHAPEFOLD_COMPACTION`, `…_MIN_SIZE` and `…_RATIO`: when a log is rewritten; never, without.
+    pub compaction: Option<CompactionPolicy>,
     /// Rows appended to the logs are flushed at the latest this long after.
     pub flush_interval: Duration,
     /// A writer without work is put to sleep after this long.

@@ -13,6 +13,7 @@ use crate::journal::{JournalError, JournalPaths, JournalThread, Notice, Reserve,
 use crate::replication::{ReplicationSettings, publication_name, random_slot_name, slot_name};
 use crate::runtime::archiver::Archiver;
 use crate::runtime::boot::{self, BootError, Opened};
+use crate::runtime::compaction::{CompactionSettings, Compactor};
 use crate::runtime::connections::Connections;
 use crate::runtime::driver::{Driver, Fatal, Message, Queues};
 use crate::runtime::evaluation::Evaluation;
@@ -159,7 +160,7 @@ impl Parts {
         loop {
             let data_dir = self.settings.data_dir.clone();
             let (locked, waited) = tokio::select! {
-                locked = boot::lock(&data_dir, &self.service) => locked,
+                locked = boot::lock(&data_dir, self.settings.lock_trust, &self.service) => locked,
                 () = drained(&mut self.message_queue) => return Ok(None),
             };
             let reason = "Timeout waiting for shape metadata to be loaded".to_owned();
@@ -235,7 +236,11 @@ impl Parts {
         )
         .map_err(BootError::Journal)?;
         let (report, reports) = mpsc::unbounded_channel();
-        let pool = PoolSettings { chunk_bytes: settings.chunk_bytes, idle_after: settings.writer_idle_after };
+        let pool = PoolSettings {
+            chunk_bytes: settings.chunk_bytes,
+            idle_after: settings.writer_idle_after,
+            compaction: settings.compaction,
+        };
         let writers = WriterThreads::spawn(
             WRITER_THREADS,
             &pool,
@@ -312,6 +317,11 @@ impl Parts {
             publishing,
             service: service.clone(),
         });
+        let compactor = settings.compaction.map(|policy| {
+            let (chunk_bytes, data_dir) = (settings.chunk_bytes, settings.data_dir.clone());
+            Compactor::spawn(CompactionSettings { policy, chunk_bytes, data_dir }, context.driver.clone())
+        });
+        let compactor = compactor.transpose().map_err(BootError::Thread)?;
         let runtime = tokio::runtime::Handle::current();
         let executor = Executor {
             service,
@@ -333,6 +343,8 @@ impl Parts {
             stack: settings.stack.clone(),
             resumed: Resumed::default(),
             runs: BTreeMap::new(),
+            suspects: Arc::default(),
+            compactor,
         };
         let queues = Queues {
             messages: message_queue,

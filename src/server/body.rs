@@ -5,12 +5,13 @@
 //! never take the beginning of a body for all of it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
 
-use crate::domain::Handle;
+use crate::runtime::handle::LiveShape;
 use crate::shape_log::{Body as Range, ShapeLogError, SnapshotFollow};
 
 use super::admission::Permit;
@@ -36,7 +37,7 @@ pub(super) enum Rows {
 /// # Errors
 /// [`Failure::LogUnreadable`] where reading fails before the first byte is sent.
 pub(super) fn log_body(
-    handle: Handle,
+    shape: &Arc<LiveShape>,
     rows: Rows,
     last: Option<String>,
     permit: Permit,
@@ -64,7 +65,8 @@ pub(super) fn log_body(
     };
     // Rows were sent or follow in either case.
     let ending = ending(",", last.as_deref());
-    let pieces = Pieces { handle, begun, rows: Some(rows), ending, _permit: permit };
+    let shape = Arc::clone(shape);
+    let pieces = Pieces { shape, begun, rows: Some(rows), ending, _permit: permit };
     Ok(Body::from_stream(stream::unfold(pieces, Pieces::next)))
 }
 
@@ -73,7 +75,7 @@ fn ending(separator: &str, last: Option<&str>) -> String {
 }
 
 struct Pieces {
-    handle: Handle,
+    shape: Arc<LiveShape>,
     /// Pieces that are there.
     begun: VecDeque<Bytes>,
     /// `None` once there are no more.
@@ -97,7 +99,8 @@ impl Pieces {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(shape_handle = %self.handle, %error, "a response was cut off: its rows cannot be read");
+                    self.shape.unreadable(&error);
+                    tracing::warn!(shape_handle = %self.shape.handle, %error, "a response was cut off: its rows cannot be read");
                     self.ending.clear();
                     return Some((Err(error), self));
                 }

@@ -323,6 +323,7 @@ impl Reading<'_> {
                     if self.shape.is_followed() {
                         return Err(not_now(self.app));
                     }
+                    self.shape.unreadable(&error);
                     tracing::error!(shape_handle = %self.shape.handle, %error, "a shape log cannot be read");
                     return Err(Failure::LogUnreadable(error.to_string()));
                 }
@@ -385,7 +386,7 @@ impl Reading<'_> {
             let headers = LogHead { schema: None, ..head }.headers(&self.method, &self.app.settings);
             return Ok(respond(StatusCode::NOT_MODIFIED, headers, Body::empty()));
         }
-        let body = log_body(self.shape.handle, rows, last, permit)?;
+        let body = log_body(&self.shape, rows, last, permit)?;
         Ok(respond(StatusCode::OK, head.headers(&self.method, &self.app.settings), body))
     }
 

@@ -103,6 +103,7 @@ impl Events {
             // The client comes back, and is told why there is nothing.
             Err(ShapeLogError::SnapshotFailed) => None,
             Err(error) => {
+                self.shape.unreadable(&error);
                 tracing::warn!(shape_handle = %self.shape.handle, %error, "a stream was cut off: its rows cannot be read");
                 self.next = Next::Close;
                 Some((Err(error), self))

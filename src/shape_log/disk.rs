@@ -7,9 +7,10 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -93,6 +94,12 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Those of `fstat`.
     fn size(&self) -> io::Result<u64>;
 
+    /// Tells files apart, also one that has the number of another which is gone.
+    ///
+    /// # Errors
+    /// Those of `statx`.
+    fn identity(&self) -> io::Result<FileIdentity>;
+
     /// Cuts off or fills up with zeros.
     ///
     /// # Errors
@@ -104,6 +111,28 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// Those of `fdatasync`. What it left behind is unknown: the file must not be written again.
     fn sync_data(&self) -> io::Result<()>;
+}
+
+/// What a file is, whatever its name. The time of its birth is part of it where the file system knows it:
+/// numbers of inodes are used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileIdentity {
+    device: u64,
+    number: u64,
+    born: Option<SystemTime>,
+}
+
+impl FileIdentity {
+    #[must_use]
+    pub fn of(metadata: &fs::Metadata) -> FileIdentity {
+        FileIdentity { device: metadata.dev(), number: metadata.ino(), born: metadata.created().ok() }
+    }
+
+    /// Of a file that is in memory only.
+    #[must_use]
+    pub(crate) fn simulated(number: u64) -> FileIdentity {
+        FileIdentity { device: 0, number, born: None }
+    }
 }
 
 /// The file system of the machine, below one directory. Everything is reached from that directory as it
@@ -254,6 +283,10 @@ impl DiskFile for RealFile {
         Ok(self.0.metadata()?.len())
     }
 
+    fn identity(&self) -> io::Result<FileIdentity> {
+        self.0.metadata().map(|metadata| FileIdentity::of(&metadata))
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
     }
@@ -266,27 +299,57 @@ impl DiskFile for RealFile {
 /// One file of a shape by its path, opened at first use and closed on [`FileSlot::release`], so that
 /// an idle shape holds no descriptor. Clones of the open handle stay valid after a release and after
 /// the file was moved to the trash.
+///
+/// A log may be replaced at its path: a slot never leads from one to the other. One that knows of it is
+/// pinned before ([`FileSlot::pin`]); another finds that what is there is not its file, which has vanished.
 #[derive(Debug)]
 pub(crate) struct FileSlot {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     pub kind: FileKind,
-    handle: Mutex<Option<Arc<dyn DiskFile>>>,
+    state: Mutex<SlotState>,
+}
+
+#[derive(Debug, Default)]
+struct SlotState {
+    handle: Option<Arc<dyn DiskFile>>,
+    /// Of a log that has been open.
+    identity: Option<FileIdentity>,
+    pinned: bool,
 }
 
 impl FileSlot {
     pub fn new(disk: Arc<dyn Disk>, path: PathBuf, kind: FileKind) -> FileSlot {
-        FileSlot { disk, path, kind, handle: Mutex::new(None) }
+        FileSlot { disk, path, kind, state: Mutex::default() }
     }
 
-    /// The open file; `Vanished` where it does not exist.
+    /// A slot of a file that is open already.
+    pub fn opened(disk: Arc<dyn Disk>, path: PathBuf, kind: FileKind, file: Arc<dyn DiskFile>) -> FileSlot {
+        // Where it cannot be told what it is, it is taken for what is found at the next use.
+        let identity = file.identity().ok();
+        let state = SlotState { handle: Some(file), identity, pinned: false };
+        FileSlot { disk, path, kind, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, SlotState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The open file; `Vanished` where it does not exist, or another one has taken its place.
     pub fn open(&self) -> Result<Arc<dyn DiskFile>, StorageFault> {
-        let mut handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = handle.as_ref() {
+        let mut state = self.state();
+        if let Some(file) = state.handle.as_ref() {
             return Ok(Arc::clone(file));
         }
         let file = self.disk.open(&self.path).named(Stage::Open, self.kind)?;
-        *handle = Some(Arc::clone(&file));
+        if self.kind == FileKind::Log {
+            let identity = file.identity().named(Stage::Open, self.kind)?;
+            if *state.identity.get_or_insert(identity) != identity {
+                let class = FaultClass::Vanished;
+                return Err(StorageFault { class, stage: Stage::Open, file: self.kind });
+            }
+        }
+        state.handle = Some(Arc::clone(&file));
         Ok(file)
     }
 
@@ -305,13 +368,32 @@ impl FileSlot {
             return Ok((file, false));
         }
         let file = self.disk.create(&self.path).named(Stage::Create, self.kind)?;
-        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&file));
+        let mut state = self.state();
+        if self.kind == FileKind::Log {
+            state.identity = Some(file.identity().named(Stage::Create, self.kind)?);
+        }
+        state.handle = Some(Arc::clone(&file));
         Ok((file, true))
     }
 
     /// Closes the descriptor once nobody reads through it; the next use opens the file again.
     pub fn release(&self) {
-        self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut state = self.state();
+        if !state.pinned {
+            state.handle = None;
+        }
+    }
+
+    /// Keeps the file open for as long as the slot exists: its path will lead to another.
+    pub fn pin(&self) -> Result<(), StorageFault> {
+        self.open()?;
+        self.state().pinned = true;
+        Ok(())
+    }
+
+    /// Its path leads to it all the same.
+    pub fn unpin(&self) {
+        self.state().pinned = false;
     }
 
     pub fn sync_directory(&self) -> Result<(), StorageFault> {

@@ -77,7 +77,7 @@ impl LogWriter {
         self.durable_last
     }
 
-    fn store_marks(&mut self) -> Result<(), StorageFault> {
+    pub(super) fn store_marks(&mut self) -> Result<(), StorageFault> {
         if self.index_broken || self.marks_stored == self.marks.len() {
             return Ok(());
         }

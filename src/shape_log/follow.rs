@@ -1,8 +1,8 @@
 //! Reading the files of a shape while another process writes them.
 //!
 //! What can be relied on: the definition and a complete snapshot never change; the log grows by whole
-//! frames at its end, and is only ever cut back to the end of a commit; a shape that has ended is
-//! renamed away as a whole. So a reader that believes nothing but frames that verify, up to the last
+//! frames at its end, and is only ever cut back to the end of a commit, or replaced by another that
+//! brings every client to the same rows (rewrite.rs); a shape that has ended is renamed away as a whole. So a reader that believes nothing but frames that verify, up to the last
 //! that carries a commit, sees a state that the shape has really had. What lies behind that commit is
 //! still being written, or the rest of a crash; it is looked at again next time.
 
@@ -14,13 +14,16 @@ use std::sync::Arc;
 
 use crate::domain::{Handle, Incarnation, ShapeDefinition};
 
-use super::disk::Disk;
-use super::error::{FaultClass, FileKind, ShapeLogError, Stage, StorageFault};
+use super::disk::{Disk, FileIdentity, FileSlot};
+use super::error::{FaultClass, FileKind, Named, ShapeLogError, Stage, StorageFault};
 use super::files::ShapeFiles;
 use super::read_only::ReadOnlyDisk;
 use super::recovery::{Scan, Verify, scan};
 use super::snapshot::SnapshotState;
 use super::view::ShapeReader;
+
+/// Looks at a log that is replaced while it is looked at.
+const LOOKS_MAX: u32 = 4;
 
 /// What a look at the files has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +47,7 @@ pub struct Follower {
 /// Differs wherever the content of the log file may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct LogIdentity {
-    dev: u64,
-    ino: u64,
+    file: FileIdentity,
     len: u64,
     /// Seconds and nanoseconds.
     changed: (i64, i64),
@@ -94,26 +96,49 @@ impl Follower {
     /// A [`StorageFault`]: what was published before stays and may be out of date. `Corrupt` may pass: a
     /// new owner may be cutting off what a crash left behind.
     pub fn follow(&mut self) -> Result<Followed, ShapeLogError> {
-        let found = match fs::metadata(self.files.path("log")) {
-            Ok(found) => LogIdentity {
-                dev: found.dev(),
-                ino: found.ino(),
+        for _ in 0..LOOKS_MAX {
+            let Some(found) = self.look()? else { return self.without_log() };
+            if self.seen.as_ref().is_some_and(|(seen, _)| *seen == found) {
+                return Ok(Followed::Unchanged);
+            }
+            let log = Arc::new(self.files.slot(FileKind::Log));
+            let read = self.read_on(&log, found);
+            // Replaced meanwhile: the index that was read may be that of the other log.
+            if !self.look()?.is_some_and(|now| now.file == found.file) {
+                continue;
+            }
+            return self.take(found, log, read);
+        }
+        // It is replaced once in a long while, not again and again.
+        Err(StorageFault { class: FaultClass::Vanished, stage: Stage::Open, file: FileKind::Log }.into())
+    }
+
+    /// The log as it is at this moment; `None` where there is none.
+    fn look(&self) -> Result<Option<LogIdentity>, StorageFault> {
+        match fs::metadata(self.files.path("log")) {
+            Ok(found) => Ok(Some(LogIdentity {
+                file: FileIdentity::of(&found),
                 len: found.len(),
                 changed: (found.mtime(), found.mtime_nsec()),
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.without_log(),
-            Err(error) => return Err(StorageFault::new(&error, Stage::Read, FileKind::Log).into()),
-        };
-        if self.seen.as_ref().is_some_and(|(seen, _)| *seen == found) {
-            return Ok(Followed::Unchanged);
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StorageFault::new(&error, Stage::Read, FileKind::Log)),
         }
-        match self.read_on(found) {
+    }
+
+    fn take(
+        &mut self,
+        found: LogIdentity,
+        log: Arc<FileSlot>,
+        read: Result<Scan, StorageFault>,
+    ) -> Result<Followed, ShapeLogError> {
+        match read {
             Ok(scan) => {
-                let changed = self.seen.as_ref().is_none_or(|(seen, before)| {
-                    before.end != scan.end || (seen.dev, seen.ino) != (found.dev, found.ino)
-                });
+                let changed = self
+                    .seen
+                    .as_ref()
+                    .is_none_or(|(seen, before)| before.end != scan.end || seen.file != found.file);
                 if changed {
-                    let log = Arc::new(self.files.slot(FileKind::Log));
                     scan.publish(log, &self.reader, Incarnation(0));
                 }
                 self.seen = Some((found, scan));
@@ -126,15 +151,16 @@ impl Follower {
     }
 
     /// From the last commit that was seen, where this is still the same file; otherwise from the start.
-    fn read_on(&self, found: LogIdentity) -> Result<Scan, StorageFault> {
-        let log = self.files.slot(FileKind::Log);
+    fn read_on(&self, log: &FileSlot, found: LogIdentity) -> Result<Scan, StorageFault> {
+        // Before the index, which is removed before its log is replaced.
+        let file = log.open()?.identity().named(Stage::Open, FileKind::Log)?;
         let before = self
             .seen
             .as_ref()
-            .filter(|(seen, scan)| (seen.dev, seen.ino) == (found.dev, found.ino) && found.len >= scan.end);
+            .filter(|(seen, scan)| seen.file == file && file == found.file && found.len >= scan.end);
         match before {
-            Some((_, scan)) => scan.carry_on(&log),
-            None => scan(&log, &self.files.slot(FileKind::Index), Verify::Tail),
+            Some((_, scan)) => scan.carry_on(log),
+            None => scan(log, &self.files.slot(FileKind::Index), Verify::Tail),
         }
     }
 

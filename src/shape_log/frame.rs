@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | 0 | 2 | magic `F5 53`; `F5` is in no UTF-8 text, so a payload never looks like a header |
 //! | 2 | 1 | version, 1 |
-//! | 3 | 1 | flags: 1 commit (last frame of its transaction), 2 chunk end |
+//! | 3 | 1 | flags: 1 commit (last frame of its transaction), 2 chunk end, 4 end of a compacted part |
 //! | 4 | 4 | payload length |
 //! | 8 | 8 | transaction: LSN of its commit record |
 //! | 16 | 8 | `op_position` of the first message |
@@ -34,6 +34,7 @@ pub(crate) const MAGIC: [u8; 2] = [0xF5, 0x53];
 const VERSION: u8 = 1;
 const COMMIT: u8 = 1;
 const CHUNK_END: u8 = 2;
+const COMPACTED: u8 = 4;
 
 /// A frame ends with the message that takes its payload to this size.
 pub(crate) const FRAME_PAYLOAD_TARGET: usize = 64 << 10;
@@ -44,6 +45,8 @@ pub(crate) const READ_WINDOW: usize = 256 << 10;
 pub(crate) struct FrameHeader {
     pub commit: bool,
     pub chunk_end: bool,
+    /// What lies before its end was compacted: rewrite.rs.
+    pub compacted: bool,
     pub payload_len: u32,
     pub tx: Lsn,
     pub first_op: u64,
@@ -67,6 +70,7 @@ impl FrameHeader {
         Some(FrameHeader {
             commit: header[3] & COMMIT != 0,
             chunk_end: header[3] & CHUNK_END != 0,
+            compacted: header[3] & COMPACTED != 0,
             payload_len: u32_at(4),
             tx: Lsn(u64_at(8)),
             first_op: u64_at(16),
@@ -78,8 +82,11 @@ impl FrameHeader {
         })
     }
 
-    fn write(&self, out: &mut [u8]) {
-        let flags = if self.commit { COMMIT } else { 0 } | if self.chunk_end { CHUNK_END } else { 0 };
+    /// Writes the header to the start of `out`, which has room for it.
+    pub fn write(&self, out: &mut [u8]) {
+        let flag = |is: bool, flag: u8| if is { flag } else { 0 };
+        let flags =
+            flag(self.commit, COMMIT) | flag(self.chunk_end, CHUNK_END) | flag(self.compacted, COMPACTED);
         out[..2].copy_from_slice(&MAGIC);
         out[2] = VERSION;
         out[3] = flags;
@@ -145,6 +152,31 @@ impl FrameHeader {
         }
         table
     }
+}
+
+/// The messages of a frame that verifies, with their `op_position`, without the commas behind them.
+pub(crate) fn frame_messages<'f>(
+    header: &FrameHeader,
+    frame: &'f [u8],
+) -> impl Iterator<Item = (u64, &'f [u8])> {
+    let payload_len = header.payload_len as usize;
+    let mut payload = &frame[HEADER_LEN..HEADER_LEN + payload_len];
+    let mut table = &frame[HEADER_LEN + payload_len..];
+    let (mut op, single) = (header.first_op, header.count == 1);
+    std::iter::from_fn(move || {
+        if payload.is_empty() {
+            return None;
+        }
+        let len = if single {
+            payload.len()
+        } else {
+            op = op.saturating_add(read_varint(&mut table)?);
+            usize::try_from(read_varint(&mut table)?).ok()?
+        };
+        let (message, rest) = payload.split_at_checked(len)?;
+        payload = rest;
+        Some((op, message.strip_suffix(b",").unwrap_or(message)))
+    })
 }
 
 /// Collects messages into a frame. Its last message may still be open.
@@ -222,6 +254,7 @@ impl FrameBuilder {
         let header = FrameHeader {
             commit,
             chunk_end,
+            compacted: false,
             payload_len,
             tx,
             first_op: self.first_op,

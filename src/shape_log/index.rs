@@ -8,7 +8,7 @@
 //! | at | bytes | field (little endian) |
 //! |---|---|---|
 //! | 0 | 1 | version, 1 |
-//! | 1 | 1 | flags: 1 chunk end, 2 the end is the end of a transaction |
+//! | 1 | 1 | flags: 1 chunk end, 2 the end is the end of a transaction, 4 it is that of a compacted part |
 //! | 2 | 2 | zero |
 //! | 4 | 4 | crc32c of bytes 8 to 64, seeded with bytes 0 to 4 |
 //! | 8 | 16 | first offset: transaction, operation |
@@ -29,11 +29,13 @@ const MARK_BYTES: u64 = 64 << 10;
 const VERSION: u8 = 1;
 const CHUNK_END: u8 = 1;
 const COMMIT: u8 = 2;
+const COMPACTED: u8 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub chunk_end: bool,
     pub commit: bool,
+    pub compacted: bool,
     pub first: (Lsn, u64),
     pub last: (Lsn, u64),
     pub start: u64,
@@ -49,7 +51,9 @@ impl Mark {
     pub fn encode(&self) -> [u8; RECORD_LEN] {
         let mut out = [0; RECORD_LEN];
         out[0] = VERSION;
-        out[1] = if self.chunk_end { CHUNK_END } else { 0 } | if self.commit { COMMIT } else { 0 };
+        let flag = |is: bool, flag: u8| if is { flag } else { 0 };
+        out[1] =
+            flag(self.chunk_end, CHUNK_END) | flag(self.commit, COMMIT) | flag(self.compacted, COMPACTED);
         let numbers = [
             self.first.0.0,
             self.first.1,
@@ -78,6 +82,7 @@ impl Mark {
         Some(Mark {
             chunk_end: record[1] & CHUNK_END != 0,
             commit: record[1] & COMMIT != 0,
+            compacted: record[1] & COMPACTED != 0,
             first: (Lsn(number(0)), number(1)),
             last: (Lsn(number(2)), number(3)),
             start: number(4),
@@ -119,6 +124,7 @@ impl MarkBuilder {
         let mark = Mark {
             chunk_end: header.chunk_end,
             commit: header.commit,
+            compacted: header.compacted,
             first,
             last: (header.tx, header.last_op),
             start: self.start,
@@ -215,6 +221,7 @@ mod tests {
         let mark = Mark {
             chunk_end: true,
             commit: false,
+            compacted: true,
             first: (Lsn(7), 0),
             last: (Lsn(u64::MAX), 12),
             start: 5,

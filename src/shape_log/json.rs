@@ -75,7 +75,7 @@ fn message_len(bytes: &[u8]) -> usize {
 }
 
 /// Position after the closing quote of the string whose inside starts at `at`.
-fn string_end(bytes: &[u8], mut at: usize) -> usize {
+pub(super) fn string_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(found) = memchr::memchr2(b'"', b'\\', &bytes[at..]) {
         at += found + 1;
         if bytes[at - 1] == b'"' {

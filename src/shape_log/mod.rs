@@ -15,8 +15,12 @@
 //! * **Damage is an error.** A torn tail is cut off, damage to what was durable is reported
 //!   (recovery.rs).
 //!
+//! * **Generations.** A log that has grown far beyond its rows is rewritten (compact.rs, rewrite.rs):
+//!   every offset stays one that a client may have.
+//!
 //! This module knows nothing of Postgres connections, the journal, or the engine.
 
+mod compact;
 mod disk;
 mod encoder;
 mod error;
@@ -30,6 +34,7 @@ mod message;
 mod read_only;
 mod reader;
 mod recovery;
+mod rewrite;
 mod scan;
 mod shared;
 mod sim_disk;
@@ -41,7 +46,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use disk::{Disk, DiskFile, RealDisk};
+pub use disk::{Disk, DiskFile, FileIdentity, RealDisk};
 pub use encoder::{Encoded, Encoder, Op, TransactionHeaders, snapshot_columns, snapshot_end};
 pub use error::{EncodeError, FaultClass, FileKind, ShapeLogError, Stage, StorageFault};
 pub use files::{
@@ -53,6 +58,9 @@ pub use json::messages;
 pub use read_only::ReadOnlyDisk;
 pub use reader::{Body, Range, Read};
 pub use recovery::{Verify, open_read_only};
+pub use rewrite::{
+    COMPACTED_TOGETHER_BYTES_MAX, CompactionPolicy, Preparation, Prepared, Switched, is_compactable, prepare,
+};
 pub use sim_disk::{SimDisk, SimFault};
 pub use scan::LogPiece;
 pub use snapshot::{SnapshotDone, SnapshotFollow, SnapshotState, SnapshotWriter};

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, FileIdentity};
 
 /// The machine's file system without its changing calls.
 #[derive(Clone, Copy, Debug, Default)]
@@ -75,6 +75,10 @@ impl DiskFile for ReadOnlyFile {
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        self.0.metadata().map(|metadata| FileIdentity::of(&metadata))
     }
 
     fn set_len(&self, _len: u64) -> io::Result<()> {

@@ -50,7 +50,7 @@ pub fn open_read_only(
     reader: &ShapeReader,
     verify: Verify,
 ) -> Result<Offset, ShapeLogError> {
-    let log = Arc::new(files.slot(FileKind::Log));
+    let log = Arc::clone(&reader.view().log.file);
     let scan = scan(&log, &files.slot(FileKind::Index), verify)?;
     scan.publish(log, reader, Incarnation(0));
     Ok(scan.last)

@@ -49,6 +49,15 @@ impl ShapeView {
         Ok(())
     }
 
+    /// Reads everything that it has, and finds it as it was written.
+    ///
+    /// # Errors
+    /// A [`StorageFault`].
+    pub fn verify(&self) -> Result<(), ShapeLogError> {
+        self.scan_snapshot(&mut |_| {})?;
+        self.scan_log(&mut |_| {})
+    }
+
     /// Hands the messages of the log to `visit`, frame by frame.
     ///
     /// # Errors

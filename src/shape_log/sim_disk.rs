@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, FileIdentity};
 
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -361,6 +361,11 @@ impl DiskFile for SimFile {
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.disk.call()?.inodes[self.number].content.len() as u64)
+    }
+
+    /// No call that could fail: it is asked for beside others.
+    fn identity(&self) -> io::Result<FileIdentity> {
+        Ok(FileIdentity::simulated(self.number as u64))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -109,6 +109,11 @@ impl SnapshotView {
         Ok(view)
     }
 
+    /// Bytes of its rows, as far as they are there.
+    pub fn size(&self) -> u64 {
+        self.blocks.last().map_or(0, |block| block.end)
+    }
+
     /// Start and blocks of a chunk that has ended.
     pub fn chunk(&self, chunk: u64) -> Option<(u64, Vec<Block>)> {
         let stop = *self.chunks.get(usize::try_from(chunk).ok()?)?;

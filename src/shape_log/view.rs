@@ -51,6 +51,12 @@ impl ShapeView {
         self.log.behind
     }
 
+    /// Bytes of the log.
+    #[must_use]
+    pub fn log_size(&self) -> u64 {
+        self.log.end
+    }
+
     /// The writer that published it; 0 before the first.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {

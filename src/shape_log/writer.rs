@@ -11,6 +11,7 @@ use super::files::ShapeFiles;
 use super::frame::{FRAME_PAYLOAD_TARGET, FrameBuilder};
 use super::index::{AppendList, Mark, MarkBuilder, RECORD_LEN};
 use super::recovery::{Verify, scan};
+use super::rewrite::compacted_end;
 use super::tags::{Annotation, Unit};
 use super::view::{ShapeReader, ShapeView, TailFrame};
 
@@ -33,25 +34,25 @@ const MESSAGE_BYTES_MAX: usize = 1 << 31;
 pub struct LogWriter {
     pub(super) log: Arc<FileSlot>,
     pub(super) index: FileSlot,
-    reader: Arc<ShapeReader>,
+    pub(super) reader: Arc<ShapeReader>,
     encoder: Encoder,
     encoded: Encoded,
     frame: FrameBuilder,
     chunk_bytes_threshold: u64,
-    open: Option<OpenTransaction>,
+    pub(super) open: Option<OpenTransaction>,
 
     /// Last committed offset and the end of its frame. Invariant: `durable <= end`.
     pub(super) last: Offset,
     pub(super) end: u64,
-    builder: MarkBuilder,
+    pub(super) builder: MarkBuilder,
     pub(super) marks: AppendList<Mark>,
     /// Committed frames that are not in the file, oldest first.
     pub(super) unwritten: Vec<TailFrame>,
     unwritten_bytes: usize,
     /// Bytes in the file, and the last offset in them: up to `end`, or beyond it for an open
     /// transaction that was too large for memory.
-    written: u64,
-    written_last: Offset,
+    pub(super) written: u64,
+    pub(super) written_last: Offset,
     pub(super) durable: u64,
     pub(super) durable_last: Offset,
     /// Marks that are in the index file.
@@ -62,6 +63,8 @@ pub struct LogWriter {
     /// Bytes found in the file at recovery may be in the page cache only.
     pub(super) sync_wanted: bool,
     pub(super) index_broken: bool,
+    /// Where the part ends that was compacted last.
+    pub(super) compacted: u64,
     pub(super) fault: Option<StorageFault>,
     /// Readers see nothing before it is durable. So it is for shapes with inner queries: what they make of
     /// a transaction depends on what has moved before, and after a crash that may move at another place.
@@ -71,7 +74,7 @@ pub struct LogWriter {
 }
 
 #[derive(Debug)]
-struct OpenTransaction {
+pub(super) struct OpenTransaction {
     tx: Lsn,
     headers: TransactionHeaders,
     /// The log has this transaction already.
@@ -120,9 +123,11 @@ impl LogWriter {
         chunk_bytes_threshold: u64,
         verify: Verify,
     ) -> Result<(LogWriter, Recovered), ShapeLogError> {
-        let log = Arc::new(files.slot(FileKind::Log));
+        // The one of the views before, so that whoever holds one of them keeps this file.
+        let log = Arc::clone(&reader.view().log.file);
         let index = files.slot(FileKind::Index);
         let scan = scan(&log, &index, verify)?;
+        let compacted = compacted_end(&scan.marks);
         let trimmed_bytes = scan.file_len - scan.end;
         if trimmed_bytes > 0 {
             log.open()?.set_len(scan.end).named(Stage::Truncate, FileKind::Log)?;
@@ -158,6 +163,7 @@ impl LogWriter {
             entry_unsynced: scan.durable == 0,
             sync_wanted: scan.file_len > scan.durable,
             index_broken: false,
+            compacted,
             fault: None,
             durable_first: !definition.dependencies.is_empty(),
             behind: false,

@@ -154,7 +154,10 @@ impl State {
                 shape.flushed = *after;
             }
             ShapeEvent::Unrouted { .. } => shape.routed_after = None,
-            ShapeEvent::PublicationReady { .. } | ShapeEvent::SnapshotFailed { .. } => {}
+            ShapeEvent::PublicationReady { .. }
+            | ShapeEvent::SnapshotFailed { .. }
+            // Its files say by themselves what they are.
+            | ShapeEvent::Compacted { .. } => {}
             ShapeEvent::SnapshotStarted { attempt, .. } => shape.snapshot_attempt = *attempt,
             ShapeEvent::SnapshotVisible { sid, snapshot, lsn } => {
                 shape.visible = Some((snapshot.clone(), *lsn));

@@ -29,6 +29,9 @@ pub struct Metrics {
     /// Shapes that owe something.
     pub shapes_owing: IntGauge,
     pub invalidations: IntCounterVec,
+    pub compactions: IntCounter,
+    /// Bytes of logs that were given back by them.
+    pub compacted_bytes: IntCounter,
     pub receive_lag_millis: Histogram,
     pub transactions: IntCounter,
     pub transaction_changes: IntCounter,
@@ -141,6 +144,9 @@ impl Metrics {
             writers: r.gauge("shapefold_writers", "Writers that run."),
             shapes_owing: r.gauge("shapefold_shapes_owing", "Shapes that owe a transaction."),
             invalidations: r.counters("shapefold_invalidations_total", "Shapes ended, by cause.", &["cause"]),
+            compactions: r
+                .counter("shapefold_compactions_total", "Logs of shapes replaced by compacted ones."),
+            compacted_bytes: r.counter("shapefold_compacted_bytes_total", "Bytes that these gave back."),
             receive_lag_millis: r.histogram(
                 "electric_postgres_replication_transaction_received_receive_lag",
                 "Milliseconds from commit to receipt.",

@@ -52,7 +52,7 @@ impl Decision<'_> {
         Ok(())
     }
 
-    fn require_incarnation(&self, sid: Sid, incarnation: Incarnation) -> Result<&Shape, Refusal> {
+    pub(super) fn require_incarnation(&self, sid: Sid, incarnation: Incarnation) -> Result<&Shape, Refusal> {
         self.require_owned()?;
         let shape = self.state().shape(sid).ok_or(Refusal::UnknownShape)?;
         if shape.writer.incarnation() == Some(incarnation) {

@@ -1,5 +1,6 @@
 //! Every "may we?" of the core. One file per topic, named as in `events` and `state`.
 
+mod compaction;
 mod consumer;
 mod flush;
 mod ownership;
@@ -45,6 +46,8 @@ impl Decision<'_> {
             Input::SnapshotFailed { sid, attempt, failure } => self.snapshot_failed(sid, attempt, failure),
             Input::SnapshotStopped { sid } => self.snapshot_stopped(sid),
             Input::FilesTrashed { sid, intent, result } => self.files_trashed(sid, intent, result),
+            Input::LogPrepared { sid, incarnation } => self.log_prepared(sid, incarnation),
+            Input::LogSwitched { sid, intent, outcome } => self.log_switched(sid, intent, outcome),
             Input::StrangerFound { handle } => self.stranger_found(handle),
             Input::QuarantineExpired { handle } => self.quarantine_expired(handle),
             Input::StrangerSettled { intent, result } => self.stranger_settled(intent, result),

@@ -59,6 +59,9 @@ fn ownership(event: &OwnershipEvent) -> Value {
                 DestructionTarget::ShapeFiles(sid) => {
                     json!({"intent": intent, "target": "ShapeFiles", "sid": sid, "cause": cause})
                 }
+                DestructionTarget::ShapeLog(sid) => {
+                    json!({"intent": intent, "target": "ShapeLog", "sid": sid, "cause": cause})
+                }
                 DestructionTarget::Stranger(handle) => {
                     let handle = handle.to_string();
                     json!({"intent": intent, "target": "Stranger", "handle": handle, "cause": cause})
@@ -137,6 +140,9 @@ fn shape(event: &ShapeEvent) -> Value {
         }
         ShapeEvent::SnapshotFailed { sid, attempt, failure } => {
             json!({"sid": sid, "attempt": attempt, "failure": word(failure)})
+        }
+        ShapeEvent::Compacted { sid, through, before, after } => {
+            json!({"sid": sid, "through": through.to_string(), "before": before, "after": after})
         }
         ShapeEvent::Invalidated { sid, cause } => json!({"sid": sid, "cause": word(cause)}),
         ShapeEvent::StepDone { sid, step } => json!({"sid": sid, "step": word(step)}),

@@ -105,7 +105,7 @@ pub fn concerns(event: &Event, wanted: Sid) -> bool {
         }
         Event::Ownership(OwnershipEvent::StorageFault { sid, .. }) => *sid == Some(wanted),
         Event::Ownership(OwnershipEvent::DestructiveIntent { target, .. }) => {
-            *target == DestructionTarget::ShapeFiles(wanted)
+            matches!(target, DestructionTarget::ShapeFiles(sid) | DestructionTarget::ShapeLog(sid) if *sid == wanted)
         }
         Event::Ownership(_) | Event::Stream(_) | Event::Journal(_) => false,
     }
@@ -119,7 +119,7 @@ pub fn subject(event: &Event) -> Option<Sid> {
         Event::Consumer(event) => Some(event.sid()),
         Event::Ownership(OwnershipEvent::StorageFault { sid, .. }) => *sid,
         Event::Ownership(OwnershipEvent::DestructiveIntent { target, .. }) => match target {
-            DestructionTarget::ShapeFiles(sid) => Some(*sid),
+            DestructionTarget::ShapeFiles(sid) | DestructionTarget::ShapeLog(sid) => Some(*sid),
             DestructionTarget::Stranger(_) => None,
         },
         Event::Ownership(_) | Event::Stream(_) | Event::Flush(_) | Event::Journal(_) => None,

@@ -2,8 +2,9 @@
 
 use crate::domain::{EventId, Seq, Sid};
 use crate::events::{
-    AckCause, ConsumerEvent, DestructionCause, DestructionTarget, Event, ExitCause, FaultClass, FlushEvent,
-    HistoryCause, InvalidationCause, JournalEvent, OwnershipEvent, PreviousEnd, ShapeEvent, StreamEvent,
+    AckCause, ConsumerEvent, DestructionCause, DestructionResult, DestructionTarget, Event, ExitCause,
+    FaultClass, FlushEvent, HistoryCause, InvalidationCause, JournalEvent, OwnershipEvent, PreviousEnd,
+    ShapeEvent, StreamEvent,
 };
 use crate::projections::forensics::{Names, commas};
 
@@ -44,17 +45,29 @@ fn ownership(event: &OwnershipEvent, names: &Names) -> String {
             (DestructionTarget::ShapeFiles(sid), _) => {
                 format!("the files of shape {} are to be removed (intent {})", names.call(*sid), intent.0)
             }
+            (DestructionTarget::ShapeLog(sid), _) => {
+                format!(
+                    "the log of shape {} is to be replaced by a compacted one (intent {})",
+                    names.call(*sid),
+                    intent.0
+                )
+            }
             (DestructionTarget::Stranger(handle), DestructionCause::QuarantineExpired) => {
                 format!("files set aside under {handle} are to be removed (intent {})", intent.0)
             }
             (
                 DestructionTarget::Stranger(handle),
-                DestructionCause::Unknown | DestructionCause::ShapeInvalidated,
+                DestructionCause::Unknown | DestructionCause::ShapeInvalidated | DestructionCause::Compacted,
             ) => {
                 format!("the directory {handle}, of no known shape, is to be set aside (intent {})", intent.0)
             }
         },
-        OwnershipEvent::DestructiveDone { intent, .. } => format!("files were removed (intent {})", intent.0),
+        OwnershipEvent::DestructiveDone { intent, result } => match result {
+            DestructionResult::Done | DestructionResult::AlreadyDone => {
+                format!("files were removed (intent {})", intent.0)
+            }
+            DestructionResult::Abandoned => format!("nothing was removed after all (intent {})", intent.0),
+        },
         OwnershipEvent::StorageFault { class, stage, file, sid, count } => {
             let whose = sid.map(|sid| format!(" of shape {}", names.call(sid))).unwrap_or_default();
             let what = fault(*class);
@@ -146,6 +159,11 @@ fn shape(event: &ShapeEvent) -> String {
         ShapeEvent::SnapshotFailed { attempt, failure, .. } => {
             format!("snapshot attempt {attempt} failed ({failure:?})")
         }
+        ShapeEvent::Compacted { through, before, after, .. } => format!(
+            "its log up to {through} was compacted, from {} to {} bytes",
+            commas(*before),
+            commas(*after)
+        ),
         ShapeEvent::Invalidated { cause, .. } => format!("ended, because {}", invalidation(*cause)),
         ShapeEvent::StepDone { step, .. } => format!("removal: {step:?}"),
         ShapeEvent::Gone { .. } => "nothing of it is left".to_owned(),

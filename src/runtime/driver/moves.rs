@@ -37,6 +37,7 @@ impl Driver {
             | ShapeEvent::SnapshotStarted { .. }
             | ShapeEvent::SnapshotCompleted { .. }
             | ShapeEvent::SnapshotFailed { .. }
+            | ShapeEvent::Compacted { .. }
             | ShapeEvent::Invalidated { .. }
             | ShapeEvent::StepDone { .. }
             | ShapeEvent::Gone { .. } => {}

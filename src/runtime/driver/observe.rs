@@ -153,6 +153,10 @@ pub(super) fn note(metrics: &Metrics, recorded: &Recorded) {
     if let Event::Shape(ShapeEvent::Invalidated { cause, .. }) = &recorded.event {
         metrics.invalidations.with_label_values(&[cause_name(*cause)]).inc();
     }
+    if let Event::Shape(ShapeEvent::Compacted { before, after, .. }) = &recorded.event {
+        metrics.compactions.inc();
+        metrics.compacted_bytes.inc_by(before.saturating_sub(*after));
+    }
 }
 
 /// Counts a transaction that came from Postgres.

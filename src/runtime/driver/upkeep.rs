@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::domain::{EventId, Handle, Sid};
+use crate::domain::{EventId, Handle, Incarnation, Sid};
 use crate::engine::Input;
 use crate::events::{DrainCause, FaultClass, FileKind, InvalidationCause, JournalEvent, Stage};
 use crate::inspect::Figures;
@@ -45,6 +45,18 @@ impl Driver {
             self.state.retired.push((self.core.engine().state().last, segment));
         }
         Ok(())
+    }
+
+    /// A compacted generation of a log takes its place only once that is announced.
+    pub(super) fn log_prepared(&mut self, sid: Sid, incarnation: Incarnation, done: bool) {
+        let before = self.core.engine().state().owner.last_intent;
+        if done {
+            self.input(Input::LogPrepared { sid, incarnation });
+        }
+        // Refused, where its writer has ended meanwhile.
+        if self.core.engine().state().owner.last_intent == before {
+            self.executor.compaction_over(sid);
+        }
     }
 
     pub(super) fn remove_retired(&mut self, durable: EventId) {
@@ -87,6 +99,7 @@ impl Driver {
         if now.duration_since(self.state.checked.reserve) >= RESERVE_CHECK_INTERVAL {
             self.state.checked.reserve = now;
             self.watch_space();
+            self.executor.look_into_suspects();
         }
         if now.duration_since(self.state.checked.audit) >= AUDIT_INTERVAL && self.core.is_settled() {
             self.state.checked.audit = now;

@@ -1,7 +1,8 @@
 //! One shape, as those see it who read it.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
@@ -29,8 +30,22 @@ pub struct LiveShape {
     files: Option<FollowedFiles>,
     /// When somebody last read from it: a number that grows with each read of any shape.
     pub(in crate::runtime) last_used: AtomicU64,
+    /// Where it is told that the files of this one cannot be right.
+    pub(in crate::runtime) suspects: Option<Arc<Suspects>>,
     /// The highest mark that was found to hold for a view of this shape: it holds for later ones, too.
     told: AtomicU64,
+}
+
+/// Shapes of which somebody has read bytes that are not what was written. Nobody believes that at once: the
+/// driver has the files looked at.
+#[derive(Debug, Default)]
+pub struct Suspects(Mutex<BTreeSet<Sid>>);
+
+impl Suspects {
+    /// Those that were named since the last time.
+    pub(in crate::runtime) fn take(&self) -> BTreeSet<Sid> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// How far a shape has come, for those who wait for it.
@@ -81,6 +96,7 @@ impl LiveShape {
             lagging: AtomicBool::new(true),
             files: None,
             last_used: AtomicU64::new(0),
+            suspects: None,
             told: AtomicU64::new(0),
         }
     }
@@ -96,6 +112,15 @@ impl LiveShape {
     ) -> LiveShape {
         let shape = LiveShape::new(sid, handle, definition, reader, Phase::Readable, Arc::default());
         LiveShape { files: Some(files), ..shape }
+    }
+
+    /// A read of its rows has failed. Damage is looked into, unless the files are another process's.
+    pub fn unreadable(&self, error: &ShapeLogError) {
+        if let (ShapeLogError::Storage(fault), Some(suspects)) = (error, &self.suspects)
+            && crate::runtime::faults::is_damage(fault)
+        {
+            suspects.0.lock().unwrap_or_else(PoisonError::into_inner).insert(self.sid);
+        }
     }
 
     /// Another process writes it, or did when the request came.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use crate::domain::{EventId, Incarnation, Lsn, Seq, Sid};
 use crate::engine::Input;
-use crate::events::ExitCause;
+use crate::events::{ExitCause, IntentId};
 use crate::runtime::handle::LiveShape;
 use crate::runtime::router::RoutedTransaction;
-use crate::shape_log::{ShapeFiles, StorageFault};
+use crate::shape_log::{Prepared, ShapeFiles, StorageFault};
 
 pub use pool::{PoolSettings, WriterPool};
 pub use thread::WriterThreads;
@@ -46,6 +46,14 @@ pub enum Command {
         incarnation: Incarnation,
         cause: ExitCause,
     },
+    /// Put a generation of the log in the place of the present one.
+    Switch {
+        sid: Sid,
+        incarnation: Incarnation,
+        intent: IntentId,
+        files: ShapeFiles,
+        prepared: Box<Prepared>,
+    },
     /// Every commit up to here has been handed out before this command.
     Progress(Lsn),
     /// Which incarnations exist? `asked` goes into the answer.
@@ -68,6 +76,11 @@ pub enum Report {
     Live {
         asked: EventId,
         live: Vec<(Sid, Incarnation)>,
+    },
+    /// The log of a shape has grown far beyond its rows.
+    CompactionDue {
+        sid: Sid,
+        incarnation: Incarnation,
     },
     /// A sync failed. What the page cache holds can no longer be trusted, in this process: it must stop.
     SyncFailed(StorageFault),

@@ -11,14 +11,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::domain::{Incarnation, Seq, Sid, Timestamp};
-use crate::engine::{FlushReport, Input};
-use crate::events::ExitCause;
+use crate::engine::{Compaction, FlushReport, Input};
+use crate::events::{ExitCause, IntentId};
 use crate::replication::ReplicationError;
 use crate::runtime::faults;
 use crate::runtime::handle::LiveShape;
 use crate::runtime::router::{RoutedTransaction, Wants};
 use crate::runtime::writers::{Command, Report};
-use crate::shape_log::{Disk, LogWriter, ShapeFiles, ShapeLogError, Stage, StorageFault, Verify, flush_all};
+use crate::shape_log::{
+    CompactionPolicy, Disk, LogWriter, Prepared, ShapeFiles, ShapeLogError, Stage, StorageFault, Switched,
+    Verify, flush_all, is_compactable,
+};
 
 /// Logs that are flushed together, each with a file or two open.
 const FLUSHED_AT_ONCE_MAX: usize = 2_048;
@@ -32,6 +35,8 @@ pub struct PoolSettings {
     pub chunk_bytes: u64,
     /// A writer without work is put to sleep after this long.
     pub idle_after: Duration,
+    /// When a log is to be rewritten; never, where there is none.
+    pub compaction: Option<CompactionPolicy>,
 }
 
 /// The writers of the shapes of one thread.
@@ -64,6 +69,8 @@ struct Incarnated {
     reported: Seq,
     active_at: Timestamp,
     idle_told: bool,
+    /// The log is not looked at for compaction before it has this size.
+    look_at: u64,
 }
 
 /// Why an incarnation could not go on.
@@ -127,6 +134,9 @@ impl WriterPool {
                 }
             }
             Command::Stop { sid, incarnation, cause } => self.stop(sid, incarnation, cause),
+            Command::Switch { sid, incarnation, intent, files, prepared } => {
+                self.switch((sid, incarnation), intent, &files, *prepared);
+            }
             Command::Progress(lsn) => {
                 // After the views of everything before it: a reader takes this mark first.
                 self.published.fetch_max(lsn.0, Ordering::AcqRel);
@@ -199,6 +209,9 @@ impl WriterPool {
                         writer.reported = writer.taken;
                         let (incarnation, upto) = (writer.incarnation, writer.taken);
                         reports.push(FlushReport { sid, incarnation, upto });
+                        if self.settings.compaction.is_some_and(|policy| writer.is_to_be_compacted(policy)) {
+                            self.reports.push(Report::CompactionDue { sid, incarnation });
+                        }
                         if many {
                             writer.log.release();
                         }
@@ -262,6 +275,7 @@ impl WriterPool {
                 reported: Seq(0),
                 active_at: now,
                 idle_told: false,
+                look_at: 0,
             },
         );
     }
@@ -325,6 +339,34 @@ impl WriterPool {
         self.end(sid, cause);
     }
 
+    /// Replaces the log of a writer, if it is still the one for which that was prepared. Answers in any case.
+    fn switch(
+        &mut self,
+        (sid, incarnation): (Sid, Incarnation),
+        intent: IntentId,
+        files: &ShapeFiles,
+        prepared: Prepared,
+    ) {
+        let writer = self.writers.get_mut(&sid).filter(|writer| writer.incarnation == incarnation);
+        let switched = writer.map(|writer| guarded(|| Ok(writer.log.switch(files, prepared)?)));
+        let (outcome, failure) = match switched {
+            None => (None, None),
+            Some(Ok(Switched::Done { through, before, after })) => {
+                (Some(Compaction { through, before, after }), None)
+            }
+            Some(Ok(Switched::Abandoned(fault))) => {
+                tracing::warn!(%sid, %fault, "a log was not compacted; it goes on as it was");
+                self.reports.push(Report::Input(faults::input(fault, None)));
+                (None, None)
+            }
+            Some(Err(failure)) => (None, Some(failure)),
+        };
+        self.reports.push(Report::Input(Input::LogSwitched { sid, intent, outcome }));
+        if let Some(failure) = failure {
+            self.fail(sid, failure);
+        }
+    }
+
     fn fail(&mut self, sid: Sid, failure: Failure) {
         self.report_failure(sid, &failure);
         self.end(sid, failure.cause());
@@ -373,6 +415,16 @@ impl WriterPool {
 }
 
 impl Incarnated {
+    /// Says so once, and again when the log has grown further.
+    fn is_to_be_compacted(&mut self, policy: CompactionPolicy) -> bool {
+        let size = self.log.size();
+        if size < self.look_at.max(policy.bytes_min) {
+            return false;
+        }
+        self.look_at = size + policy.bytes_min / 4;
+        is_compactable(&self.shape.definition) && self.log.compaction_due(policy)
+    }
+
     /// Takes in a transaction: whole, or not at all.
     fn take(&mut self, sid: Sid, routed: &RoutedTransaction) -> Result<(), Failure> {
         let log = &mut self.log;

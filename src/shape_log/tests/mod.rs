@@ -1,5 +1,6 @@
 //! Tests of the shape log as a whole, on the simulated disk unless they say otherwise.
 
+mod compaction;
 mod crashes;
 mod damage;
 mod encoding;
@@ -28,7 +29,7 @@ const HANDLE: Handle = Handle { hash: 7, micros: 1 };
 const CHUNK: u64 = 1 << 20;
 
 /// `public.items (id int4 primary key, a text, b bool)`.
-fn definition() -> ShapeDefinition {
+pub(super) fn definition() -> ShapeDefinition {
     table(
         RelationName { schema: "public".to_owned(), table: "items".to_owned() },
         &[("id", 23), ("a", 25), ("b", 16)],

@@ -64,6 +64,7 @@ impl World {
             Effect::QuarantineFiles { .. } | Effect::PurgeQuarantined { .. } => {
                 self.fail("nobody has looked for strangers".to_owned());
             }
+            Effect::SwitchLog { .. } => self.fail("nobody has prepared a log".to_owned()),
             Effect::Exit => self.exit(),
             Effect::Abort => self.crash(),
         }

@@ -71,6 +71,7 @@ pub fn events() -> Vec<Event> {
     events.extend(about_the_journal());
     events.extend(endings());
     events.extend(inner_queries());
+    events.extend(compactions());
     events
 }
 
@@ -241,6 +242,17 @@ fn inner_queries() -> Vec<Event> {
     let mut events = vec![ShapeEvent::Depends { sid: SECOND, on: vec![FIRST] }.into()];
     events.extend(causes.map(|cause| ShapeEvent::Invalidated { sid: SECOND, cause }.into()));
     events
+}
+
+fn compactions() -> Vec<Event> {
+    let (target, cause) = (DestructionTarget::ShapeLog(SECOND), DestructionCause::Compacted);
+    let done = |result| OwnershipEvent::DestructiveDone { intent: IntentId(2), result }.into();
+    vec![
+        OwnershipEvent::DestructiveIntent { intent: IntentId(2), target, cause }.into(),
+        ShapeEvent::Compacted { sid: SECOND, through: Lsn(1_400), before: 1 << 30, after: 4_096 }.into(),
+        done(DestructionResult::Done),
+        done(DestructionResult::Abandoned),
+    ]
 }
 
 fn endings() -> Vec<Event> {

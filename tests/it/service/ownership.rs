@@ -263,3 +263,29 @@ async fn a_file_system_without_locks_is_refused_with_a_remedy() {
     service.settings_mut().wrapper = Vec::new();
     goes_on(&database, &mut service, &mut client).await;
 }
+
+/// A file system that grants every lock. It is found out by a second descriptor, before anything is touched;
+/// who knows better can say so.
+#[tokio::test]
+async fn a_file_system_whose_locks_exclude_nobody_is_refused_unless_it_is_wanted() {
+    let (database, mut service, mut client) = served("own_idle_locks").await;
+    assert!(service.terminate().await, "{}", service.output());
+    let before = shape_files(service.data_dir());
+    service.settings_mut().wrapper = ["strace", "-D", "-f", "-qq", "-o", "/dev/null"]
+        .into_iter()
+        .chain(["-e", "trace=flock", "-e", "inject=flock:retval=0"])
+        .map(str::to_owned)
+        .collect();
+    service.relaunch().expect("the process starts");
+    let message = health_message(&mut service, "starting", "exclude nobody").await;
+    assert!(message.contains("SHAPEFOLD_UNSAFE_FILE_LOCKS"), "{message}");
+    assert_eq!(shape_files(service.data_dir()), before);
+    service.kill9();
+    service.settings_mut().set("SHAPEFOLD_UNSAFE_FILE_LOCKS", "true");
+    service.relaunch().expect("the process starts");
+    service.wait_active(WAIT_DURATION_MAX).await.unwrap_or_else(|error| panic!("{error}"));
+    catch_up(&mut client, &ITEMS, &database.client().await).await;
+    service.kill9();
+    service.settings_mut().wrapper = Vec::new();
+    goes_on(&database, &mut service, &mut client).await;
+}

@@ -137,3 +137,42 @@ async fn damaged_files_are_kept_and_end_one_shape_only() {
     assert!(history.lines().count() == 1 && history.contains("StorageDamaged"), "{history}");
     journal_is_sound(&data_dir);
 }
+
+/// Damage in the middle of a log is met by who reads it, not by a start. It ends that shape, with its files
+/// kept, and the client that met it gets another.
+#[tokio::test]
+async fn damage_that_a_reader_meets_ends_that_shape_only() {
+    let (database, mut service, mut client) = served("quarantine_reader").await;
+    let data_dir = service.data_dir().to_owned();
+    let mut other = service.follow(ShapeRequest::table("items").filtered("k = 1", &[]));
+    other.sync().await.expect("it is made");
+    for text in ["one", "two", "three"] {
+        database.execute(&format!("UPDATE items SET v = repeat('{text}', 5000)")).await;
+    }
+    catch_up(&mut other, &ITEMS, &database.client().await).await;
+    catch_up(&mut client, &ITEMS, &database.client().await).await;
+    let damaged = handle(&client);
+    let log = directory_of(&data_dir, &damaged).expect("its directory").join("log");
+    let mut bytes = fs::read(&log).expect("a log");
+    bytes[200] ^= 0x10;
+    fs::write(&log, &bytes).expect("it is ours");
+
+    // Its rows are in memory no more than its writer needs: who comes new reads the file.
+    let path = format!("/v1/shape?table=items&handle={damaged}&offset=0_inf");
+    until("the damage is met, and ends the shape", async || {
+        let answer = service.http().get(&path).await;
+        answer.is_ok_and(|answer| answer.status == 409).then_some(())
+    })
+    .await;
+    let kept = until("it is set aside", async || set_aside(&data_dir, &damaged)).await;
+    assert_eq!(fs::read(kept.join("log")).expect("the evidence").len(), bytes.len());
+    catch_up(&mut client, &ITEMS, &database.client().await).await;
+    assert_eq!(client.refetches().len(), 1, "rebuilt");
+    database.execute("UPDATE items SET v = 'after'").await;
+    catch_up(&mut other, &ITEMS, &database.client().await).await;
+    assert!(other.refetches().is_empty(), "no other shape is touched");
+    assert!(service.terminate().await, "{}", service.output());
+    let history = journal_tail(&data_dir, &["--kind", "ShapeInvalidated"]);
+    assert!(history.lines().count() == 1 && history.contains("StorageDamaged"), "{history}");
+    journal_is_sound(&data_dir);
+}

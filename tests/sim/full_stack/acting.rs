@@ -94,7 +94,8 @@ impl World {
                 let number = self.choices.below(self.clients.len());
                 self.client_works(number);
             }
-            95 | 96 => self.tick(),
+            95 => self.compactor_works(),
+            96 => self.tick(),
             _ => self.rare(),
         }
     }
@@ -268,6 +269,7 @@ impl World {
         while self.process.as_ref().is_some_and(|process| !process.trashing.is_empty()) {
             self.trash_works(0);
         }
+        self.compactor_works();
         for number in 0..self.clients.len() {
             self.client_works(number);
         }

@@ -28,6 +28,13 @@ pub struct Client {
     following: Option<(Arc<LiveShape>, SnapshotFollow, Vec<u8>)>,
 }
 
+/// What a client of a shape had at an offset.
+pub struct Mark {
+    pub handle: Handle,
+    pub from: Offset,
+    pub rows: BTreeMap<String, Values>,
+}
+
 struct Looking {
     shape: Arc<LiveShape>,
     mark: Option<Lsn>,
@@ -218,6 +225,7 @@ impl World {
         if self.gone.contains(&handle) && !ended {
             self.fail(format!("L6: {handle} is served, and a client was told that it is gone"));
         }
+        let compacted = self.compacted.contains_key(&handle);
         let client = &mut self.clients[number];
         client.handle = Some(handle);
         client.from = end;
@@ -225,7 +233,7 @@ impl World {
         let mut wrong = None;
         for message in messages(body) {
             let message: Value = serde_json::from_slice(message).expect("a message is JSON");
-            if let Err(why) = apply(&mut client.rows, &message) {
+            if let Err(why) = apply(&mut client.rows, &message, compacted) {
                 wrong.get_or_insert(why);
             }
         }
@@ -296,7 +304,8 @@ fn offset_of(message: &[u8]) -> Option<Offset> {
     Some(Offset::new(Lsn(lsn), message["headers"]["op_position"].as_u64()?))
 }
 
-fn apply(rows: &mut BTreeMap<String, Values>, message: &Value) -> Result<(), String> {
+/// Of a compacted log a client may be told of the end of a row that it never had.
+pub fn apply(rows: &mut BTreeMap<String, Values>, message: &Value, compacted: bool) -> Result<(), String> {
     let Some(operation) = message["headers"]["operation"].as_str() else { return Ok(()) };
     let key = message["key"].as_str().ok_or("a message without a key")?;
     let values = message["value"].as_object().ok_or("a message without a value")?;
@@ -310,6 +319,7 @@ fn apply(rows: &mut BTreeMap<String, Values>, message: &Value) -> Result<(), Str
         ("delete", Some(_)) => {
             rows.remove(key);
         }
+        ("delete", None) if compacted => {}
         (operation, there) => {
             return Err(format!(
                 "{operation} of {key}, which is {}there",

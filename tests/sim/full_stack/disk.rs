@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use shapefold::shape_log::{Disk, DiskFile, SimDisk};
+use shapefold::shape_log::{Disk, DiskFile, FileIdentity, SimDisk};
 
 /// The payload of panics that are meant.
 pub const PANIC: &str = "the simulator asked for this panic";
@@ -160,6 +160,10 @@ impl DiskFile for ProcessFile {
     fn size(&self) -> io::Result<u64> {
         self.disk.call()?;
         self.file.size()
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        self.file.identity()
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

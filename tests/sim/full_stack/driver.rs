@@ -154,7 +154,14 @@ impl World {
         let Some(process) = &mut self.process else { return false };
         let Some(report) = process.reports.pop_front() else { return false };
         match report {
+            Report::CompactionDue { sid, incarnation } => {
+                process.compactor.asked.push_back((sid, incarnation))
+            }
             Report::Input(input) => {
+                if let Input::LogSwitched { outcome, .. } = &input {
+                    process.compactor.busy = None;
+                    self.stats.count(if outcome.is_some() { "logs compacted" } else { "logs not compacted" });
+                }
                 let settled: Vec<Sid> = match &input {
                     Input::WriterExited { sid, .. } => vec![*sid],
                     Input::Flushed { reports } => reports.iter().map(|report| report.sid).collect(),
@@ -201,7 +208,11 @@ impl World {
             Input::SnapshotOpened { sid, .. } => Some(*sid),
             _ => None,
         };
-        self.input(input);
+        let prepared = matches!(input, Input::LogPrepared { .. });
+        let taken = self.input(input);
+        if prepared && !taken {
+            self.compaction_refused();
+        }
         if let Some(sid) = opened {
             self.catch_up(sid);
         }

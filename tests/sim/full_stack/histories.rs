@@ -16,7 +16,7 @@ const SEEDS: u64 = 400;
 const FEWER_SEEDS: u64 = 60;
 
 /// What the histories must contain.
-const KINDS: [&str; 40] = [
+const KINDS: [&str; 42] = [
     "checkpoints",
     "committed states compared",
     "died after a command",
@@ -44,6 +44,8 @@ const KINDS: [&str; 40] = [
     "invalidated StorageDamaged",
     "invalidated Truncated",
     "kills",
+    "logs compacted",
+    "compared from everywhere",
     "offsets beyond the log",
     "panics asked for",
     "power losses",

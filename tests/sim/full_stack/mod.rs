@@ -13,6 +13,7 @@
 mod acting;
 mod checks;
 mod clients;
+mod compaction;
 mod disk;
 mod driver;
 mod histories;

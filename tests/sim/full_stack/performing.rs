@@ -81,6 +81,7 @@ impl World {
                     shape.set_phase(Phase::Ended);
                 }
             }
+            Effect::SwitchLog { sid, incarnation, intent } => self.switch_log(sid, incarnation, intent),
             Effect::QuarantineFiles { .. } | Effect::PurgeQuarantined { .. } => {
                 self.fail("nobody has looked for strangers".to_owned());
             }

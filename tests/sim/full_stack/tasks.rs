@@ -157,6 +157,11 @@ impl World {
         let now = self.now;
         let Some(process) = &mut self.process else { return true };
         let Some(command) = process.pools[number].commands.pop_front() else { return false };
+        if let Command::Switch { files, prepared, .. } = &command {
+            let (handle, through) = (files.handle(), prepared.through().tx());
+            self.note_rewritten(handle, through);
+        }
+        let Some(process) = &mut self.process else { return true };
         let target = match &command {
             Command::Start { shape, .. } => Some(Arc::clone(shape)),
             Command::Deliver { to, .. } => to.first().and_then(|(sid, _)| process.shapes.get(sid)).cloned(),

@@ -23,10 +23,11 @@ use shapefold::runtime::handle::LiveShape;
 use shapefold::runtime::replay;
 use shapefold::runtime::router::{RoutedTransaction, Router};
 use shapefold::runtime::writers::{Command, PoolSettings, Report, WriterPool};
-use shapefold::shape_log::SimDisk;
+use shapefold::shape_log::{CompactionPolicy, SimDisk};
 use shapefold::state::State;
 
-use super::clients::{Client, Served};
+use super::clients::{Client, Mark, Served};
+use super::compaction::Compactor;
 use super::disk::ProcessDisk;
 use super::postgres::{KINDS, Postgres, Snapshot};
 use super::tasks::SnapshotTask;
@@ -61,6 +62,7 @@ pub struct World {
     pub mode: Mode,
     pub policy: Policy,
     pub chunk_bytes: u64,
+    pub compaction: Option<CompactionPolicy>,
     pub now: Timestamp,
     pub postgres: Postgres,
 
@@ -87,6 +89,10 @@ pub struct World {
     pub served: BTreeMap<Handle, Served>,
     /// Handles that a client was told are gone.
     pub gone: BTreeSet<Handle>,
+    /// Logs that were rewritten, if the crash after that has not undone it, and up to where.
+    pub compacted: BTreeMap<Handle, Lsn>,
+    /// What clients had at some offsets that they had come to.
+    pub marks: Vec<Mark>,
     /// Up to here the logs of the shapes were seen to be durable, since the last crash.
     pub verified: BTreeMap<Handle, Lsn>,
     pub appends: u64,
@@ -165,6 +171,7 @@ pub struct Process {
     pub connection: Connection,
     pub snapshots: BTreeMap<Sid, SnapshotTask>,
     pub trashing: Vec<(Sid, Handle, IntentId)>,
+    pub compactor: Compactor,
     pub audit: Option<Audit>,
     pub drains_until: Option<Timestamp>,
 }
@@ -224,12 +231,18 @@ impl World {
         let calm = [1, 4, 16][choices.below(3)];
         let cursed = mode == Mode::Everything && choices.below(6) == 5;
         let chunk_bytes = [1 << 20, 200, 2_000][choices.below(3)];
+        let compaction = match choices.below(3) {
+            0 => None,
+            1 => Some(CompactionPolicy { bytes_min: 500, ratio: 2 }),
+            _ => Some(CompactionPolicy { bytes_min: 3_000, ratio: 2 }),
+        };
         World {
             choices,
             mutation,
             mode,
             policy,
             chunk_bytes,
+            compaction,
             now: Timestamp(1_800_000_000_000_000),
             postgres: Postgres::new(),
             journal: MemoryJournal::new(),
@@ -246,6 +259,8 @@ impl World {
             shapes: BTreeMap::new(),
             served: BTreeMap::new(),
             gone: BTreeSet::new(),
+            compacted: BTreeMap::new(),
+            marks: Vec::new(),
             verified: BTreeMap::new(),
             appends: 0,
             syncs: 0,
@@ -323,7 +338,11 @@ impl World {
 
     fn new_process(&self, engine: Engine) -> Process {
         let disk = ProcessDisk::new(self.disk.clone(), self.mutation == Mutation::SyncsThatLie);
-        let settings = PoolSettings { chunk_bytes: self.chunk_bytes, idle_after: Duration::from_secs(1) };
+        let settings = PoolSettings {
+            chunk_bytes: self.chunk_bytes,
+            idle_after: Duration::from_secs(1),
+            compaction: self.compaction,
+        };
         let pool = |_| {
             let published = Arc::new(AtomicU64::new(0));
             let pool = WriterPool::new(settings.clone(), Arc::new(disk.clone()), Arc::clone(&published));
@@ -351,6 +370,7 @@ impl World {
             connection: Connection::None,
             snapshots: BTreeMap::new(),
             trashing: Vec::new(),
+            compactor: Compactor::default(),
             audit: None,
             drains_until: None,
         }
@@ -461,6 +481,10 @@ impl World {
         self.history.iter().for_each(|recorded| self.checker.observe(recorded));
         self.advance_durable();
         self.verified.clear();
+        // The generation before may be there again.
+        for handle in self.compacted.keys() {
+            self.served.remove(handle);
+        }
         for client in &mut self.clients {
             client.disconnect();
         }

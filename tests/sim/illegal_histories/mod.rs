@@ -235,6 +235,10 @@ fn o3_files_of_a_living_shape_and_destruction_unannounced() {
         (of_nobody, DestructionCause::QuarantineExpired, true),
         (of_nobody, DestructionCause::ShapeInvalidated, false),
         (of_a_shape, DestructionCause::Unknown, false),
+        (of_nobody, DestructionCause::Compacted, false),
+        (DestructionTarget::ShapeLog(SHAPE), DestructionCause::Compacted, true),
+        (DestructionTarget::ShapeLog(SHAPE), DestructionCause::ShapeInvalidated, false),
+        (DestructionTarget::ShapeFiles(SHAPE), DestructionCause::Compacted, false),
     ] {
         let mut strange = History::streaming();
         strange.then(OwnershipEvent::DestructiveIntent { intent: IntentId(1), target, cause });
@@ -244,6 +248,15 @@ fn o3_files_of_a_living_shape_and_destruction_unannounced() {
     let result = shapefold::events::DestructionResult::Done;
     unannounced.then(OwnershipEvent::DestructiveDone { intent: IntentId(5), result });
     unannounced.breaks(&[Invariant::O3]);
+    let mut replaced = History::streaming();
+    let compacted = ShapeEvent::Compacted { sid: SHAPE, through: Lsn(150), before: 9, after: 5 };
+    replaced.then(compacted.clone());
+    replaced.breaks(&[Invariant::O3]);
+    let mut announced = History::streaming();
+    let (target, cause) = (DestructionTarget::ShapeLog(SHAPE), DestructionCause::Compacted);
+    announced.then(OwnershipEvent::DestructiveIntent { intent: IntentId(1), target, cause });
+    announced.then(compacted).then(OwnershipEvent::DestructiveDone { intent: IntentId(1), result });
+    announced.breaks(&[]);
 }
 
 #[test]

@@ -46,6 +46,7 @@ impl World {
             Effect::QuarantineFiles { .. } | Effect::PurgeQuarantined { .. } => {
                 self.fail("something is set aside, and there is nothing strange in this world");
             }
+            Effect::SwitchLog { .. } => self.fail("a log is replaced, and nobody prepares one in this world"),
             Effect::Exit | Effect::Abort => {
                 if effect == Effect::Exit && !process.writers.is_empty() {
                     self.fail("O4: the process exits and leaves writers");

@@ -68,11 +68,19 @@ fn check_ownership(state: &State, event: &OwnershipEvent, findings: &mut Finding
                 findings.push((Invariant::O3, format!("files of shape {sid} for another reason")));
             }
         }
+        OwnershipEvent::DestructiveIntent { target: DestructionTarget::ShapeLog(sid), cause, .. } => {
+            if state.shape(*sid).is_none_or(|shape| shape.life != Life::Live) {
+                findings.push((Invariant::O3, format!("the log of shape {sid}, which is not live")));
+            }
+            if *cause != DestructionCause::Compacted {
+                findings.push((Invariant::O3, format!("the log of shape {sid} for another reason")));
+            }
+        }
         OwnershipEvent::DestructiveIntent { target: DestructionTarget::Stranger(handle), cause, .. } => {
             if state.shapes.values().any(|shape| shape.handle == *handle) {
                 findings.push((Invariant::O3, format!("files under {handle}, which a shape has")));
             }
-            if *cause == DestructionCause::ShapeInvalidated {
+            if matches!(cause, DestructionCause::ShapeInvalidated | DestructionCause::Compacted) {
                 findings.push((Invariant::O3, format!("files under {handle} as if they were a shape's")));
             }
         }
@@ -206,6 +214,15 @@ fn check_shape(state: &State, event: &ShapeEvent, findings: &mut Findings) {
         ShapeEvent::SnapshotVisible { .. } => shape.life == Life::Registered,
         ShapeEvent::SnapshotCompleted { .. } => shape.life == Life::Snapshotting,
         ShapeEvent::SnapshotFailed { .. } => shape.life < Life::Live,
+        ShapeEvent::Compacted { .. } => {
+            let announced = |target: &DestructionTarget| *target == DestructionTarget::ShapeLog(event.sid());
+            if !state.owner.open_intents.iter().any(|(_, target)| announced(target)) {
+                let detail = format!("the log of shape {} was replaced unannounced", event.sid());
+                findings.push((Invariant::O3, detail));
+            }
+            // It may have ended meanwhile.
+            shape.life >= Life::Live
+        }
         ShapeEvent::Invalidated { .. } => shape.life < Life::Invalidated,
         ShapeEvent::StepDone { step, .. } => {
             shape.life == Life::Invalidated

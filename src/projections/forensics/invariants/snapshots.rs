@@ -113,6 +113,7 @@ impl Snapshots {
             | ShapeEvent::Depends { .. }
             | ShapeEvent::Routed { .. }
             | ShapeEvent::Unrouted { .. }
+            | ShapeEvent::Compacted { .. }
             | ShapeEvent::StepDone { .. } => {}
         }
     }
