@@ -4,9 +4,7 @@
 use std::time::Duration;
 
 use crate::cli::values;
-use crate::ownership::Trust;
-use crate::runtime::settings::{Failover, Operation};
-use crate::shape_log::CompactionPolicy;
+use crate::runtime::settings::{CompactionPolicy, Failover, Operation, Trust};
 
 /// The least that `ELECTRIC_REPLICATION_IDLE_TIMEOUT` may be; shorter ones would only make the service
 /// connect again and again. Tests may not wait that long.

@@ -170,6 +170,21 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
     Ok(holders)
 }
 
+/// Whether somebody holds the advisory lock of a slot: an instance that streams from it, or is about to.
+///
+/// # Errors
+/// Those of the query.
+pub async fn is_lock_held(sql: &SqlClient, slot: &str) -> Result<bool, PgError> {
+    const SQL: &str = "
+SELECT EXISTS (
+  SELECT FROM pg_catalog.pg_locks l
+  WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+    AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+    AND l.classid = ((hashtext($1)::int8 >> 32) & 4294967295)::oid
+    AND l.objid = (hashtext($1)::int8 & 4294967295)::oid)";
+    Ok(sql.query_one(SQL, &[&slot]).await?.try_get(0)?)
+}
+
 async fn ensure_slot(
     client: &mut ReplicationClient,
     sql: &SqlClient,

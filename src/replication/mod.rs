@@ -19,7 +19,9 @@ use std::io;
 
 pub use assembler::{Assembler, SPILL_BYTES_DEFAULT, StreamItem};
 pub use client::{ReplicationClient, SystemIdentity, TextRow};
-pub use connection::{HistoryBroken, Ready, ReplicationSettings, StartupNotice, connect_and_identify};
+pub use connection::{
+    HistoryBroken, Ready, ReplicationSettings, StartupNotice, connect_and_identify, is_lock_held,
+};
 pub use fence::Fence;
 pub use generated::check_generated;
 pub use partitions::{came_without_rows, partition_tree, tables_above};

@@ -14,9 +14,13 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::domain::{Incarnation, Sid};
+use crate::engine::Input;
+use crate::events::IntentId;
 use crate::runtime::driver::Message;
+use crate::runtime::executor::{Executor, Outcome};
 use crate::runtime::faults;
 use crate::runtime::handle::LiveShape;
+use crate::runtime::writers::Command;
 use crate::shape_log::{
     CompactionPolicy, Preparation, Prepared, ShapeFiles, ShapeLogError, ShapeView, is_compactable, prepare,
 };
@@ -24,7 +28,7 @@ use crate::shape_log::{
 /// Logs that wait to be rewritten, at most; the others ask again when they have grown.
 const WAITING_MAX: usize = 1_024;
 /// Free space that is left to the others: with less of it after the new generation is made, none is made.
-const SPARE_BYTES: u64 = 1 << 30;
+const SPARE_BYTES: u64 = 64 << 20;
 
 /// Between two tries to tell a driver whose queue is full.
 const QUEUE_PAUSE: Duration = Duration::from_millis(20);
@@ -201,4 +205,60 @@ fn tell(driver: &mpsc::Sender<Message>, mut message: Message, stop: &AtomicBool)
 /// disk that is full says so by itself.
 fn has_room(data_dir: &Path, bytes: u64) -> bool {
     fs4::available_space(data_dir).map_or(true, |free| free >= bytes.saturating_add(SPARE_BYTES))
+}
+
+impl Executor {
+    /// The log of a shape has grown far beyond its rows.
+    pub fn compaction_due(&mut self, sid: Sid, incarnation: Incarnation) {
+        if let Some(compactor) = &mut self.compactor {
+            compactor.ask(sid, incarnation);
+            self.compact_next();
+        }
+    }
+
+    /// What had been made of the log of a shape is in its place, or of no use.
+    pub fn compaction_over(&mut self, sid: Sid) {
+        if let Some(compactor) = &mut self.compactor {
+            compactor.finished(sid);
+            self.compact_next();
+        }
+    }
+
+    fn compact_next(&mut self) {
+        let (shapes, disk, data_dir) = (&self.shapes, &self.disk, &self.data_dir);
+        if let Some(compactor) = &mut self.compactor {
+            compactor.go_on(|sid| {
+                let shape = shapes.get(&sid)?;
+                Some((Arc::clone(shape), ShapeFiles::open(Arc::clone(disk), data_dir, shape.handle)))
+            });
+        }
+    }
+
+    pub(super) fn switch_log(&mut self, sid: Sid, incarnation: Incarnation, intent: IntentId) -> Outcome {
+        let prepared = self.compactor.as_mut().and_then(Compactor::take);
+        let (Some(prepared), Some(shape)) = (prepared, self.shapes.get(&sid)) else {
+            self.compaction_over(sid);
+            return Outcome::Answer(Input::LogSwitched { sid, intent, outcome: None });
+        };
+        let files = self.files(shape.handle);
+        self.writers.send(sid, Command::Switch { sid, incarnation, intent, files, prepared });
+        Outcome::Done
+    }
+
+    /// Reads all rows of shapes that somebody could not read. Where that fails, too, the bytes are wrong.
+    pub fn look_into_suspects(&self) {
+        for shape in self.suspects.take().iter().filter_map(|sid| self.shapes.get(sid)).cloned() {
+            let driver = self.context.driver.clone();
+            self.runtime.spawn_blocking(move || match shape.reader.view().verify() {
+                Err(ShapeLogError::Storage(fault)) if faults::is_damage(&fault) => {
+                    tracing::error!(sid = %shape.sid, shape_handle = %shape.handle, %fault, "the files of a shape are damaged");
+                    let input = faults::input(fault, Some(shape.sid));
+                    let _closed = driver.blocking_send(Message::Input(input));
+                }
+                Ok(()) | Err(_) => {
+                    tracing::warn!(sid = %shape.sid, "rows that could not be read once can be read now");
+                }
+            });
+        }
+    }
 }

@@ -239,42 +239,6 @@ impl Executor {
         }
     }
 
-    /// The log of a shape has grown far beyond its rows.
-    pub fn compaction_due(&mut self, sid: Sid, incarnation: Incarnation) {
-        if let Some(compactor) = &mut self.compactor {
-            compactor.ask(sid, incarnation);
-            self.compact_next();
-        }
-    }
-
-    /// What had been made of the log of a shape is in its place, or of no use.
-    pub fn compaction_over(&mut self, sid: Sid) {
-        if let Some(compactor) = &mut self.compactor {
-            compactor.finished(sid);
-            self.compact_next();
-        }
-    }
-
-    fn compact_next(&mut self) {
-        let (shapes, disk, data_dir) = (&self.shapes, &self.disk, &self.data_dir);
-        if let Some(compactor) = &mut self.compactor {
-            compactor.go_on(|sid| {
-                let shape = shapes.get(&sid)?;
-                Some((Arc::clone(shape), ShapeFiles::open(Arc::clone(disk), data_dir, shape.handle)))
-            });
-        }
-    }
-
-    fn switch_log(&mut self, sid: Sid, incarnation: Incarnation, intent: IntentId) -> Outcome {
-        let prepared = self.compactor.as_mut().and_then(Compactor::take);
-        let (Some(prepared), Some(shape)) = (prepared, self.shapes.get(&sid)) else {
-            return Outcome::Answer(Input::LogSwitched { sid, intent, outcome: None });
-        };
-        let files = self.files(shape.handle);
-        self.writers.send(sid, Command::Switch { sid, incarnation, intent, files, prepared });
-        Outcome::Done
-    }
-
     /// Makes a shape known to router and readers: from the next transaction on it is matched.
     pub fn add_shape(
         &mut self,
@@ -366,7 +330,7 @@ impl Executor {
         self.router.remove(sid);
     }
 
-    fn files(&self, handle: Handle) -> ShapeFiles {
+    pub(super) fn files(&self, handle: Handle) -> ShapeFiles {
         ShapeFiles::open(Arc::clone(&self.disk), &self.data_dir, handle)
     }
 
@@ -523,23 +487,6 @@ impl Executor {
             }
         }
         Outcome::Done
-    }
-
-    /// Reads all rows of shapes that somebody could not read. Where that fails, too, the bytes are wrong.
-    pub fn look_into_suspects(&self) {
-        for shape in self.suspects.take().iter().filter_map(|sid| self.shapes.get(sid)).cloned() {
-            let driver = self.context.driver.clone();
-            self.runtime.spawn_blocking(move || match shape.reader.view().verify() {
-                Err(ShapeLogError::Storage(fault)) if faults::is_damage(&fault) => {
-                    tracing::error!(sid = %shape.sid, shape_handle = %shape.handle, %fault, "the files of a shape are damaged");
-                    let input = faults::input(fault, Some(shape.sid));
-                    let _closed = driver.blocking_send(Message::Input(input));
-                }
-                Ok(()) | Err(_) => {
-                    tracing::warn!(sid = %shape.sid, "rows that could not be read once can be read now");
-                }
-            });
-        }
     }
 
     /// Looks for directories that are no shape's. What is found comes back as a message.

@@ -32,6 +32,7 @@ mod story;
 mod stream;
 pub mod subquery;
 pub mod subset;
+mod turns;
 pub mod writers;
 
 pub use boot::{BootError, replay};

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::engine::Policy;
-use crate::ownership::Trust;
+pub use crate::ownership::Trust;
 use crate::postgres::{ConnectOptions, DatabaseUrl};
 pub use crate::replication::Failover;
 use crate::replication::{publication_name, slot_name};
-use crate::shape_log::CompactionPolicy;
+pub use crate::shape_log::CompactionPolicy;
 
 /// Settings of the service below the HTTP server.
 #[derive(Clone, Debug)]

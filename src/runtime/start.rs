@@ -10,6 +10,7 @@ use crate::engine::Input;
 use crate::events::DrainCause;
 use crate::inspect::{Follower, History, OwnJournal};
 use crate::journal::{JournalError, JournalPaths, JournalThread, Notice, Reserve, Retention};
+use crate::ownership::Trust;
 use crate::replication::{ReplicationSettings, publication_name, random_slot_name, slot_name};
 use crate::runtime::archiver::Archiver;
 use crate::runtime::boot::{self, BootError, Opened};
@@ -32,6 +33,7 @@ use crate::runtime::snapshots::{SnapshotContext, Snapshots};
 use crate::runtime::stream::{Acknowledgements, Idle, StreamTask};
 use crate::runtime::subquery::Resumed;
 use crate::runtime::subset::Subsets;
+use crate::runtime::turns;
 use crate::runtime::writers::{PoolSettings, WriterThreads};
 use crate::shape_log::{Disk, RealDisk};
 
@@ -163,6 +165,13 @@ impl Parts {
                 locked = boot::lock(&data_dir, self.settings.lock_trust, &self.service) => locked,
                 () = drained(&mut self.message_queue) => return Ok(None),
             };
+            if self.settings.lock_trust == Trust::Unconditional {
+                let slot = self.settings.slot();
+                tokio::select! {
+                    () = turns::wait_for_turn(&self.admin, &slot, &self.service) => {}
+                    () = drained(&mut self.message_queue) => return Ok(None),
+                }
+            }
             let reason = "Timeout waiting for shape metadata to be loaded".to_owned();
             // An instance that has waited goes on serving what it served.
             self.service.set_status(if self.service.is_standing_by() {

@@ -80,6 +80,8 @@ struct Parts<'m> {
 struct Row {
     delete: Option<Kept>,
     insert: Option<Kept>,
+    /// The update right behind it, at which a chunk ended once: it stays, so that none ends there again.
+    follower: Option<Kept>,
     update: Option<Updates>,
 }
 
@@ -138,7 +140,12 @@ impl<'e> Fold<'e> {
             }
             Operation::Insert => {
                 row.insert = Some(Kept { at, message, ending });
-                row.update = None;
+                (row.follower, row.update) = (None, None);
+            }
+            Operation::Update
+                if row.insert.as_ref().is_some_and(|insert| at == (insert.at.0, insert.at.1 + 1)) =>
+            {
+                row.follower = Some(Kept { at, message, ending: Ending::None });
             }
             Operation::Update => {
                 row.update = Some(match row.update.take() {
@@ -165,6 +172,7 @@ impl<'e> Fold<'e> {
         for (key, row) in self.rows.drain() {
             kept.extend(row.delete);
             kept.extend(row.insert);
+            kept.extend(row.follower);
             match row.update {
                 Some(Updates::Merged { at, ending, cells }) => {
                     kept.push(Kept { at, message: update(self.encoder, &key, &cells), ending });
@@ -187,7 +195,7 @@ impl Row {
             Some(Updates::One(kept)) => kept.message.len(),
             Some(Updates::Merged { cells, .. }) => cells.values().map(|cell| cell.len() + 48).sum(),
         };
-        whole(&self.delete) + whole(&self.insert) + update
+        whole(&self.delete) + whole(&self.insert) + whole(&self.follower) + update
     }
 }
 
@@ -211,6 +219,17 @@ pub(super) fn follower(encoder: &Encoder, insert: &[u8]) -> Option<Vec<u8>> {
     add_cells(encoder, insert, &mut cells).ok()?;
     cells.retain(|column, _| encoder.columns[*column].in_key);
     Some(update(encoder, parts.key, &cells))
+}
+
+/// The message as it stands at another place: without what its headers say of the one that it had.
+pub(super) fn moved(encoder: &Encoder, message: &[u8]) -> Option<Vec<u8>> {
+    let parts = parts(message)?;
+    let headers = match parts.operation {
+        Operation::Insert => &encoder.headers_insert,
+        Operation::Update => &encoder.headers_update,
+        Operation::Delete => &encoder.headers_delete,
+    };
+    Some([b"{\"key\":\"", parts.key, b"\",\"value\":{", parts.values, headers, CLOSE].concat())
 }
 
 /// Contract 1.10: a merged message keeps only `operation` and `relation` in its headers.

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::domain::{LogMode, Lsn, Offset, Replica, ShapeDefinition};
 
-use super::compact::{Ending, Fold, Kept, Unreadable, follower};
+use super::compact::{Ending, Fold, Kept, Unreadable, follower, moved};
 use super::disk::{DiskFile, FileSlot, write_all};
 use super::encoder::Encoder;
 use super::error::{FaultClass, FileKind, Named, ShapeLogError, Stage, StorageFault};
@@ -261,15 +261,18 @@ impl Output {
                 Ending::Followed if full && !end => follower(encoder, &message.message),
                 Ending::Moved | Ending::None | Ending::Followed => None,
             };
-            let moved = full && !end && message.ending == Ending::Moved;
-            op += u64::from(moved);
-            frame.open(op, &message.message);
+            let moved = match message.ending {
+                Ending::Moved if full && !end => moved(encoder, &message.message),
+                Ending::Moved | Ending::None | Ending::Followed => None,
+            };
+            op += u64::from(moved.is_some());
+            frame.open(op, moved.as_ref().unwrap_or(&message.message));
             frame.close(b"");
             if let Some(behind) = &behind {
                 frame.open(op + 1, behind);
                 frame.close(b"");
             }
-            let chunk_end = end || moved || behind.is_some();
+            let chunk_end = end || moved.is_some() || behind.is_some();
             if !commit && !chunk_end && frame.payload_len() < FRAME_PAYLOAD_TARGET {
                 continue;
             }

@@ -363,7 +363,16 @@ impl WriterPool {
         };
         self.reports.push(Report::Input(Input::LogSwitched { sid, intent, outcome }));
         if let Some(failure) = failure {
-            self.fail(sid, failure);
+            return self.fail(sid, failure);
+        }
+        // What came while it was made may be as much again, and nothing may come after it.
+        if let (Some(policy), Some(writer)) = (self.settings.compaction, self.writers.get_mut(&sid))
+            && outcome.is_some()
+        {
+            writer.look_at = 0;
+            if writer.is_to_be_compacted(policy) {
+                self.reports.push(Report::CompactionDue { sid, incarnation });
+            }
         }
     }
 

@@ -482,3 +482,99 @@ fn damage_is_not_compacted() {
     let Err(ShapeLogError::Storage(fault)) = prepared else { panic!("{prepared:?}") };
     assert!(matches!(fault.class, crate::shape_log::FaultClass::Corrupt { .. }), "{fault}");
 }
+
+/// Another process follows the files. What it reads is of the old log or of the new one, never of both: a
+/// view of the old one whose file it has closed finds that its file is gone.
+#[test]
+fn who_follows_the_files_meets_the_switch() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let data = folder.path();
+    let disk: Arc<dyn Disk> = Arc::new(crate::shape_log::RealDisk::new(data).expect("a disk"));
+    let files = ShapeFiles::create(Arc::clone(&disk), data, HANDLE, &definition()).expect("a shape is made");
+    let reader = ShapeReader::new(&files);
+    let mut snapshot =
+        SnapshotWriter::create(&files, &definition(), Arc::clone(&reader), 200).expect("begins");
+    snapshot.push_row(&[Value::Text(b"a"), Value::Text(b"f"), Value::Text(b"1")]).expect("a row");
+    snapshot.finish(&PgSnapshot { xmin: 7, xmax: 9, xip: vec![] }).expect("done");
+    let how = (Incarnation(1), 2_000, Verify::Tail);
+    let recovered =
+        LogWriter::recover(&files, &definition(), Arc::clone(&reader), how.0, how.1, how.2).expect("empty");
+    let (mut writer, relation) = (recovered.0, wire(&definition()));
+    let mut update = |writer: &mut LogWriter, tx: u64| {
+        let row = |tx: u64| tuple(&["1", &text((tx % 50) as usize), "f"]);
+        let change =
+            Change::Update { op: 0, relation: Arc::clone(&relation), old: Some(row(tx - 1)), new: row(tx) };
+        writer.begin(Lsn(tx), Xid(1)).expect("begins");
+        writer.push(&change, Op::Update).expect("a change");
+        writer.commit().expect("commits");
+        crate::shape_log::flush_all(disk.as_ref(), [writer]).remove(0).expect("the disk works");
+    };
+    (100..300).for_each(|tx| update(&mut writer, tx));
+    let (_, mut follower) =
+        crate::shape_log::Follower::open(data, HANDLE).expect("it opens").expect("it is complete");
+    let old = follower.reader().view();
+    let expected = walk(&old, Offset::BeforeAll);
+    for round in 0..2 {
+        let stop = AtomicBool::new(false);
+        let made = prepare_within(&files, &definition(), &reader.view(), (POLICY, 2_000, usize::MAX), &stop);
+        let Ok(Preparation::Prepared(prepared)) = made else { panic!("{made:?}") };
+        assert!(matches!(writer.switch(&files, *prepared), Ok(Switched::Done { .. })));
+        if round == 0 {
+            assert_eq!(walk(&old, Offset::BeforeAll), expected, "its file is still open");
+        }
+        (400 + 100 * round..450 + 100 * round).for_each(|tx| update(&mut writer, tx));
+    }
+    follower.reader().release_files();
+    let reread = match old.read(Offset::SNAPSHOT_END) {
+        Ok(Read::Range(range)) => range.body.collect::<Result<Vec<_>, _>>(),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error),
+    };
+    let Err(ShapeLogError::Storage(fault)) = reread else { panic!("{reread:?}") };
+    assert_eq!(fault.class, crate::shape_log::FaultClass::Vanished);
+    assert_eq!(follower.follow(), Ok(crate::shape_log::Followed::Changed));
+    let seen = walk(&follower.reader().view(), Offset::BeforeAll);
+    assert_eq!(seen, walk(&reader.view(), Offset::BeforeAll));
+    assert!(seen.0.len() < expected.0.len() / 2, "{} of {}", seen.0.len(), expected.0.len());
+    update(&mut writer, 700);
+    assert_eq!(follower.follow(), Ok(crate::shape_log::Followed::Changed));
+    assert_eq!(walk(&follower.reader().view(), Offset::BeforeAll), walk(&reader.view(), Offset::BeforeAll));
+}
+
+/// An answer of one generation leads to where no answer of another begins, but for places where both stand
+/// for the same rows: the end of the compacted part and what comes after it.
+#[test]
+fn no_two_generations_end_a_chunk_at_the_same_offset() {
+    let mut history = History::new(200);
+    let mut begun: std::collections::BTreeSet<Offset> = std::collections::BTreeSet::new();
+    let mut inside = 0;
+    for generation in 0..4_usize {
+        for number in 0..40 {
+            let id = number % 6;
+            let writes = [Write::Set(id, 10 + number), Write::Touch((id + 1) % 6, number % 2 == 0)];
+            history.transaction(&writes);
+            if number % 9 == generation {
+                history.transaction(&[Write::Delete(id), Write::Set(id, 5)]);
+            }
+            history.flushed = history.shape.flush();
+            begun.extend(history.states.last().map(|(end, _)| *end));
+        }
+        begun.extend(walk(&history.shape.reader.view(), Offset::BeforeAll).1.iter().map(|(from, _)| *from));
+        history.prepare(usize::MAX);
+        history.switch();
+        let view = history.shape.reader.view();
+        let end = crate::shape_log::rewrite::compacted_end(&view.log.marks);
+        let mark = view.log.marks.iter_from(0).find(|mark| mark.end == end).expect("it is compacted");
+        for (from, _) in walk(&view, Offset::SNAPSHOT_END).1.into_iter().skip(1) {
+            if from < mark.last_offset() {
+                inside += 1;
+                assert!(
+                    begun.insert(from),
+                    "a chunk of generation {generation} ends at {from}, as one before"
+                );
+            }
+        }
+    }
+    assert!(inside > 10, "{inside}");
+    history.check();
+}

@@ -264,6 +264,13 @@ async fn a_file_system_without_locks_is_refused_with_a_remedy() {
     goes_on(&database, &mut service, &mut client).await;
 }
 
+/// A program that the service is started by, and for which every lock is granted.
+fn idle_locks() -> Vec<String> {
+    ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=flock", "-e", "inject=flock:retval=0"]
+        .map(str::to_owned)
+        .into()
+}
+
 /// A file system that grants every lock. It is found out by a second descriptor, before anything is touched;
 /// who knows better can say so.
 #[tokio::test]
@@ -271,11 +278,7 @@ async fn a_file_system_whose_locks_exclude_nobody_is_refused_unless_it_is_wanted
     let (database, mut service, mut client) = served("own_idle_locks").await;
     assert!(service.terminate().await, "{}", service.output());
     let before = shape_files(service.data_dir());
-    service.settings_mut().wrapper = ["strace", "-D", "-f", "-qq", "-o", "/dev/null"]
-        .into_iter()
-        .chain(["-e", "trace=flock", "-e", "inject=flock:retval=0"])
-        .map(str::to_owned)
-        .collect();
+    service.settings_mut().wrapper = idle_locks();
     service.relaunch().expect("the process starts");
     let message = health_message(&mut service, "starting", "exclude nobody").await;
     assert!(message.contains("SHAPEFOLD_UNSAFE_FILE_LOCKS"), "{message}");
@@ -288,4 +291,31 @@ async fn a_file_system_whose_locks_exclude_nobody_is_refused_unless_it_is_wanted
     service.kill9();
     service.settings_mut().wrapper = Vec::new();
     goes_on(&database, &mut service, &mut client).await;
+}
+
+/// Where that is wanted, a second instance does not get in while another one streams.
+#[tokio::test]
+async fn without_file_locks_the_lock_in_postgres_is_waited_for() {
+    let (database, mut first, mut client) = served("own_turns").await;
+    let known = handle(&client);
+    assert!(first.terminate().await, "{}", first.output());
+    let relaxed = |settings: &mut crate::support::ServiceSettings| {
+        settings.wrapper = idle_locks();
+        settings.set("SHAPEFOLD_UNSAFE_FILE_LOCKS", "true");
+    };
+    relaxed(first.settings_mut());
+    first.relaunch().expect("the process starts");
+    first.wait_active(WAIT_DURATION_MAX).await.unwrap_or_else(|error| panic!("{error}"));
+    let mut second = first.spawn_beside(&database, relaxed);
+    health_message(&mut second, "waiting", "lock").await;
+    database.execute("UPDATE items SET v = 'by the first'").await;
+    catch_up(&mut client, &ITEMS, &database.client().await).await;
+    assert!(first.terminate().await, "{}", first.output());
+    second.wait_active(WAIT_DURATION_MAX).await.unwrap_or_else(|error| panic!("{error}"));
+    client.redirect(second.address());
+    database.execute("UPDATE items SET v = 'by the second'").await;
+    catch_up(&mut client, &ITEMS, &database.client().await).await;
+    assert_eq!((handle(&client), client.refetches().len()), (known, 0));
+    assert!(second.terminate().await, "{}", second.output());
+    journal_is_sound(first.data_dir());
 }

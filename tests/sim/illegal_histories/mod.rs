@@ -238,7 +238,6 @@ fn o3_files_of_a_living_shape_and_destruction_unannounced() {
         (of_nobody, DestructionCause::Compacted, false),
         (DestructionTarget::ShapeLog(SHAPE), DestructionCause::Compacted, true),
         (DestructionTarget::ShapeLog(SHAPE), DestructionCause::ShapeInvalidated, false),
-        (DestructionTarget::ShapeFiles(SHAPE), DestructionCause::Compacted, false),
     ] {
         let mut strange = History::streaming();
         strange.then(OwnershipEvent::DestructiveIntent { intent: IntentId(1), target, cause });
