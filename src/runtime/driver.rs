@@ -162,6 +162,7 @@ struct Checked {
     projections: Instant,
     strangers: Instant,
     moves: Instant,
+    queries: Instant,
 }
 
 impl Driver {
@@ -190,6 +191,7 @@ impl Driver {
                 projections: now,
                 strangers: now,
                 moves: now,
+                queries: now,
             },
             lost: None,
             check_interval,
@@ -441,6 +443,7 @@ impl Driver {
             Message::Drain(cause) => {
                 self.executor.service.set_status(Status::Draining);
                 self.state.drain_until = Some(Instant::now() + DRAIN_MAX);
+                self.note_queries();
                 self.input(Input::Drain { cause });
             }
         }

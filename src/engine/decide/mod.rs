@@ -2,6 +2,7 @@
 
 mod consumer;
 mod flush;
+mod lineage;
 mod ownership;
 mod shape;
 mod stream;
@@ -24,6 +25,7 @@ impl Decision<'_> {
             Input::StreamStopped { generation, cause } => self.stream_stopped(generation, cause),
             Input::Commit(commit) => self.commit(commit),
             Input::Keepalive { generation, wal_end } => self.keepalive(generation, wal_end),
+            Input::Queried { upto } => self.queried(upto),
             Input::RelationAnnounced { oid, schema, affected } => {
                 self.relation_announced(oid, schema, &affected)
             }
