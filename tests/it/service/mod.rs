@@ -1,5 +1,6 @@
 //! The service as a whole: what goes wrong around it, how it recovers, what it says.
 
+mod constructs;
 mod evaluation;
 mod faults;
 mod findings;

@@ -11,7 +11,7 @@ mod node;
 mod running;
 mod script;
 
-pub use database::{TestDatabase, database, database_on};
+pub use database::{TestDatabase, database, database_on, database_with};
 pub use node::{NodeClient, NodeFollower};
 pub use running::{BINARY, Service};
 pub use script::NodeScript;
