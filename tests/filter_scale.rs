@@ -61,7 +61,13 @@ fn relation() -> Relation {
         base: None,
     };
     let name = RelationName { schema: "public".to_owned(), table: "items".to_owned() };
-    Relation { oid: Oid(1), name, columns: COLUMNS.iter().map(column).collect(), partitioned: false }
+    Relation {
+        oid: Oid(1),
+        name,
+        columns: COLUMNS.iter().map(column).collect(),
+        partitioned: false,
+        storage: None,
+    }
 }
 
 fn wire() -> Arc<WireRelation> {

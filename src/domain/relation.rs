@@ -44,9 +44,43 @@ pub struct Relation {
     pub columns: Vec<Column>,
     /// `relkind = 'p'`.
     pub partitioned: bool,
+    /// Not known of shapes that were made before it was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
+}
+
+/// What of the catalog tells that values are others although no change said so: `ALTER COLUMN … TYPE …
+/// USING …` writes the table anew and says nothing in the stream, not even where the type stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Storage {
+    /// `relfilenode`: another one after everything that writes the table anew, also VACUUM FULL, CLUSTER
+    /// and TRUNCATE. 0 for a partitioned table, which has no rows of its own.
+    pub file: u32,
+    /// `xmin` of the row of `pg_class`: of whoever wrote the table anew, until something else of the table
+    /// is altered.
+    pub altered: u32,
+    /// `xmin` of the row of `pg_attribute` of each column, in the order of the columns: another one after
+    /// every ALTER COLUMN.
+    pub columns: Vec<u32>,
 }
 
 impl Relation {
+    /// The columns that were altered since the table was as here, if it was written anew since then, too;
+    /// and of each, whether one transaction did both. If not, they may have been two statements that change
+    /// no value, such as VACUUM FULL and SET STATISTICS. If so, it may have been VACUUM FULL of a column that
+    /// was added with a default, which is then written into the rows.
+    pub fn rewritten<'a>(&'a self, now: &'a Relation) -> impl Iterator<Item = (&'a str, bool)> {
+        let both = self.storage.as_ref().zip(now.storage.as_ref());
+        both.filter(|(known, now)| known.file != now.file).into_iter().flat_map(move |(known, other)| {
+            let columns = self.columns.iter().zip(&known.columns);
+            columns.filter_map(move |(column, before)| {
+                let index = now.columns.iter().position(|found| found.name == column.name)?;
+                let after = other.columns.get(index)?;
+                (after != before).then_some((column.name.as_str(), *after == other.altered))
+            })
+        })
+    }
+
     /// The columns that make up the key of a row, in index order: those of the primary key, or all
     /// columns in table order where there is none (contract 3.4).
     #[must_use]

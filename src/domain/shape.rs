@@ -201,6 +201,7 @@ mod tests {
                 name: RelationName { schema: "public".to_owned(), table: "items".to_owned() },
                 columns: vec![column("b", Some(1)), column("a", Some(0)), column("v", None)],
                 partitioned: false,
+                storage: None,
             },
             where_sql: None,
             columns: vec!["a".to_owned(), "b".to_owned(), "v".to_owned()],

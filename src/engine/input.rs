@@ -1,8 +1,8 @@
 //! What the world tells the engine. An input may be refused; a refusal changes nothing.
 
 use crate::domain::{
-    DefinitionHash, Epoch, EventId, Generation, Handle, Incarnation, Lsn, Oid, PgSnapshot, Seq, Sid, SidSet,
-    Timestamp, Xid,
+    DefinitionHash, Epoch, EventId, Generation, Handle, Incarnation, Lineage, Lsn, Oid, PgSnapshot, Seq, Sid,
+    SidSet, Timestamp, Xid,
 };
 use crate::events::{
     DestructionResult, DrainCause, ExitCause, FaultClass, FileKind, IntentId, InvalidationCause,
@@ -37,6 +37,10 @@ pub enum Input {
     Keepalive {
         generation: Generation,
         wal_end: Lsn,
+    },
+    /// Rows were read beside the stream that may have what was committed up to here.
+    Queried {
+        upto: Lsn,
     },
     RelationAnnounced {
         oid: Oid,
@@ -189,6 +193,7 @@ pub struct PostgresReady {
     pub published: Vec<Oid>,
     /// The publication had to be created although the slot existed.
     pub publication_created: bool,
+    pub lineage: Lineage,
 }
 
 /// A log that has been replaced by a compacted one.

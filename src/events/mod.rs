@@ -140,6 +140,8 @@ pub fn names() -> &'static [&'static str] {
         "PgLockLost",
         "SlotObserved",
         "HistoryBroken",
+        "TimelineFollowed",
+        "Queried",
         "StreamStarted",
         "StreamStopped",
         "RelationChanged",

@@ -20,6 +20,15 @@ pub enum StreamEvent {
     /// The stream cannot continue from what the shapes hold: every shape is invalidated with it.
     #[serde(rename = "hb")]
     HistoryBroken { cause: HistoryCause },
+    /// The server was promoted: its timeline has left the known one at `fork`, and everything that is
+    /// here is from before that. The slot continues.
+    #[serde(rename = "tf")]
+    TimelineFollowed { from: u32, to: u32, fork: Lsn },
+    /// Rows were read beside the stream, and clients may have them, with what was committed up to here.
+    /// Where a process was killed, the next one cannot know until it has seen that the server is still
+    /// the same.
+    #[serde(rename = "qu")]
+    Queried { upto: Lsn },
     #[serde(rename = "ss")]
     Started { generation: Generation, from: Lsn },
     #[serde(rename = "sx")]
@@ -115,7 +124,9 @@ impl StreamEvent {
     #[must_use]
     pub fn durability(&self) -> Durability {
         match self {
-            StreamEvent::LockAcquired { .. } | StreamEvent::HistoryBroken { .. } => Durability::Durable,
+            StreamEvent::LockAcquired { .. }
+            | StreamEvent::HistoryBroken { .. }
+            | StreamEvent::TimelineFollowed { .. } => Durability::Durable,
             StreamEvent::SlotObserved { created, .. } => {
                 if *created {
                     Durability::Durable
@@ -125,6 +136,7 @@ impl StreamEvent {
             }
             StreamEvent::LockLost { .. } | StreamEvent::RelationChanged { .. } => Durability::BeforeAck,
             StreamEvent::Identified { .. }
+            | StreamEvent::Queried { .. }
             | StreamEvent::Started { .. }
             | StreamEvent::Stopped { .. }
             | StreamEvent::TxnRouted { .. }
@@ -142,6 +154,8 @@ impl StreamEvent {
             StreamEvent::LockLost { .. } => "PgLockLost",
             StreamEvent::SlotObserved { .. } => "SlotObserved",
             StreamEvent::HistoryBroken { .. } => "HistoryBroken",
+            StreamEvent::TimelineFollowed { .. } => "TimelineFollowed",
+            StreamEvent::Queried { .. } => "Queried",
             StreamEvent::Started { .. } => "StreamStarted",
             StreamEvent::Stopped { .. } => "StreamStopped",
             StreamEvent::RelationChanged { .. } => "RelationChanged",

@@ -90,8 +90,11 @@ pub(super) fn is_infinite(value: i64) -> bool {
 /// `timestamp + interval`: months first, the day cut to the length of the month, then days, then the
 /// time. The same for a `timestamptz` in a session whose zone is UTC. None beyond the last timestamp.
 pub(super) fn add_interval(micros: i64, interval: Interval) -> Option<i64> {
-    if is_infinite(micros) {
-        return Some(micros);
+    match (interval.infinity(), micros) {
+        (Some(true), NEGATIVE_INFINITY) | (Some(false), INFINITY) => return None,
+        (Some(positive), _) => return Some(if positive { INFINITY } else { NEGATIVE_INFINITY }),
+        (None, INFINITY | NEGATIVE_INFINITY) => return Some(micros),
+        (None, _) => {}
     }
     let (mut days, time) = (micros.div_euclid(DAY_MICROS), micros.rem_euclid(DAY_MICROS));
     let valid = |days: i64| {

@@ -307,8 +307,7 @@ impl Resolver<'_> {
             let c = left.has_c_collation() || array.has_c_collation();
             let case = match fold_case {
                 false => Case::Kept,
-                true if c => Case::FoldedAscii,
-                true => Case::Folded,
+                true => self.fold_case(c, at)?,
             };
             let test = Test::Like { case, negated };
             return Ok(Expr::Quantified(Box::new(Quantified { all, test, left, array })));

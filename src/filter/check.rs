@@ -13,6 +13,7 @@ use super::decode::decode_natural;
 use super::delegated::Delegated;
 use super::error::WhereError;
 use super::expr::{Comparison, Expr, Literal, Spelling, Truth};
+use super::predicate::{CaseFolding, TextOrder, Texts};
 use super::resolve::{Item, Resolver, Untyped, identifier};
 use super::types::Type;
 use super::{calls, cast};
@@ -28,6 +29,8 @@ pub(super) struct Checker<'a> {
     canonical: bool,
     /// Whether texts are ordered by bytes without saying so.
     by_bytes: bool,
+    /// Whether only Postgres can compare texts.
+    opaque: bool,
     /// Leaving to Postgres what is not evaluated here.
     delegating: bool,
     delegated: Vec<Arc<Delegated>>,
@@ -39,8 +42,8 @@ pub(super) struct Checked {
     pub(super) expr: Expr,
     pub(super) columns: Vec<String>,
     pub(super) delegated: Vec<Arc<Delegated>>,
-    /// Whether texts are ordered somewhere, by bytes or by Postgres.
-    pub(super) orders_text: bool,
+    /// Whether texts are compared somewhere, here or by Postgres.
+    pub(super) by_collation: bool,
 }
 
 impl<'a> Checker<'a> {
@@ -55,20 +58,28 @@ impl<'a> Checker<'a> {
             columns: Vec::new(),
             canonical,
             by_bytes: !canonical,
+            opaque: false,
             delegating: false,
             delegated: Vec::new(),
         }
     }
 
-    /// Texts of this table are ordered by some other collation: that is for Postgres.
-    pub(super) fn with_other_order(mut self) -> Checker<'a> {
-        self.by_bytes = false;
+    /// What its collations do with the texts of this table; what is not known here is for Postgres.
+    pub(super) fn with_texts(mut self, texts: Texts) -> Checker<'a> {
+        self.by_bytes = texts.order == TextOrder::Bytes;
+        self.opaque = texts.opaque;
+        self.resolver.case = texts.case;
         self
     }
 
-    /// Canonical SQL says where texts are ordered by bytes: on the left side.
+    /// Canonical SQL says where texts are ordered by bytes, and where only ASCII letters are folded: on
+    /// the left side.
     pub(super) fn set_order(&mut self, left: Option<&Node>) {
-        self.resolver.by_bytes = self.by_bytes || matches!(left, Some(Node::CollateClause(_)));
+        let marked = matches!(left, Some(Node::CollateClause(_)));
+        self.resolver.by_bytes = self.by_bytes || marked;
+        if self.canonical {
+            self.resolver.case = if marked { CaseFolding::Ascii } else { CaseFolding::Letters };
+        }
     }
 
     pub(super) fn delegating(mut self) -> Checker<'a> {
@@ -91,7 +102,7 @@ impl<'a> Checker<'a> {
         let expr = self.resolver.settle(item)?;
         if *expr.ty() == Type::Bool {
             let (columns, delegated) = (self.columns, self.delegated);
-            Ok(Checked { expr, columns, delegated, orders_text: self.resolver.orders_text })
+            Ok(Checked { expr, columns, delegated, by_collation: self.resolver.by_collation })
         } else {
             Err(WhereError::NotBoolean)
         }
@@ -111,11 +122,16 @@ impl<'a> Checker<'a> {
             result => return result,
         };
         self.columns.truncate(columns);
-        let orders_text = self.resolver.orders_text;
+        let Resolver { by_collation, for_postgres, .. } = self.resolver;
         self.resolver = resolver;
-        self.resolver.orders_text |= orders_text;
-        let Some(delegated) = Delegated::new(node, self.resolver.params, self.relation, refusal.clone())
-        else {
+        self.resolver.by_collation |= by_collation;
+        let params = self.resolver.params;
+        let delegated = if for_postgres {
+            Delegated::marked(node, params, self.relation, refusal.clone())
+        } else {
+            Delegated::new(node, params, self.relation, refusal.clone())
+        };
+        let Some(delegated) = delegated else {
             return Err(refusal);
         };
         let slots = delegated.columns().iter().map(|(name, _)| self.slot(name)).collect();
@@ -201,6 +217,16 @@ impl<'a> Checker<'a> {
         let [name] = parts[..] else { return Err(unknown()) };
         let found = self.relation.column(name).ok_or_else(unknown)?;
         let ty = Type::of_column(found);
+        if ty.element().unwrap_or(&ty).is_text() {
+            self.resolver.by_collation = true;
+            if self.opaque {
+                self.resolver.for_postgres = true;
+                return Err(WhereError::at(
+                    location,
+                    "texts of this collation or encoding are not supported",
+                ));
+            }
+        }
         let slot = self.slot(name);
         // A cast to an enum would need the schema of its type.
         let labels = |ty: &Type| matches!(ty, Type::Enum { .. } | Type::Other { .. });
@@ -288,7 +314,14 @@ impl<'a> Checker<'a> {
     }
 
     fn null_test(&mut self, test: &NullTest) -> Result<Item, WhereError> {
-        let item = self.optional(test.arg.as_ref(), test.location)?;
+        // Of a column as it is, no text is looked at.
+        let (opaque, by_collation) = (self.opaque, self.resolver.by_collation);
+        let plain = matches!(test.arg, Some(Node::ColumnRef(_)));
+        self.opaque &= !plain;
+        let item = self.optional(test.arg.as_ref(), test.location);
+        self.opaque = opaque;
+        self.resolver.by_collation = by_collation || (!plain && self.resolver.by_collation);
+        let item = item?;
         let arg = Box::new(self.resolver.settle(item)?);
         let negated = test.nulltesttype == NullTestType::IS_NOT_NULL;
         Ok(boolean(Expr::IsNull { negated, arg }, test.location))

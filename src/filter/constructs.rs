@@ -78,6 +78,7 @@ impl Checker<'_> {
             _ => return Err(refusal),
         };
         let args = self.list(&call.args)?;
+        self.set_order(call.args.first().and_then(Option::as_ref));
         let found = self.resolver.function(name, args, call.location)?;
         Ok(boolean(found.ok_or(refusal)?, call.location))
     }

@@ -2,7 +2,7 @@
 
 use super::calls::{call, shown};
 use super::error::WhereError;
-use super::expr::{Expr, Syntax};
+use super::expr::{Case, Expr, Syntax};
 use super::function::Function;
 use super::moment::{self, Moments};
 use super::resolve::{Item, Resolver};
@@ -48,7 +48,7 @@ impl Resolver<'_> {
         Ok(Some(match (name, count) {
             ("lower" | "upper", 1) => {
                 let arg = self.textual(arg()?)?.ok_or_else(refusal)?;
-                let ascii = arg.has_c_collation();
+                let ascii = self.fold_case(arg.has_c_collation(), at)? == Case::FoldedAscii;
                 let (function, name) = match name {
                     "lower" => (Function::Lower { ascii }, "lower"),
                     _ => (Function::Upper { ascii }, "upper"),

@@ -1,4 +1,6 @@
-//! `interval`: its text in the styles `iso_8601` and `postgres`, and arithmetic with it.
+//! `interval`: its text in the styles `iso_8601` and `postgres`, and arithmetic with it, as in Postgres 17
+//! and later, where intervals may be infinite. Older versions have an error where one would come about:
+//! there is no row then to agree about.
 
 use std::cmp::Ordering;
 use std::fmt::Write as _;
@@ -14,7 +16,29 @@ pub(super) struct Interval {
     pub(super) micros: i64,
 }
 
+/// The infinities, by the values that Postgres has for them, which are those that compare right.
+const INFINITE: Interval = Interval { months: i32::MAX, days: i32::MAX, micros: i64::MAX };
+const NEGATIVE_INFINITE: Interval = Interval { months: i32::MIN, days: i32::MIN, micros: i64::MIN };
+
 impl Interval {
+    pub(super) fn infinite(positive: bool) -> Interval {
+        if positive { INFINITE } else { NEGATIVE_INFINITE }
+    }
+
+    /// Whether it is the positive infinity or the negative one; `None` where it is finite.
+    pub(super) fn infinity(self) -> Option<bool> {
+        match (self.months, self.days, self.micros) {
+            (i32::MAX, i32::MAX, i64::MAX) => Some(true),
+            (i32::MIN, i32::MIN, i64::MIN) => Some(false),
+            _ => None,
+        }
+    }
+
+    /// What comes out of finite ones is finite, or an error.
+    fn if_finite(self) -> Option<Interval> {
+        self.infinity().is_none().then_some(self)
+    }
+
     /// The span that comparing goes by, in microseconds.
     pub(super) fn span(self) -> i128 {
         let days = i128::from(self.days) + i128::from(self.months) * i128::from(DAYS_PER_MONTH);
@@ -22,19 +46,58 @@ impl Interval {
     }
 
     pub(super) fn add(self, other: Interval) -> Option<Interval> {
-        Some(Interval {
+        match (self.infinity(), other.infinity()) {
+            (Some(one), Some(two)) if one != two => return None,
+            (Some(positive), _) | (None, Some(positive)) => return Some(Interval::infinite(positive)),
+            (None, None) => {}
+        }
+        let sum = Interval {
             months: self.months.checked_add(other.months)?,
             days: self.days.checked_add(other.days)?,
             micros: self.micros.checked_add(other.micros)?,
-        })
+        };
+        sum.if_finite()
+    }
+
+    pub(super) fn subtract(self, other: Interval) -> Option<Interval> {
+        match (self.infinity(), other.infinity()) {
+            (Some(one), Some(two)) if one == two => return None,
+            (Some(positive), _) => return Some(Interval::infinite(positive)),
+            (None, Some(positive)) => return Some(Interval::infinite(!positive)),
+            (None, None) => {}
+        }
+        let difference = Interval {
+            months: self.months.checked_sub(other.months)?,
+            days: self.days.checked_sub(other.days)?,
+            micros: self.micros.checked_sub(other.micros)?,
+        };
+        difference.if_finite()
     }
 
     pub(super) fn negate(self) -> Option<Interval> {
-        Some(Interval {
+        if let Some(positive) = self.infinity() {
+            return Some(Interval::infinite(!positive));
+        }
+        let negated = Interval {
             months: self.months.checked_neg()?,
             days: self.days.checked_neg()?,
             micros: self.micros.checked_neg()?,
-        })
+        };
+        negated.if_finite()
+    }
+
+    /// `interval * float8` or its quotient where one of them is infinite: `Some` of the result, or of no
+    /// result.
+    fn scale_infinite(self, factor: f64, divide: bool) -> Option<Option<Interval>> {
+        if let Some(positive) = self.infinity() {
+            let undefined = factor.is_nan() || (if divide { factor.is_infinite() } else { factor == 0.0 });
+            return Some((!undefined).then(|| Interval::infinite(positive == (factor > 0.0))));
+        }
+        if factor.is_infinite() && !divide {
+            let sign = self.span().signum();
+            return Some((sign != 0).then(|| Interval::infinite((sign > 0) == (factor > 0.0))));
+        }
+        None
     }
 
     /// `interval * float8`, or with `divide` the quotient: parts of a month become days of a month of
@@ -42,6 +105,9 @@ impl Interval {
     pub(super) fn scale(self, factor: f64, divide: bool) -> Option<Interval> {
         if divide && factor == 0.0 {
             return None;
+        }
+        if let Some(result) = self.scale_infinite(factor, divide) {
+            return result;
         }
         let times = |value: f64| if divide { value / factor } else { value * factor };
         let round = |value: f64| (value * 1e6).round_ties_even() / 1e6;
@@ -58,10 +124,13 @@ impl Interval {
         }
         let days = days.checked_add(whole_days)?;
         let micros = (times(self.micros as f64) + seconds * 1e6).round_ties_even();
-        Some(Interval { months, days, micros: to_i64(micros)? })
+        Interval { months, days, micros: to_i64(micros)? }.if_finite()
     }
 
     pub(super) fn justify_hours(mut self) -> Option<Interval> {
+        if self.infinity().is_some() {
+            return Some(self);
+        }
         let whole = i32::try_from(self.micros / DAY_MICROS).ok()?;
         self.micros %= DAY_MICROS;
         self.days = self.days.checked_add(whole)?;
@@ -69,6 +138,9 @@ impl Interval {
     }
 
     pub(super) fn justify_days(mut self) -> Option<Interval> {
+        if self.infinity().is_some() {
+            return Some(self);
+        }
         self.months = self.months.checked_add(self.days / DAYS_PER_MONTH)?;
         self.days %= DAYS_PER_MONTH;
         if self.months > 0 && self.days < 0 {
@@ -82,6 +154,9 @@ impl Interval {
     }
 
     pub(super) fn justify(mut self) -> Option<Interval> {
+        if self.infinity().is_some() {
+            return Some(self);
+        }
         if (self.days > 0 && self.micros > 0) || (self.days < 0 && self.micros < 0) {
             self.months = self.months.checked_add(self.days / DAYS_PER_MONTH)?;
             self.days %= DAYS_PER_MONTH;
@@ -113,6 +188,9 @@ impl Interval {
 
     /// The style `iso_8601`, in which the stream and the snapshots have it.
     pub(super) fn to_text(self) -> String {
+        if let Some(positive) = self.infinity() {
+            return if positive { "infinity" } else { "-infinity" }.to_owned();
+        }
         if self.months == 0 && self.days == 0 && self.micros == 0 {
             return "PT0S".to_owned();
         }
@@ -185,12 +263,15 @@ fn to_i64(value: f64) -> Option<i64> {
 }
 
 /// Reads `P1Y2M3DT4H5M6.7S`, and words with numbers: `1 year 2 mons -3 days 04:05:06.7`, `@ 1 day ago`.
-/// A fraction is read in seconds only. None for all other spellings.
+/// A fraction is read in seconds only; and the infinities as they are written out. None for all other
+/// spellings.
 pub(super) fn parse(text: &[u8]) -> Option<Interval> {
     let text = std::str::from_utf8(text.trim_ascii()).ok()?;
-    match text.strip_prefix('P') {
-        Some(rest) => parse_iso(rest),
-        None => parse_words(text),
+    match (text, text.strip_prefix('P')) {
+        ("infinity", _) => Some(INFINITE),
+        ("-infinity", _) => Some(NEGATIVE_INFINITE),
+        (_, Some(rest)) => parse_iso(rest)?.if_finite(),
+        (_, None) => parse_words(text)?.if_finite(),
     }
 }
 
@@ -374,6 +455,37 @@ mod tests {
             ("1 fortnight", None),
         ] {
             assert_eq!(parse(text.as_bytes()).map(Interval::to_text).as_deref(), expected, "{text}");
+        }
+    }
+
+    /// The values are those of Postgres 17.
+    #[test]
+    fn infinite_intervals_are_as_in_postgres_17() {
+        let read = |text: &str| parse(text.as_bytes()).expect("an interval");
+        let (up, down, day, zero) = (read("infinity"), read("-infinity"), read("1 day"), read("0 s"));
+        assert!(up > day && down < read("-100000 years") && up == Interval::infinite(true));
+        let text = |interval: Option<Interval>| interval.map(Interval::to_text);
+        for (result, expected) in [
+            (up.add(day), Some("infinity")),
+            (day.add(down), Some("-infinity")),
+            (up.add(down), None),
+            (up.subtract(up), None),
+            (up.subtract(down), Some("infinity")),
+            (day.subtract(up), Some("-infinity")),
+            (up.negate(), Some("-infinity")),
+            (up.scale(-2.0, false), Some("-infinity")),
+            (up.scale(0.0, false), None),
+            (up.scale(f64::INFINITY, true), None),
+            (down.scale(-0.5, true), Some("infinity")),
+            (day.scale(f64::INFINITY, false), Some("infinity")),
+            (day.scale(f64::NEG_INFINITY, false), Some("-infinity")),
+            (zero.scale(f64::INFINITY, false), None),
+            (day.scale(f64::INFINITY, true), Some("PT0S")),
+            (day.scale(f64::NAN, false), None),
+            (up.scale(f64::NAN, true), None),
+            (up.justify(), Some("infinity")),
+        ] {
+            assert_eq!(text(result).as_deref(), expected);
         }
     }
 

@@ -113,7 +113,8 @@ pub(super) fn fold(text: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(folded)
 }
 
-/// Upper case, letter by letter: one that would become several stays as it is.
+/// Upper case, letter by letter: one that would become several stays as it is, unless there is a single
+/// one for it (the Greek ones with a small iota below, which then have it beside).
 pub(super) fn raise(text: &[u8]) -> Vec<u8> {
     if text.is_ascii() {
         return text.to_ascii_uppercase();
@@ -122,10 +123,34 @@ pub(super) fn raise(text: &[u8]) -> Vec<u8> {
     for c in String::from_utf8_lossy(text).chars() {
         let mut upper = c.to_uppercase();
         let first = upper.next().unwrap_or(c);
-        let one = if upper.next().is_some() { c } else { first };
+        let one = if upper.next().is_some() { with_iota_beside(c) } else { first };
         raised.extend_from_slice(one.encode_utf8(&mut [0; 4]).as_bytes());
     }
     raised
+}
+
+fn with_iota_beside(c: char) -> char {
+    let above = match u32::from(c) {
+        0x1F80..=0x1F87 | 0x1F90..=0x1F97 | 0x1FA0..=0x1FA7 => 8,
+        0x1FB3 | 0x1FC3 | 0x1FF3 => 9,
+        _ => 0,
+    };
+    char::from_u32(u32::from(c) + above).unwrap_or(c)
+}
+
+/// All letters that [`fold`] or [`raise`] change, and what they make of them: for asking whether somebody
+/// else does the same.
+#[must_use]
+pub fn letters_with_case() -> [String; 3] {
+    let changed = |c: &char| {
+        let mut utf8 = [0; 4];
+        let text = c.encode_utf8(&mut utf8).as_bytes();
+        fold(text) != text || raise(text) != text
+    };
+    let letters: String = ('\0'..=char::MAX).filter(changed).collect();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (lower, upper) = (text(&fold(letters.as_bytes())), text(&raise(letters.as_bytes())));
+    [letters, lower, upper]
 }
 
 /// Bytes of the first character; text in the stream is valid UTF-8.
@@ -179,6 +204,18 @@ mod tests {
         assert_eq!(matches(b"xb", b"a\\"), Ok(false));
         assert!(is_malformed(b"a\\") && is_malformed(b"\\\\\\"));
         assert!(!is_malformed(b"a\\\\") && !is_malformed(b""));
+    }
+
+    #[test]
+    fn raises_letter_by_letter() {
+        for (text, raised) in [("aB1", "AB1"), ("éß", "Éß"), ("ᾀᾧῳ", "ᾈᾯῼ"), ("ŉǰ", "ŉǰ"), ("ςσ", "ΣΣ")]
+        {
+            assert_eq!(String::from_utf8_lossy(&raise(text.as_bytes())), raised, "{text}");
+        }
+        let [letters, lower, upper] = letters_with_case();
+        assert!(letters.starts_with("ABC") && lower.starts_with("abc") && upper.starts_with("ABC"));
+        assert_eq!(letters.chars().count(), lower.chars().count());
+        assert_eq!(letters.chars().count(), upper.chars().count());
     }
 
     #[test]

@@ -11,20 +11,18 @@
 //! part ([`Delegated`]), or refused with the messages of the wire contract, section 2; nothing is
 //! approximated. What follows from it:
 //!
-//! - Text is ordered by bytes, and the canonical SQL says so (`COLLATE "C"`). Where the table's texts
-//!   have another order ([`TextOrder`]) that is left to Postgres. Equality needs no such mark: collations are deterministic unless a column was
-//!   declared with a nondeterministic ICU collation, which this module cannot see.
-//! - `ILIKE` folds letters one by one, as a database does whose locale is a UTF-8 one of the C
-//!   library. With `LC_CTYPE = C` a database folds ASCII letters only, and one of ICU folds `İ` and a
-//!   final sigma in its own way: they disagree about those letters.
+//! - What collations do with texts is found out for each table ([`Texts`]). Ordered by bytes, or folded as
+//!   the letters of Unicode or of ASCII one by one, they are evaluated here, and the canonical SQL says so
+//!   where there is a choice (`COLLATE "C"`); what is otherwise is left to Postgres, and so is all about
+//!   texts of a collation that is not deterministic.
 //! - Postgres reads dates, times and (from version 16) numbers in more spellings than this module.
 //!   Literals in them are not native. A text column cast to such a type may hold them: its row counts as
 //!   not decodable, hence not in the shape.
-//! - Case is folded by `lower` and `upper` in the way of `ILIKE`. GREATEST and LEAST of texts order by
+//! - Case is folded by `lower` and `upper` as by `ILIKE`. GREATEST and LEAST of texts order by
 //!   bytes, and their result has the collation "C".
-//! - `AT TIME ZONE` knows the names of UTC only, and infinite intervals are missing: a row with one
-//!   counts as not decodable.
-//! - The difference of two timestamps that does not fit is an error, as from version 17 on.
+//! - `AT TIME ZONE` knows the names of UTC only.
+//! - Intervals may be infinite, and the difference of two timestamps that does not fit is an error, as
+//!   from version 17 on. Where older versions have an error instead, no snapshot exists.
 //!
 //! [`ShapeIndex`] holds the predicates of all shapes and finds those that a row change concerns.
 
@@ -73,6 +71,7 @@ mod tests;
 pub use delegated::{Delegated, Question, ROWS_WANTED_MAX, RowValues, Verdict, Verdicts};
 pub use error::{ParamsError, WhereError, check_params};
 pub use index::{RouteError, RowMove, ShapeIndex};
+pub use like::letters_with_case;
 pub use operations::native_operations;
-pub use predicate::{Predicate, TextOrder};
+pub use predicate::{CaseFolding, Predicate, TextOrder, Texts};
 pub use subset::{subset_condition, subset_order};

@@ -93,30 +93,26 @@ pub(super) fn binary(function: Moments, left: &Datum<'_>, right: &Datum<'_>) -> 
             calendar::add_interval(*at, interval.negate()?).map(Datum::Moment)
         }
         (Moments::TimePlusInterval { .. }, Datum::Moment(time), Datum::Interval(interval)) => {
+            interval.infinity().is_none().then_some(())?;
             Some(Datum::Moment((time + interval.micros % DAY_MICROS).rem_euclid(DAY_MICROS)))
         }
         (Moments::TimeMinusInterval, Datum::Moment(time), Datum::Interval(interval)) => {
+            interval.infinity().is_none().then_some(())?;
             Some(Datum::Moment((time - interval.micros % DAY_MICROS).rem_euclid(DAY_MICROS)))
         }
         (Moments::TimeMinusTime, Datum::Moment(a), Datum::Moment(b)) => {
             Some(Datum::Interval(Interval { months: 0, days: 0, micros: a - b }))
         }
         (Moments::StampMinusStamp, Datum::Moment(a), Datum::Moment(b)) => {
-            // Postgres 17 has infinite intervals, older ones report an error; neither is supported.
             if calendar::is_infinite(*a) || calendar::is_infinite(*b) {
-                return None;
+                return (a != b).then(|| Datum::Interval(Interval::infinite(a > b)));
             }
             let span = Interval { months: 0, days: 0, micros: a.checked_sub(*b)? };
             span.justify_hours().map(Datum::Interval)
         }
         (Moments::IntervalPlus, Datum::Interval(a), Datum::Interval(b)) => a.add(*b).map(Datum::Interval),
         (Moments::IntervalMinus, Datum::Interval(a), Datum::Interval(b)) => {
-            let difference = Interval {
-                months: a.months.checked_sub(b.months)?,
-                days: a.days.checked_sub(b.days)?,
-                micros: a.micros.checked_sub(b.micros)?,
-            };
-            Some(Datum::Interval(difference))
+            a.subtract(*b).map(Datum::Interval)
         }
         (Moments::IntervalTimes { .. }, Datum::Interval(interval), Datum::Float(factor)) => {
             interval.scale(*factor, false).map(Datum::Interval)

@@ -21,7 +21,7 @@ pub struct Predicate {
     condition: Condition,
     pub(super) expr: Expr,
     delegated: Vec<Arc<Delegated>>,
-    orders_text: bool,
+    by_collation: bool,
 }
 
 /// How the texts of a table are ordered: by the collations of its columns and of the database.
@@ -31,6 +31,47 @@ pub enum TextOrder {
     Bytes,
     /// In a way that only Postgres knows.
     Other,
+}
+
+/// How the case of letters is folded, by the same collations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CaseFolding {
+    /// Every letter of Unicode by itself, as `lower` and `upper` do here.
+    Letters,
+    /// ASCII letters only.
+    Ascii,
+    /// In a way that only Postgres knows: letters of a language, or several at once.
+    Other,
+}
+
+/// What the collations of a table and of its database, and the encoding, do with texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Texts {
+    pub order: TextOrder,
+    pub case: CaseFolding,
+    /// Texts may be equal that differ in their bytes, or characters are not what they are in UTF-8: only
+    /// Postgres can compare two texts.
+    pub opaque: bool,
+}
+
+impl Default for Texts {
+    fn default() -> Texts {
+        Texts { order: TextOrder::Bytes, case: CaseFolding::Letters, opaque: false }
+    }
+}
+
+impl Texts {
+    /// Whatever may be found of a table, but for the default.
+    pub const OTHERS: [Texts; 7] = [
+        Texts { order: TextOrder::Bytes, case: CaseFolding::Ascii, opaque: false },
+        Texts { order: TextOrder::Other, case: CaseFolding::Letters, opaque: false },
+        Texts { order: TextOrder::Other, case: CaseFolding::Other, opaque: false },
+        Texts { order: TextOrder::Other, case: CaseFolding::Ascii, opaque: false },
+        Texts { order: TextOrder::Bytes, case: CaseFolding::Other, opaque: false },
+        // Of what is opaque nothing else matters.
+        Texts { order: TextOrder::Other, case: CaseFolding::Other, opaque: true },
+        Texts { order: TextOrder::Bytes, case: CaseFolding::Other, opaque: true },
+    ];
 }
 
 impl Predicate {
@@ -56,14 +97,10 @@ impl Predicate {
         text: &str,
         params: &BTreeMap<u32, String>,
         relation: &Relation,
-        order: TextOrder,
+        texts: Texts,
     ) -> Result<Predicate, WhereError> {
         let clause = parse_expression(text, STATEMENT_BYTES_MAX, DEPTH_MAX)?;
-        let checker = Checker::new(relation, params, false).delegating();
-        let checker = match order {
-            TextOrder::Bytes => checker,
-            TextOrder::Other => checker.with_other_order(),
-        };
+        let checker = Checker::new(relation, params, false).delegating().with_texts(texts);
         let predicate = Predicate::build(checker.check(&clause)?)?;
         // Printed with all its parentheses it may be too deep to be read again.
         if let Some(part) = predicate.delegated.first()
@@ -75,11 +112,11 @@ impl Predicate {
     }
 
     fn build(checked: Checked) -> Result<Predicate, WhereError> {
-        let Checked { expr, columns, delegated, orders_text } = checked;
+        let Checked { expr, columns, delegated, by_collation } = checked;
         let condition = compile(&expr)?;
         let mut sql = String::new();
         print(&expr, &mut sql);
-        Ok(Predicate { sql, columns, condition, expr, delegated, orders_text })
+        Ok(Predicate { sql, columns, condition, expr, delegated, by_collation })
     }
 
     /// Reads what [`Predicate::sql`] gave: `from_canonical(p.sql(), r)` has the same SQL again.
@@ -92,10 +129,10 @@ impl Predicate {
         Predicate::build(Checker::new(relation, &params, true).delegating().check(&clause)?)
     }
 
-    /// Whether it asks for the order of texts, so that it matters what that is.
+    /// Whether it compares texts, so that it matters what [`Texts`] there are.
     #[must_use]
-    pub fn orders_text(&self) -> bool {
-        self.orders_text
+    pub fn by_collation(&self) -> bool {
+        self.by_collation
     }
 
     /// The parts that Postgres evaluates.

@@ -55,7 +55,11 @@ pub(super) fn print(expr: &Expr, sql: &mut String) {
                 (true, false) => " ILIKE ",
                 (true, true) => " NOT ILIKE ",
             };
-            print_list(&[text, pattern], operator, sql);
+            sql.push('(');
+            print_folded(*case, text, pattern, sql);
+            sql.push_str(operator);
+            print(pattern, sql);
+            sql.push(')');
         }
         Expr::Quantified(quantified) => print_quantified(quantified, sql),
         Expr::Call(call) => print_call(call, sql),
@@ -105,7 +109,7 @@ fn print_quantified(quantified: &Quantified, sql: &mut String) {
             op.operator()
         }
         Test::Like { case, negated } => {
-            print(&quantified.left, sql);
+            print_folded(case, &quantified.left, &quantified.array, sql);
             match (case != Case::Kept, negated) {
                 (false, false) => "LIKE",
                 (false, true) => "NOT LIKE",
@@ -138,7 +142,11 @@ fn print_call(call: &Call, sql: &mut String) {
             let ordered = matches!(call.function, Function::Greatest | Function::Least) && call.ty.is_text();
             for (index, arg) in args.iter().enumerate() {
                 sql.push_str(if index == 0 { "" } else { ", " });
-                if ordered && index == 0 {
+                let ascii = matches!(
+                    call.function,
+                    Function::Lower { ascii: true } | Function::Upper { ascii: true }
+                );
+                if index == 0 && (ordered || ascii && !arg.has_c_collation()) {
                     print_postfix(arg, " COLLATE \"C\"", sql);
                 } else {
                     print(arg, sql);
@@ -215,6 +223,16 @@ fn print_ordered(expr: &Expr, form: Form, sql: &mut String) {
         print_postfix(expr, " COLLATE \"C\"", sql);
     } else {
         print(expr, sql);
+    }
+}
+
+/// The left side of LIKE and its kin, with a mark where it is by the collation that only ASCII letters are
+/// folded. What has the collation "C" by its type needs none.
+fn print_folded(case: Case, left: &Expr, right: &Expr, sql: &mut String) {
+    if case == Case::FoldedAscii && !left.has_c_collation() && !right.has_c_collation() {
+        print_postfix(left, " COLLATE \"C\"", sql);
+    } else {
+        print(left, sql);
     }
 }
 

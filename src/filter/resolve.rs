@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::decode::decode_natural;
 use super::error::WhereError;
 use super::expr::{Between, Case, Comparison, Expr, Literal, Spelling};
+use super::predicate::CaseFolding;
 use super::types::{Form, Type, common_type};
 
 /// A checked expression, or a literal that waits for its context.
@@ -59,13 +60,29 @@ pub(super) struct Resolver<'a> {
     pub(super) enum_labels: bool,
     /// Whether the order of texts is that of their bytes in the comparison at hand.
     pub(super) by_bytes: bool,
-    /// Whether some comparison was about the order of texts.
+    /// How the case of letters is folded in the operation at hand.
+    pub(super) case: CaseFolding,
+    /// Whether collations matter for something.
+    pub(super) by_collation: bool,
+    /// Whether texts are ordered somewhere.
     pub(super) orders_text: bool,
+    /// Whether the last refusal was because of a collation that is not in the text: canonical SQL has to
+    /// say so.
+    pub(super) for_postgres: bool,
 }
 
 impl<'a> Resolver<'a> {
     pub(super) fn new(params: &'a BTreeMap<u32, String>) -> Resolver<'a> {
-        Resolver { params, resolved: BTreeMap::new(), enum_labels: false, by_bytes: true, orders_text: false }
+        Resolver {
+            params,
+            resolved: BTreeMap::new(),
+            enum_labels: false,
+            by_bytes: true,
+            case: CaseFolding::Letters,
+            by_collation: false,
+            orders_text: false,
+            for_postgres: false,
+        }
     }
 
     /// A use of `$number`.
@@ -182,11 +199,28 @@ impl<'a> Resolver<'a> {
 
     /// Notes that texts are ordered. Only the order of bytes is evaluated here.
     pub(super) fn order_texts(&mut self, at: i32) -> Result<(), WhereError> {
+        self.by_collation = true;
         self.orders_text = true;
         if self.by_bytes {
             Ok(())
         } else {
             Err(WhereError::at(at, "the order of this collation is not supported"))
+        }
+    }
+
+    /// What becomes of letters; with `c` they have the collation "C" in any case.
+    pub(super) fn fold_case(&mut self, c: bool, at: i32) -> Result<Case, WhereError> {
+        if c {
+            return Ok(Case::FoldedAscii);
+        }
+        self.by_collation = true;
+        match self.case {
+            CaseFolding::Letters => Ok(Case::Folded),
+            CaseFolding::Ascii => Ok(Case::FoldedAscii),
+            CaseFolding::Other => {
+                self.for_postgres = true;
+                Err(WhereError::at(at, "folding the case of this collation is not supported"))
+            }
         }
     }
 
@@ -299,8 +333,7 @@ impl<'a> Resolver<'a> {
         let case = match fold_case {
             false => Case::Kept,
             // The collation of `name` is "C", and it prevails over the default one of the database.
-            true if text.has_c_collation() || pattern.has_c_collation() => Case::FoldedAscii,
-            true => Case::Folded,
+            true => self.fold_case(text.has_c_collation() || pattern.has_c_collation(), at)?,
         };
         Ok(Expr::Like { case, negated, text, pattern })
     }
@@ -325,7 +358,9 @@ impl<'a> Resolver<'a> {
 pub(super) fn is_literal(text: &str, ty: &Type) -> bool {
     let labels = |ty: &Type| matches!(ty, Type::Enum { .. });
     let known = !labels(ty) && !ty.element().is_some_and(labels) && !text.contains('\0');
-    known && decode_natural(text.as_bytes(), ty).is_some()
+    // Only from version 17 on there are infinite intervals: Postgres says whether it takes them.
+    let intervals = *ty.element().unwrap_or(ty) == Type::Interval;
+    known && !(intervals && text.contains("inf")) && decode_natural(text.as_bytes(), ty).is_some()
 }
 
 /// There is no such operator, or a parameter has got the wrong type before.

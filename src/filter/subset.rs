@@ -221,6 +221,7 @@ mod tests {
                 column("values", 23, 'b'),
             ],
             partitioned: false,
+            storage: None,
         }
     }
 

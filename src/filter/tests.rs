@@ -64,7 +64,7 @@ pub(super) fn relation() -> Relation {
             }),
         })
         .collect();
-    Relation { oid: Oid(16_400), name: name(), columns, partitioned: false }
+    Relation { oid: Oid(16_400), name: name(), columns, partitioned: false, storage: None }
 }
 
 pub(super) fn wire() -> Arc<WireRelation> {

@@ -1,6 +1,6 @@
 //! What the catalog says about a table.
 
-use crate::domain::{BaseType, Column, Oid, Relation, RelationName};
+use crate::domain::{BaseType, Column, Oid, Relation, RelationName, Storage};
 use crate::postgres::{PgError, SqlClient};
 
 /// One row per column; a table without columns yields one row without a name, so that it can be told
@@ -11,7 +11,8 @@ const INSPECT: &str = "
 SELECT c.oid, c.relkind = 'p', a.attname, a.atttypid, e.typname, e.oid, a.atttypmod,
        a.attndims::int4, a.attnotnull, a.attgenerated NOT IN ('', CASE WHEN current_setting('server_version_num')::int4 >= 180000 THEN 's' ELSE '' END), e.typtype,
        array_position((i.indkey::int2[])[0:i.indnkeyatts - 1], a.attnum) - 1,
-       d.oid, d.typname, d.typtype, d.is_array, n.nspname, c.relname
+       d.oid, d.typname, d.typtype, d.is_array, n.nspname, c.relname,
+       c.relfilenode, a.xmin::text::int8, c.xmin::text::int8
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -67,13 +68,26 @@ fn relations(rows: &[tokio_postgres::Row]) -> Result<Vec<Relation>, PgError> {
                 name: RelationName { schema: row.try_get(16)?, table: row.try_get(17)? },
                 columns: Vec::new(),
                 partitioned: row.try_get(1)?,
+                storage: Some(Storage {
+                    file: row.try_get(18)?,
+                    altered: xid(row, 20)?,
+                    columns: Vec::new(),
+                }),
             });
         }
         if let (Some(column), Some(relation)) = (column(row)?, relations.last_mut()) {
             relation.columns.push(column);
+            if let Some(storage) = &mut relation.storage {
+                storage.columns.push(xid(row, 19)?);
+            }
         }
     }
     Ok(relations)
+}
+
+/// Transaction ids have 32 bits, which no integer of Postgres has without a sign.
+fn xid(row: &tokio_postgres::Row, index: usize) -> Result<u32, PgError> {
+    u32::try_from(row.try_get::<_, i64>(index)?).map_err(|_| PgError::malformed("an id that is none"))
 }
 
 fn column(row: &tokio_postgres::Row) -> Result<Option<Column>, PgError> {

@@ -210,6 +210,16 @@ impl ReplicationClient {
         identity().ok_or_else(|| PgError::malformed("IDENTIFY_SYSTEM answered in another form"))
     }
 
+    /// The history file of a timeline; that of the first one does not exist.
+    ///
+    /// # Errors
+    /// See [`PgErrorKind`].
+    pub async fn timeline_history(&mut self, timeline: u32) -> Result<String, PgError> {
+        let rows = self.simple_query(&format!("TIMELINE_HISTORY {timeline}")).await?;
+        let content = rows.into_iter().next().and_then(|row| row.into_iter().nth(1)?);
+        content.ok_or_else(|| PgError::malformed("TIMELINE_HISTORY answered in another form"))
+    }
+
     /// Takes the advisory lock of a slot on this connection; waits as long as another one holds it.
     ///
     /// # Errors

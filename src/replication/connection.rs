@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::Oid;
+use crate::domain::{Lineage, Lsn, Oid};
 use crate::postgres::{ConnectOptions, DatabaseUrl, PgError, PgErrorKind, SqlClient, connect};
 use crate::replication::publication::{PublicationInfo, ensure_publication};
 use crate::replication::slot::{self, Failover, SlotInfo};
@@ -71,6 +71,7 @@ pub struct Ready {
     pub publication: PublicationInfo,
     /// Everything whose changes the stream will bring. Ascending.
     pub published: Vec<Oid>,
+    pub lineage: Lineage,
     pub history_broken: Option<HistoryBroken>,
 }
 
@@ -84,24 +85,15 @@ pub async fn connect_and_identify(
     notify: &mut (dyn FnMut(StartupNotice) + Send),
 ) -> Result<Ready, ReplicationError> {
     let sql = connect(&settings.url, &settings.connect).await?;
-    let row = sql
-        .query_one(
-            "SELECT current_setting('wal_level'), oid FROM pg_catalog.pg_database WHERE datname = current_database()",
-            &[],
-        )
-        .await
-        .map_err(PgError::from)?;
-    let wal_level: String = row.try_get(0).map_err(PgError::from)?;
-    if wal_level != "logical" {
-        return Err(PgError::new(PgErrorKind::WalLevelNotLogical, wal_level).into());
-    }
-    let database_oid = Oid(row.try_get(1).map_err(PgError::from)?);
+    let (database_oid, end) = look_at_server(&sql).await?;
     let mut client = ReplicationClient::connect(&settings.url, &settings.connect).await?;
     let identity = client.identify_system().await?;
+    let ancestors = ancestors(&mut client, identity.timeline).await?;
     take_lock(&mut client, &sql, &settings.slot, notify).await?;
     let publication = ensure_publication(&sql, &settings.publication).await?;
     let published = published_relations(&sql, &settings.publication).await?;
     let (slot, history_broken) = ensure_slot(&mut client, &sql, settings, publication, notify).await?;
+    let lineage = Lineage { ancestors, slot_synced: slot.synced, end, queried: Lsn(0) };
     Ok(Ready {
         system_id: identity.system_id,
         timeline: identity.timeline,
@@ -111,10 +103,38 @@ pub async fn connect_and_identify(
         slot,
         publication,
         published,
+        lineage,
         history_broken,
         client,
         sql,
     })
+}
+
+/// The database, and the end of the log, of a server that can be streamed from.
+async fn look_at_server(sql: &SqlClient) -> Result<(Oid, Lsn), ReplicationError> {
+    const SQL: &str = "
+SELECT current_setting('wal_level'), oid,
+       CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn()::text END
+FROM pg_catalog.pg_database WHERE datname = current_database()";
+    let row = sql.query_one(SQL, &[]).await.map_err(PgError::from)?;
+    let end: Option<String> = row.try_get(2).map_err(PgError::from)?;
+    let Some(end) = end else { return Err(ReplicationError::Standby) };
+    let wal_level: String = row.try_get(0).map_err(PgError::from)?;
+    if wal_level != "logical" {
+        return Err(PgError::new(PgErrorKind::WalLevelNotLogical, wal_level).into());
+    }
+    let end = end.parse().map_err(|_| PgError::malformed("an LSN in an unknown form"))?;
+    Ok((Oid(row.try_get(1).map_err(PgError::from)?), end))
+}
+
+async fn ancestors(client: &mut ReplicationClient, timeline: u32) -> Result<Vec<(u32, Lsn)>, PgError> {
+    const FIRST_TIMELINE: u32 = 1;
+    if timeline <= FIRST_TIMELINE {
+        return Ok(Vec::new());
+    }
+    let history = client.timeline_history(timeline).await?;
+    Lineage::parse_history(&history)
+        .ok_or_else(|| PgError::malformed("the history of a timeline in an unknown form"))
 }
 
 async fn take_lock(

@@ -49,6 +49,12 @@ pub enum ReplicationError {
     /// The server ended the stream in order, as it does at shutdown.
     #[error("the server ended the replication stream")]
     Ended,
+    /// A slot that is made here, or the end of a shape that is decided upon here, would be wrong as soon as
+    /// the primary is asked.
+    #[error(
+        "the server is a standby: streaming begins when it has been promoted, or when DATABASE_URL leads to the primary"
+    )]
+    Standby,
     /// Nothing came for longer than the server's own limit, though an answer was asked for.
     #[error("the replication connection is silent: nothing came for {0} s")]
     Silent(u64),
@@ -112,6 +118,7 @@ impl ReplicationError {
             ReplicationError::PublicationNotFound(_) | ReplicationError::PublicationIncomplete(_) => true,
             ReplicationError::Malformed(_)
             | ReplicationError::Ended
+            | ReplicationError::Standby
             | ReplicationError::Silent(_)
             | ReplicationError::Spill(_)
             | ReplicationError::NotPublished { .. }

@@ -27,6 +27,8 @@ pub struct SlotInfo {
     /// Some connection streams from it.
     pub active: bool,
     pub temporary: bool,
+    /// It came from another server that this one was a standby of.
+    pub synced: bool,
 }
 
 /// Whether the slot is made as one that standbys keep in step with, so that the stream goes on after a
@@ -70,7 +72,8 @@ const INSPECT: &str = "
 SELECT s.confirmed_flush_lsn::text, s.restart_lsn::text, s.active, s.temporary,
        coalesce(to_jsonb(s) ->> 'wal_status' = 'lost', false)
          OR to_jsonb(s) ->> 'invalidation_reason' IS NOT NULL
-         OR coalesce((to_jsonb(s) ->> 'conflicting')::bool, false)
+         OR coalesce((to_jsonb(s) ->> 'conflicting')::bool, false),
+       coalesce((to_jsonb(s) ->> 'synced')::bool, false)
 FROM pg_catalog.pg_replication_slots s
 WHERE s.slot_name = $1";
 
@@ -90,6 +93,7 @@ pub(super) async fn inspect(client: &SqlClient, name: &str) -> Result<Option<Slo
         active: row.try_get(2)?,
         temporary: row.try_get(3)?,
         lost: row.try_get(4)?,
+        synced: row.try_get(5)?,
         created: false,
     }))
 }
@@ -123,6 +127,7 @@ pub(super) async fn create(
         lost: false,
         active: temporary,
         temporary,
+        synced: false,
     })
 }
 

@@ -214,6 +214,7 @@ mod tests {
             slot_lost: false,
             published: vec![TABLE],
             publication_created: false,
+            lineage: crate::domain::Lineage::default(),
         }
     }
 

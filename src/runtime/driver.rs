@@ -168,6 +168,7 @@ struct Checked {
     projections: Instant,
     strangers: Instant,
     moves: Instant,
+    queries: Instant,
 }
 
 impl Driver {
@@ -196,6 +197,7 @@ impl Driver {
                 projections: now,
                 strangers: now,
                 moves: now,
+                queries: now,
             },
             lost: None,
             check_interval,
@@ -456,6 +458,7 @@ impl Driver {
             Message::Drain(cause) => {
                 self.executor.service.set_status(Status::Draining);
                 self.state.drain_until = Some(Instant::now() + DRAIN_MAX);
+                self.note_queries();
                 self.input(Input::Drain { cause });
             }
         }

@@ -180,6 +180,7 @@ mod tests {
             name: RelationName { schema: "public".to_owned(), table: "t1".to_owned() },
             columns: vec![column("id", Some(0)), column("n", None)],
             partitioned: true,
+            storage: None,
         };
         Predicate::parse(sql, &BTreeMap::new(), &relation).expect("a valid clause")
     }

@@ -1,6 +1,7 @@
 //! How the service gets on, put together from what the driver and the probe publish. Whoever asks takes
 //! a copy of a few numbers and holds up neither.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,7 @@ pub struct Report {
 #[derive(Debug, Default)]
 pub struct Progress {
     seen: Mutex<Seen>,
+    queried: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +82,18 @@ struct Moved {
 }
 
 impl Progress {
+    /// Rows were read that may have what was committed up to there. Called before a client is given any
+    /// of them.
+    pub fn note_query(&self, upto: Lsn) {
+        self.queried.fetch_max(upto.0, Ordering::SeqCst);
+    }
+
+    /// The newest of these.
+    #[must_use]
+    pub fn queried(&self) -> Lsn {
+        Lsn(self.queried.load(Ordering::SeqCst))
+    }
+
     pub fn publish(&self, now: Instant, view: DriverView) {
         let mut seen = self.lock();
         let before = seen.driver.replace(view);

@@ -29,6 +29,8 @@ pub struct Router {
     shapes: BTreeMap<Sid, Routed>,
     relations: BTreeMap<Oid, Arc<WireRelation>>,
     partitions: Partitions,
+    /// Tables as the catalog had them when it was last looked at.
+    looked_at: BTreeMap<Oid, Relation>,
     /// Expressions that Postgres evaluates, and the shapes that have them.
     delegated: BTreeMap<Arc<Delegated>, BTreeSet<Sid>>,
     /// Decides for the shapes with inner queries.
@@ -279,13 +281,28 @@ impl Router {
         let Some(now) = look.relations.get(&known.oid) else { return Some(InvalidationCause::SchemaChanged) };
         let same_key =
             shape.definition.key_columns().into_iter().eq(now.key_columns().into_iter().map(|c| &c.name));
-        if now.name != known.name || !same_key || !still_fits(shape, &streamed(now)) {
+        let needed = |name: &str| !shape.definition.columns_named || shape.columns.contains(name);
+        // Where it is not certain from the catalog, both has to have happened since the last look.
+        let lately = |name: &str| {
+            let before = self.looked_at.get(&known.oid);
+            before.is_some_and(|before| before.rewritten(now).any(|(column, _)| column == name))
+        };
+        let rewritten = known.rewritten(now).any(|(name, at_once)| needed(name) && (at_once || lately(name)));
+        if now.name != known.name || !same_key || rewritten || !still_fits(shape, &streamed(now)) {
             Some(InvalidationCause::SchemaChanged)
         } else if !look.streamed.contains(&known.oid) {
             Some(InvalidationCause::Unpublished)
         } else {
             None
         }
+    }
+
+    /// Remembers how the tables were when they were looked at.
+    pub fn looked(&mut self, look: &CatalogLook) {
+        self.looked_at.extend(look.relations.iter().map(|(oid, relation)| (*oid, relation.clone())));
+        let Router { looked_at, filtered, whole, outers, .. } = self;
+        looked_at
+            .retain(|oid, _| [&*filtered, &*whole, &*outers].iter().any(|shapes| shapes.contains_key(oid)));
     }
 
     #[must_use]

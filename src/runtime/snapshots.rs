@@ -338,7 +338,8 @@ fn explain_publication(error: &ReplicationError) -> (SnapshotFailure, SnapshotPr
         | ReplicationError::Malformed(_)
         | ReplicationError::Ended
         | ReplicationError::Silent(_)
-        | ReplicationError::Spill(_) => (SnapshotFailure::Publication, known()),
+        | ReplicationError::Spill(_)
+        | ReplicationError::Standby => (SnapshotFailure::Publication, known()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use crate::domain::{Generation, Lsn, Oid};
+use crate::domain::{Generation, Lineage, Lsn, Oid};
 use crate::engine::{Input, PostgresReady};
 use crate::events::StopCause;
 use crate::postgres::PgError;
@@ -154,7 +154,7 @@ impl StreamTask {
             ready = connect(&self.settings, &self.service, &self.publishing) => ready,
             command = self.commands.recv() => return command,
         };
-        if self.driver.send(Message::Input(Input::PostgresReady(describe(&ready)))).await.is_err() {
+        if self.driver.send(Message::Input(Input::PostgresReady(self.describe(&ready)))).await.is_err() {
             return None;
         }
         let generation = match self.commands.recv().await? {
@@ -262,6 +262,7 @@ impl StreamTask {
             ReplicationError::Postgres(error) if error.sqlstate().is_none() => StopCause::Connection,
             ReplicationError::Postgres(_)
             | ReplicationError::Ended
+            | ReplicationError::Standby
             | ReplicationError::PublicationNotFound(_)
             | ReplicationError::PublicationIncomplete(_)
             | ReplicationError::NotPublished { .. }
@@ -274,6 +275,25 @@ impl StreamTask {
             | ReplicationError::TableGone(_)
             | ReplicationError::LockTimeout
             | ReplicationError::FenceTimeout(_) => StopCause::Server,
+        }
+    }
+
+    fn describe(&self, ready: &Ready) -> PostgresReady {
+        let queried = self.service.progress().queried();
+        PostgresReady {
+            system_id: ready.system_id,
+            timeline: ready.timeline,
+            server_version: ready.server_version,
+            database: ready.database_oid,
+            backend_pid: ready.backend_pid,
+            slot: ready.slot.name.clone(),
+            confirmed: ready.slot.confirmed_flush,
+            restart: ready.slot.restart_lsn.unwrap_or_default(),
+            slot_created: ready.slot.created,
+            slot_lost: ready.history_broken == Some(HistoryBroken::SlotLost),
+            published: ready.published.clone(),
+            publication_created: ready.history_broken == Some(HistoryBroken::PublicationCreated),
+            lineage: Lineage { queried, ..ready.lineage.clone() },
         }
     }
 }
@@ -369,22 +389,5 @@ fn tell(notice: &StartupNotice, service: &Service) {
             tracing::warn!("the slot cannot be made before the transactions that run now have ended");
             service.set_status(Status::Waiting { reason: CLIENT_HINT.to_owned() });
         }
-    }
-}
-
-fn describe(ready: &Ready) -> PostgresReady {
-    PostgresReady {
-        system_id: ready.system_id,
-        timeline: ready.timeline,
-        server_version: ready.server_version,
-        database: ready.database_oid,
-        backend_pid: ready.backend_pid,
-        slot: ready.slot.name.clone(),
-        confirmed: ready.slot.confirmed_flush,
-        restart: ready.slot.restart_lsn.unwrap_or_default(),
-        slot_created: ready.slot.created,
-        slot_lost: ready.history_broken == Some(HistoryBroken::SlotLost),
-        published: ready.published.clone(),
-        publication_created: ready.history_broken == Some(HistoryBroken::PublicationCreated),
     }
 }

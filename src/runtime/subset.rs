@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::domain::{Lsn, PgSnapshot};
 use crate::postgres::PgError;
 use crate::runtime::connections::{Connections, Place};
-use crate::runtime::handle::{LiveShape, Request, Service};
+use crate::runtime::handle::{LiveShape, Request, Service, Status};
 use crate::runtime::subquery::RowTagger;
 use crate::shape_log::{Encoder, ShapeLogError};
 use crate::snapshot::{OpenSnapshot, RowBatch, RowStream, open_subset};
@@ -98,6 +98,11 @@ impl Service {
         let turn = turn.map_err(|_| SnapshotError::PoolQueueTimeout)?.map_err(|_| SubsetError::Closing)?;
         let (opened, place) = self.open(&subsets.connections, shape, upto, query).await?;
         let (visible, lsn) = (opened.visible.clone(), opened.lsn);
+        self.progress().note_query(lsn);
+        // Noted too late for the journal to know: nobody may see it.
+        if self.status() == Status::Draining {
+            return Err(SubsetError::Closing);
+        }
         let rows = opened.rows().await?;
         Ok(Subset {
             visible,

@@ -6,7 +6,7 @@ use crate::domain::{
     Handle, IdentifierError, Relation, RelationName, ShapeDefinition, parse_column_list, parse_relation_name,
 };
 use crate::filter::subquery::{self, Clause, ClauseError, Relations};
-use crate::filter::{Delegated, Predicate, TextOrder, check_params};
+use crate::filter::{Delegated, Predicate, TextOrder, Texts, check_params};
 use crate::runtime::evaluation::CheckError;
 use crate::runtime::handle::{InspectError, LiveShape, Service};
 
@@ -89,25 +89,22 @@ async fn checked(
     relation: &Relation,
     inner: &Relations,
 ) -> Result<ShapeDefinition, Failure> {
-    let Defined { mut definition, mut parts, orders_text, ordered } =
-        define(asked, relation, inner, TextOrder::Bytes)?;
+    let Defined { mut definition, mut parts, by_collation, ordered } =
+        define(asked, relation, inner, Texts::default())?;
     let evaluation = service.evaluation();
     if evaluation.is_enabled() && !ordered.is_empty() && service.find(&definition).is_none() {
         let tables = inner.iter().map(|(name, relation)| (name, relation)).chain([(&relation.name, relation)]);
         for (name, relation) in tables.filter(|(name, _)| ordered.contains(name)) {
-            let order = evaluation.text_order(relation).await.map_err(|_| Failure::Unreachable)?;
-            if order == TextOrder::Other {
+            let texts = evaluation.texts(relation).await.map_err(|_| Failure::Unreachable)?;
+            if texts.order == TextOrder::Other {
                 return Err(unordered(name));
             }
         }
     }
-    if orders_text && evaluation.is_enabled() && service.find(&definition).is_none() {
-        let other = define(asked, relation, inner, TextOrder::Other)?;
-        let order = match service.find(&other.definition) {
-            Some(_) => TextOrder::Other,
-            None => evaluation.text_order(relation).await.map_err(|_| Failure::Unreachable)?,
-        };
-        if order == TextOrder::Other {
+    if by_collation && service.find(&definition).is_none() {
+        let texts = texts(service, asked, relation, inner).await?;
+        if texts != Texts::default() {
+            let other = define(asked, relation, inner, texts)?;
             (definition, parts) = (other.definition, other.parts);
         }
     }
@@ -119,6 +116,33 @@ async fn checked(
         Err(CheckError::Refused(error)) => Err(Failure::field("where", error.to_string())),
         Err(CheckError::Unreachable) => Err(Failure::Unreachable),
     }
+}
+
+/// What the texts of a table are like. Where nobody has looked lately, a shape that is there says it: it
+/// is to be found also while Postgres is away.
+async fn texts(
+    service: &Service,
+    asked: &AskedShape,
+    relation: &Relation,
+    inner: &Relations,
+) -> Result<Texts, Failure> {
+    let evaluation = service.evaluation();
+    // Switched off, texts are ordered by bytes, and the snapshot says so.
+    let allowed = |texts: Texts| {
+        let order = if evaluation.is_enabled() { texts.order } else { TextOrder::Bytes };
+        Texts { order, ..texts }
+    };
+    if let Some(known) = evaluation.known_texts(relation) {
+        return Ok(allowed(known));
+    }
+    for texts in Texts::OTHERS.map(allowed) {
+        let Defined { definition, .. } = define(asked, relation, inner, texts)?;
+        if service.find(&definition).is_some() {
+            return Ok(texts);
+        }
+    }
+    let texts = evaluation.texts(relation).await.map_err(|_| Failure::Unreachable)?;
+    Ok(allowed(texts))
 }
 
 fn table_name(asked: &AskedShape) -> Result<RelationName, Failure> {
@@ -146,8 +170,8 @@ type Parts = Vec<Arc<Delegated>>;
 pub(super) struct Defined {
     pub definition: ShapeDefinition,
     parts: Parts,
-    /// Whether it asks for the order of texts.
-    orders_text: bool,
+    /// Whether it compares texts.
+    by_collation: bool,
     /// With inner queries: the tables whose texts it orders.
     ordered: Vec<RelationName>,
 }
@@ -170,7 +194,7 @@ pub(super) fn define(
     asked: &AskedShape,
     relation: &Relation,
     inner: &Relations,
-    order: TextOrder,
+    texts: Texts,
 ) -> Result<Defined, Failure> {
     let queryable = match asked.queryable_columns.as_deref() {
         None => None,
@@ -187,7 +211,7 @@ pub(super) fn define(
     };
     columns.sort_unstable();
     columns.dedup();
-    let condition = condition(asked, relation, inner, order)?;
+    let condition = condition(asked, relation, inner, texts)?;
     let definition = ShapeDefinition {
         where_sql: condition.sql,
         relation: relation.clone(),
@@ -198,8 +222,8 @@ pub(super) fn define(
         dependencies: condition.dependencies,
         selects: Vec::new(),
     };
-    let Condition { parts, orders_text, ordered, .. } = condition;
-    Ok(Defined { definition, parts, orders_text, ordered })
+    let Condition { parts, by_collation, ordered, .. } = condition;
+    Ok(Defined { definition, parts, by_collation, ordered })
 }
 
 fn check_partitioned(relation: &Relation) -> Result<(), Failure> {
@@ -219,8 +243,8 @@ struct Condition {
     sql: Option<String>,
     dependencies: Vec<ShapeDefinition>,
     parts: Parts,
-    /// Whether it asks for the order of texts.
-    orders_text: bool,
+    /// Whether it compares texts.
+    by_collation: bool,
     /// With inner queries: the tables whose texts it orders.
     ordered: Vec<RelationName>,
 }
@@ -229,7 +253,7 @@ fn condition(
     asked: &AskedShape,
     relation: &Relation,
     inner: &Relations,
-    order: TextOrder,
+    texts: Texts,
 ) -> Result<Condition, Failure> {
     // Parameters are looked at only where something can use them.
     let Some(text) = asked.where_clause.as_deref() else { return Ok(Condition::default()) };
@@ -245,13 +269,13 @@ fn condition(
         let ordered = clause.orders_texts_of().to_vec();
         return Ok(Condition { sql, dependencies, ordered, ..Condition::default() });
     }
-    let predicate = Predicate::parse_delegating(text, &params, relation, order)
+    let predicate = Predicate::parse_delegating(text, &params, relation, texts)
         .map_err(|error| Failure::field("where", error.to_string()))?;
     Ok(Condition {
         sql: Some(predicate.sql().to_owned()),
         dependencies: Vec::new(),
         parts: predicate.delegated().to_vec(),
-        orders_text: predicate.orders_text(),
+        by_collation: predicate.by_collation(),
         ordered: Vec::new(),
     })
 }
@@ -364,7 +388,7 @@ mod tests {
 
     fn check(columns: Option<&str>, queryable: Option<&str>, expected: &str) {
         let shape =
-            define(&asked(columns, queryable, None), &relation(), &Relations::new(), TextOrder::Bytes);
+            define(&asked(columns, queryable, None), &relation(), &Relations::new(), Texts::default());
         assert_eq!(shown(shape), expected, "{columns:?} {queryable:?}");
     }
 
@@ -413,15 +437,15 @@ mod tests {
         let mut relation = relation();
         relation.columns.push(crate::domain::Column { generated: true, ..column("g", "int4", None) });
         assert_eq!(
-            shown(define(&asked(None, None, None), &relation, &Relations::new(), TextOrder::Bytes)),
+            shown(define(&asked(None, None, None), &relation, &Relations::new(), Texts::default())),
             r#"{"columns":["The following columns are generated and cannot be included in the shape: g. You can exclude them from the shape by explicitly listing which columns to fetch in the 'columns' query param"]}"#
         );
         assert_eq!(
-            shown(define(&asked(Some("id,k,g"), None, None), &relation, &Relations::new(), TextOrder::Bytes)),
+            shown(define(&asked(Some("id,k,g"), None, None), &relation, &Relations::new(), Texts::default())),
             r#"{"columns":["The following columns are generated and cannot be included in the shape: g"]}"#
         );
         assert_eq!(
-            shown(define(&asked(Some("id,k"), None, None), &relation, &Relations::new(), TextOrder::Bytes)),
+            shown(define(&asked(Some("id,k"), None, None), &relation, &Relations::new(), Texts::default())),
             "id,k named=true where=None"
         );
     }
@@ -433,7 +457,7 @@ mod tests {
             column.pk_position = None;
         }
         assert_eq!(
-            shown(define(&asked(Some("id"), None, None), &relation, &Relations::new(), TextOrder::Bytes)),
+            shown(define(&asked(Some("id"), None, None), &relation, &Relations::new(), Texts::default())),
             r#"{"columns":["The list of columns must include all primary key columns, missing: k, value"]}"#
         );
     }
@@ -447,7 +471,7 @@ mod tests {
                 &AskedShape { params, ..asked(None, None, clause) },
                 &relation(),
                 &Relations::new(),
-                TextOrder::Bytes,
+                Texts::default(),
             ))
         };
         assert_eq!(with(None, &["x"]), "id,k,value named=false where=None");

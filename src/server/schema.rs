@@ -153,6 +153,7 @@ mod tests {
                 name: RelationName { schema: "public".to_owned(), table: "t".to_owned() },
                 columns: vec![column, self::column("unselected", "text", -1)],
                 partitioned: false,
+                storage: None,
             },
             where_sql: None,
             columns_named: true,

@@ -57,6 +57,7 @@ pub(super) fn relation() -> Relation {
             column("value", "text", None),
         ],
         partitioned: false,
+        storage: None,
     }
 }
 

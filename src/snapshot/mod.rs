@@ -221,6 +221,7 @@ mod tests {
                 name: RelationName { schema: "public".to_owned(), table: "a\"b".to_owned() },
                 columns: Vec::new(),
                 partitioned: false,
+                storage: None,
             },
             where_sql: None,
             columns: vec!["Id".to_owned(), "v".to_owned()],

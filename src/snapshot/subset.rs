@@ -62,6 +62,7 @@ mod tests {
                 name: RelationName { schema: "public".to_owned(), table: "t".to_owned() },
                 columns: Vec::new(),
                 partitioned: false,
+                storage: None,
             },
             where_sql: None,
             columns: vec!["id".to_owned()],

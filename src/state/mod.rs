@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use consumer::{Retry, Writer};
 pub use ownership::{Owner, OwnerPhase};
 pub use shape::{Invalidation, Life, Shape, Steps, Tombstone, Tombstones};
-pub use stream::{Stream, StreamPhase};
+pub use stream::{Queried, Stream, StreamPhase};
 pub use window::{Txn, Window};
 
 use crate::domain::{EventId, Oid, Sid, Timestamp};

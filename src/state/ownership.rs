@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Epoch;
-use crate::events::{DestructionTarget, IntentId, OwnershipEvent, ProcessInfo};
+use crate::events::{DestructionTarget, IntentId, OwnershipEvent, PreviousEnd, ProcessInfo};
 use crate::state::{State, StreamPhase};
 
 /// Who owns the data directory.
@@ -33,7 +33,7 @@ impl State {
     pub(super) fn apply_ownership(&mut self, event: &OwnershipEvent) {
         match event {
             OwnershipEvent::ProcessStarted(process) => self.owner.process = process.clone(),
-            OwnershipEvent::Acquired { epoch, device, inode, .. } => {
+            OwnershipEvent::Acquired { epoch, previous_end, device, inode, .. } => {
                 self.owner.epoch = *epoch;
                 self.owner.phase = OwnerPhase::Active;
                 self.owner.directory = (*device, *inode);
@@ -43,6 +43,7 @@ impl State {
                 // one event says so for all of them.
                 self.stream.phase = StreamPhase::Disconnected;
                 self.stream.lock_held = false;
+                self.stream.queried.and_more |= *previous_end == PreviousEnd::Crashed;
                 for shape in self.shapes.values_mut() {
                     shape.writer_gone();
                     shape.retry = None;

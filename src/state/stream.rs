@@ -26,6 +26,23 @@ pub struct Stream {
     pub last_seq: Seq,
     /// What Postgres was last told: it keeps everything from here on.
     pub acked: Lsn,
+    #[serde(default, skip_serializing_if = "Queried::is_nothing")]
+    pub queried: Queried,
+}
+
+/// What was read of the database beside the stream, but for the initial rows of shapes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queried {
+    /// It is from before this.
+    pub upto: Lsn,
+    /// The process before this one was killed, and may have read more than it had recorded.
+    pub and_more: bool,
+}
+
+impl Queried {
+    fn is_nothing(&self) -> bool {
+        *self == Queried::default()
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +68,11 @@ impl State {
             StreamEvent::LockLost { .. } => stream.lock_held = false,
             StreamEvent::SlotObserved { confirmed, .. } => stream.confirmed = *confirmed,
             StreamEvent::HistoryBroken { .. } => self.break_history(),
+            // What was told to the old server beyond the fork was of a log that is no more.
+            StreamEvent::TimelineFollowed { fork, .. } => stream.acked = stream.acked.min(*fork),
+            StreamEvent::Queried { upto } => {
+                stream.queried = Queried { upto: stream.queried.upto.max(*upto), and_more: false };
+            }
             StreamEvent::Started { generation, .. } => {
                 stream.generation = *generation;
                 stream.phase = StreamPhase::Streaming;
@@ -87,6 +109,7 @@ impl State {
         self.stream.routed = Lsn(0);
         self.stream.received = Lsn(0);
         self.stream.acked = Lsn(0);
+        self.stream.queried = Queried::default();
         self.relations.clear();
         // What was owed was owed of the old history; every shape is invalidated with it.
         self.window = Window::default();

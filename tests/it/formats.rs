@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use samples::{additions, causes_of_tables, events, operations, recorded};
+use samples::{additions, causes_of_tables, operations, promotion, recorded};
 use shapefold::events::{RECORD_VERSION, Recorded, decode, encode, names};
 use shapefold::state::{STATE_VERSION, State};
 
@@ -50,6 +50,7 @@ fn events_of_version_1_are_read_for_ever() {
     reads_for_ever("events/v1-causes-of-tables.hex", &causes_of_tables());
     reads_for_ever("events/v1-strangers.hex", &additions());
     reads_for_ever("events/v1-operations.hex", &operations());
+    reads_for_ever("events/v1-promotion.hex", &promotion());
 }
 
 fn reads_for_ever(name: &str, samples: &[Recorded]) {
@@ -72,7 +73,8 @@ fn reads_for_ever(name: &str, samples: &[Recorded]) {
 fn names_lists_every_event_once() {
     let listed: BTreeSet<&str> = names().iter().copied().collect();
     assert_eq!(listed.len(), names().len(), "a name twice");
-    let sampled: BTreeSet<&str> = events().iter().map(|event| event.name()).collect();
+    let samples = [recorded(), promotion()].concat();
+    let sampled: BTreeSet<&str> = samples.iter().map(|recorded| recorded.event.name()).collect();
     assert_eq!(sampled, listed);
     assert_eq!(names_in_the_sources(), listed.iter().map(|name| (*name).to_owned()).collect());
 }

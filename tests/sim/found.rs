@@ -59,6 +59,7 @@ impl Service {
             slot_lost: false,
             published: published.to_vec(),
             publication_created: false,
+            lineage: shapefold::domain::Lineage::default(),
         }))
     }
 

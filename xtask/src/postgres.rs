@@ -268,6 +268,59 @@ impl Server {
         }
     }
 
+    /// Makes a standby in the (absent) folder, from a copy of the files: the server is stopped meanwhile.
+    /// `conninfo_more` is added to how it reaches this server, `configuration` to its settings. It is not
+    /// started.
+    pub async fn standby(
+        &mut self,
+        directory: &Path,
+        conninfo_more: &str,
+        configuration: &str,
+    ) -> Outcome<Self> {
+        self.stop();
+        create_owned(directory, self.user)?;
+        // Not pg_basebackup, which the npm package lacks.
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(self.cluster()).arg(directory.join("cluster"));
+        if !copy.status()?.success() {
+            return Err("the cluster could not be copied".into());
+        }
+        let standby = Self {
+            installation: self.installation.clone(),
+            directory: directory.to_owned(),
+            user: self.user,
+            port: free_port()?,
+            password: self.password.clone(),
+            child: None,
+        };
+        let conninfo = format!(
+            "host=127.0.0.1 port={} user=postgres password={} {conninfo_more}",
+            self.port, self.password
+        );
+        let settings = format!("port = {}\nprimary_conninfo = '{conninfo}'\n{configuration}\n", standby.port);
+        let file = standby.cluster().join("postgresql.conf");
+        fs::write(&file, fs::read_to_string(&file)? + &settings)?;
+        fs::write(standby.cluster().join("standby.signal"), "")?;
+        self.start().await?;
+        Ok(standby)
+    }
+
+    /// Lets the server listen on this port from its next start on.
+    pub fn move_to(&mut self, port: u16) -> Outcome<()> {
+        let file = self.cluster().join("postgresql.conf");
+        fs::write(&file, fs::read_to_string(&file)? + &format!("port = {port}\n"))?;
+        self.port = port;
+        Ok(())
+    }
+
+    /// Ends the server at once, with nothing sent any more. Its sessions end when they notice.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
     /// Leaves the server running when this value is dropped, and writes its URL beside it.
     pub fn detach(mut self) -> Outcome<()> {
         let file = self.directory.join("url");

@@ -3,6 +3,7 @@
 mod compaction;
 mod consumer;
 mod flush;
+mod lineage;
 mod ownership;
 mod shape;
 mod stream;
@@ -25,6 +26,7 @@ impl Decision<'_> {
             Input::StreamStopped { generation, cause } => self.stream_stopped(generation, cause),
             Input::Commit(commit) => self.commit(commit),
             Input::Keepalive { generation, wal_end } => self.keepalive(generation, wal_end),
+            Input::Queried { upto } => self.queried(upto),
             Input::RelationAnnounced { oid, schema, affected } => {
                 self.relation_announced(oid, schema, &affected)
             }

@@ -14,6 +14,7 @@ impl Decision<'_> {
     pub(super) fn postgres_ready(&mut self, ready: PostgresReady) -> Result<(), Refusal> {
         self.require_active()?;
         let broken = self.broken_history(&ready);
+        let (known, followed) = (self.state().stream.timeline, self.followed(&ready));
         let generation = self.state().stream.generation.next();
         let identified = self.record(
             None,
@@ -38,6 +39,10 @@ impl Decision<'_> {
             let event = self.record(Some(identified), StreamEvent::HistoryBroken { cause });
             self.invalidate_all(event);
         } else {
+            match followed {
+                Some(fork) => self.follow_timeline(known, ready.timeline, fork, identified),
+                None => self.bound_queries(ready.lineage.end, identified),
+            }
             self.invalidate_missed(ready.confirmed, observed);
             self.invalidate_unpublished(&ready.published, observed);
         }
@@ -59,7 +64,7 @@ impl Decision<'_> {
         };
         if known != ready.system_id {
             Some(HistoryCause::SystemId)
-        } else if stream.timeline != ready.timeline {
+        } else if stream.timeline != ready.timeline && self.followed(ready).is_none() {
             Some(HistoryCause::Timeline)
         } else if ready.slot_lost {
             Some(HistoryCause::SlotLost)
@@ -361,7 +366,7 @@ impl Decision<'_> {
         Ok(())
     }
 
-    fn living_shapes(&self) -> Vec<Sid> {
+    pub(super) fn living_shapes(&self) -> Vec<Sid> {
         self.state()
             .shapes
             .iter()

@@ -18,6 +18,20 @@ use crate::domain::{Relation, quote_identifier};
 /// Words by which a text can mean the present time to the input functions of dates and times.
 const PRESENT: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
 
+/// Operators, and the first arguments of functions, that may be regular expressions.
+const REGEX_OPERATORS: [&str; 4] = ["~", "~*", "!~", "!~*"];
+const REGEX_FUNCTIONS: [&str; 9] = [
+    "regexp_count",
+    "regexp_instr",
+    "regexp_like",
+    "regexp_match",
+    "regexp_matches",
+    "regexp_replace",
+    "regexp_split_to_array",
+    "regexp_substr",
+    "substring",
+];
+
 /// What an expression is made of.
 #[derive(Debug, Default)]
 pub(super) struct Deparsed {
@@ -30,13 +44,17 @@ pub(super) struct Deparsed {
     pub(super) suspects: Vec<i32>,
     /// Names of functions and operators, and where they are.
     pub(super) uses: Vec<(String, i32)>,
+    /// The empty text against each pattern that is constant, and where that is.
+    pub(super) trials: Vec<(String, i32)>,
+    /// Columns so far, as often as they are there.
+    column_count: usize,
 }
 
 /// The construct has no text here, or Postgres would refuse it in a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unprintable;
 
-type Printed = Result<(), Unprintable>;
+pub(super) type Printed = Result<(), Unprintable>;
 
 /// Prints an expression over the columns of a relation, parameters as untyped literals.
 pub(super) fn deparse(
@@ -49,19 +67,34 @@ pub(super) fn deparse(
     Ok(printer.out)
 }
 
-struct Printer<'a> {
+pub(super) struct Printer<'a> {
     params: &'a BTreeMap<u32, String>,
     relation: &'a Relation,
     out: Deparsed,
 }
 
 impl Printer<'_> {
-    fn push(&mut self, text: &str) {
+    pub(super) fn push(&mut self, text: &str) {
         self.out.sql.push_str(text);
         self.out.probe.push_str(text);
     }
 
-    fn optional(&mut self, node: Option<&Node>) -> Printed {
+    /// What is printed from here on, if it turns out to be constant.
+    fn mark(&self) -> (usize, usize) {
+        (self.out.sql.len(), self.out.column_count)
+    }
+
+    /// Notes a trial of what was printed since the mark, unless there is a column in it.
+    fn try_out(&mut self, (from, columns): (usize, usize), trial: impl FnOnce(&str) -> String, at: i32) {
+        if columns == self.out.column_count
+            && let Some(pattern) = self.out.sql.get(from..)
+        {
+            let trial = trial(pattern);
+            self.out.trials.push((trial, at));
+        }
+    }
+
+    pub(super) fn optional(&mut self, node: Option<&Node>) -> Printed {
         self.node(node.ok_or(Unprintable)?)
     }
 
@@ -73,7 +106,7 @@ impl Printer<'_> {
         Ok(())
     }
 
-    fn call(&mut self, name: &str, args: &List) -> Printed {
+    pub(super) fn call(&mut self, name: &str, args: &List) -> Printed {
         self.push(name);
         self.list(args)?;
         self.push(")");
@@ -122,6 +155,15 @@ impl Printer<'_> {
             Node::RowExpr(row) => self.call("ROW(", &row.args),
             Node::A_Indirection(indirection) => self.indirection(indirection),
             Node::CaseExpr(case) => self.case(case),
+            Node::XmlExpr(xml) => self.xml(xml),
+            Node::XmlSerialize(xml) => self.xml_serialize(xml),
+            Node::JsonObjectConstructor(json) => self.json_object(json),
+            Node::JsonArrayConstructor(json) => self.json_array(json),
+            Node::JsonIsPredicate(json) => self.is_json(json),
+            Node::JsonParseExpr(json) => self.json_parse(json),
+            Node::JsonScalarExpr(json) => self.json_scalar(json),
+            Node::JsonSerializeExpr(json) => self.json_serialize(json),
+            Node::JsonFuncExpr(json) => self.json_function(json),
             _ => Err(Unprintable),
         }
     }
@@ -168,6 +210,7 @@ impl Printer<'_> {
         if column.fields.len() != 1 || self.relation.column(name).is_none() {
             return Err(Unprintable);
         }
+        self.out.column_count += 1;
         if !self.out.columns.iter().any(|known| known == name) {
             self.out.columns.push(name.to_owned());
         }
@@ -191,10 +234,16 @@ impl Printer<'_> {
         self.optional(cast.arg.as_ref())?;
         self.push(" AS ");
         let ty: &TypeName = cast.typeName.as_deref().ok_or(Unprintable)?;
+        self.out.uses.push((strings(&ty.names).join("."), cast.location));
+        self.type_name(ty)?;
+        self.push(")");
+        Ok(())
+    }
+
+    pub(super) fn type_name(&mut self, ty: &TypeName) -> Printed {
         if ty.setof || ty.pct_type {
             return Err(Unprintable);
         }
-        self.out.uses.push((strings(&ty.names).join("."), cast.location));
         self.name(&ty.names)?;
         if !ty.typmods.is_empty() {
             self.call("(", &ty.typmods)?;
@@ -203,7 +252,6 @@ impl Printer<'_> {
         if !ty.arrayBounds.is_empty() {
             self.push("[]");
         }
-        self.push(")");
         Ok(())
     }
 
@@ -273,7 +321,11 @@ impl Printer<'_> {
         }
         self.push(operator);
         self.push(" ");
+        let mark = self.mark();
         self.optional(expr.rexpr.as_ref())?;
+        if is_regex(expr) {
+            self.try_out(mark, |pattern| format!("('' {operator} {pattern})"), expr.location);
+        }
         self.push(")");
         Ok(())
     }
@@ -285,9 +337,13 @@ impl Printer<'_> {
         self.push(" ");
         self.push(operator);
         self.push(" (");
+        let mark = self.mark();
         match &expr.rexpr {
             Some(Node::List(list)) => self.list(list)?,
             other => self.optional(other.as_ref())?,
+        }
+        if is_regex(expr) {
+            self.try_out(mark, |patterns| format!("('' {operator} ({patterns}))"), expr.location);
         }
         self.push("))");
         Ok(())
@@ -301,11 +357,13 @@ impl Printer<'_> {
         self.push("(");
         self.optional(expr.lexpr.as_ref())?;
         self.push(&format!(" {not}SIMILAR TO "));
+        let mark = self.mark();
         self.optional(pattern)?;
         if let Some(escape) = escape {
             self.push(" ESCAPE ");
             self.node(escape)?;
         }
+        self.try_out(mark, |pattern| format!("('' SIMILAR TO {pattern})"), expr.location);
         self.push(")");
         Ok(())
     }
@@ -360,13 +418,20 @@ impl Printer<'_> {
         if let Some(name) = strings(&call.funcname).last() {
             self.out.uses.push(((*name).to_owned(), call.location));
         }
+        let name = self.mark().0;
         self.name(&call.funcname)?;
+        let name = self.out.sql.get(name..).unwrap_or_default().to_owned();
         self.push("(");
+        let mut rest = None;
         for (index, arg) in call.args.iter().enumerate() {
             self.push(if index == 0 { "" } else { ", " });
             let variadic = call.func_variadic && index + 1 == call.args.len();
             self.push(if variadic { "VARIADIC " } else { "" });
+            rest = if index == 1 { Some(self.mark()) } else { rest };
             self.optional(arg.as_ref())?;
+        }
+        if let Some(mark) = rest.filter(|_| has_pattern(call)) {
+            self.try_out(mark, |rest| format!("{name}('', {rest})"), call.location);
         }
         self.push(")");
         Ok(())
@@ -425,4 +490,14 @@ impl Printer<'_> {
         self.push(" END)");
         Ok(())
     }
+}
+
+fn is_regex(expr: &A_Expr) -> bool {
+    strings(&expr.name).last().is_some_and(|name| REGEX_OPERATORS.contains(name))
+}
+
+/// Whether the second argument may be a regular expression.
+fn has_pattern(call: &FuncCall) -> bool {
+    let named = call.args.iter().flatten().any(|arg| matches!(arg, Node::NamedArgExpr(_)));
+    !named && strings(&call.funcname).last().is_some_and(|name| REGEX_FUNCTIONS.contains(name))
 }

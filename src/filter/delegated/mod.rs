@@ -4,6 +4,7 @@
 //! Such an expression is a leaf of the tree, kept as SQL. Whether Postgres takes it is asked once, when
 //! a shape is defined; what it says about rows is looked up in [`Verdicts`], which the runtime fills.
 
+mod constructors;
 mod deparse;
 mod verdicts;
 
@@ -30,6 +31,7 @@ pub struct Delegated {
     probe: String,
     suspects: Vec<i32>,
     uses: Vec<(String, i32)>,
+    trials: Vec<(String, i32)>,
 }
 
 impl Delegated {
@@ -41,7 +43,26 @@ impl Delegated {
         relation: &Relation,
         refusal: WhereError,
     ) -> Option<Arc<Delegated>> {
-        let Deparsed { sql, columns, probe, suspects, uses } = deparse(node, params, relation).ok()?;
+        let deparsed = deparse(node, params, relation).ok()?;
+        Delegated::of(deparsed, relation, refusal)
+    }
+
+    /// The same of what would be native but for a collation: with a CASE around it, which nobody takes
+    /// for native.
+    pub(super) fn marked(
+        node: &Node,
+        params: &BTreeMap<u32, String>,
+        relation: &Relation,
+        refusal: WhereError,
+    ) -> Option<Arc<Delegated>> {
+        let mut deparsed = deparse(node, params, relation).ok()?;
+        let mark = |sql: &str| format!("(CASE WHEN true THEN {sql} END)");
+        (deparsed.sql, deparsed.probe) = (mark(&deparsed.sql), mark(&deparsed.probe));
+        Delegated::of(deparsed, relation, refusal)
+    }
+
+    fn of(deparsed: Deparsed, relation: &Relation, refusal: WhereError) -> Option<Arc<Delegated>> {
+        let Deparsed { sql, columns, probe, suspects, uses, trials, .. } = deparsed;
         // What was printed has to be the tree that was read.
         let again = parse_expression(&sql, usize::MAX, CANONICAL_DEPTH_MAX).ok()?;
         if deparse(&again, &BTreeMap::new(), relation).ok()?.sql != sql {
@@ -52,7 +73,7 @@ impl Delegated {
             .map(|name| relation.column(&name).map(|column| (name.clone(), column.type_oid)))
             .collect::<Option<_>>()?;
         let relation = relation.oid;
-        Some(Arc::new(Delegated { relation, sql, columns, refusal, probe, suspects, uses }))
+        Some(Arc::new(Delegated { relation, sql, columns, refusal, probe, suspects, uses, trials }))
     }
 
     /// The table that the columns belong to.
@@ -92,6 +113,26 @@ impl Delegated {
     pub fn present_refused(&self, number: usize) -> WhereError {
         let location = self.suspects.get(number).copied().unwrap_or_default();
         WhereError::settled(location, "a date or time that depends on the present time is not supported")
+    }
+
+    /// Expressions without columns that fail where a pattern in this one is none: each matches the empty
+    /// text against one of its patterns. Postgres would say so of the first row only.
+    pub fn trials(&self) -> impl Iterator<Item = &str> {
+        self.trials.iter().map(|(sql, _)| sql.as_str())
+    }
+
+    /// The refusal of the pattern in trial `number`, from 0, in the words of Postgres.
+    #[must_use]
+    pub fn pattern_refused(&self, number: usize, words: &str) -> WhereError {
+        let location = self.trials.get(number).map_or(0, |(_, location)| *location);
+        WhereError::settled(location, words)
+    }
+
+    /// The refusal of constants for which Postgres has an error, in its words.
+    #[must_use]
+    pub fn constants_refused(&self, words: &str) -> WhereError {
+        let location = self.refusal.location().unwrap_or_default();
+        WhereError::Settled { location, message: words.to_owned() }
     }
 
     /// Names of the functions, operators and types that it uses, in the order of the text.

@@ -26,6 +26,7 @@ fn table(name: &str, columns: &[(&str, u32, &str)]) -> Relation {
         name: RelationName { schema: "public".to_owned(), table: name.to_owned() },
         columns: columns.iter().enumerate().map(|(index, it)| column(index, it)).collect(),
         partitioned: false,
+        storage: None,
     }
 }
 

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use super::{relation, row, wire};
 use crate::domain::{Change, Oid, Sid};
-use crate::filter::{Predicate, RowMove, ShapeIndex, TextOrder, Verdict, Verdicts};
+use crate::filter::{CaseFolding, Predicate, RowMove, ShapeIndex, TextOrder, Texts, Verdict, Verdicts};
 
 fn delegating(clause: &str) -> Result<Predicate, String> {
     let params = BTreeMap::from([(1, "it's".to_owned()), (2, "5".to_owned())]);
-    Predicate::parse_delegating(clause, &params, &relation(), TextOrder::Bytes)
+    Predicate::parse_delegating(clause, &params, &relation(), Texts::default())
         .map_err(|error| error.to_string())
 }
 
@@ -25,15 +25,93 @@ fn another_order_of_texts_is_left_to_postgres() {
     ] {
         let relation = relation();
         let parse = |order| {
-            Predicate::parse_delegating(clause, &BTreeMap::new(), &relation, order).expect("a clause")
+            let texts = Texts { order, ..Texts::default() };
+            Predicate::parse_delegating(clause, &BTreeMap::new(), &relation, texts).expect("a clause")
         };
         let (other, bytes) = (parse(TextOrder::Other), parse(TextOrder::Bytes));
         assert_eq!((parts(&other), parts(&bytes)), (expected.clone(), vec![]), "{clause}");
-        assert_eq!(bytes.orders_text(), !expected.is_empty(), "{clause}");
+        assert!(bytes.by_collation(), "{clause}");
         for predicate in [other, bytes] {
             let again = Predicate::from_canonical(predicate.sql(), &relation).expect("canonical SQL");
             assert_eq!((again.sql(), parts(&again)), (predicate.sql(), parts(&predicate)), "{clause}");
         }
+    }
+}
+
+/// What is native, what is left to Postgres, and what the canonical SQL says of it.
+#[test]
+fn another_folding_of_case_is_left_to_postgres() {
+    for (clause, letters, ascii, other) in [
+        (
+            "t ilike 'a%'",
+            r#"("t" ILIKE 'a%')"#,
+            r#"(("t" COLLATE "C") ILIKE 'a%')"#,
+            r#"(CASE WHEN true THEN ("t" ILIKE 'a%') END)"#,
+        ),
+        (
+            "lower(t) = upper(v)",
+            r#"(lower("t") = upper("v"))"#,
+            r#"(lower(("t" COLLATE "C")) = upper(("v" COLLATE "C")))"#,
+            r#"(CASE WHEN true THEN ("lower"("t") = "upper"("v")) END)"#,
+        ),
+        (
+            "t not ilike any ('{a}')",
+            r#"("t" NOT ILIKE ANY ('{a}'))"#,
+            r#"(("t" COLLATE "C") NOT ILIKE ANY ('{a}'))"#,
+            r#"(CASE WHEN true THEN ("t" !~~* ANY ('{a}')) END)"#,
+        ),
+        ("t like 'a'", r#"("t" LIKE 'a')"#, r#"("t" LIKE 'a')"#, r#"("t" LIKE 'a')"#),
+        ("nm ilike 'a'", r#"("nm" ILIKE 'a')"#, r#"("nm" ILIKE 'a')"#, r#"("nm" ILIKE 'a')"#),
+    ] {
+        for (case, expected) in
+            [(CaseFolding::Letters, letters), (CaseFolding::Ascii, ascii), (CaseFolding::Other, other)]
+        {
+            let (relation, texts) = (relation(), Texts { case, ..Texts::default() });
+            let parsed = Predicate::parse_delegating(clause, &BTreeMap::new(), &relation, texts);
+            let predicate = parsed.expect("a clause");
+            assert_eq!(predicate.sql(), expected, "{clause} {case:?}");
+            let again = Predicate::from_canonical(predicate.sql(), &relation).expect("canonical SQL");
+            assert_eq!((again.sql(), parts(&again)), (expected, parts(&predicate)), "{clause} {case:?}");
+        }
+    }
+}
+
+#[test]
+fn only_ascii_letters_are_folded_where_the_collation_knows_no_others() {
+    let texts = Texts { case: CaseFolding::Ascii, ..Texts::default() };
+    for (clause, values, expected) in [
+        ("t ilike 'ÉA'", "t=Éa", true),
+        ("t ilike 'ÉA'", "t=éa", false),
+        ("lower(t) = 'Éa'", "t=ÉA", true),
+        ("upper(t) = 'ÉA'", "t=éa", false),
+        ("t ilike any ('{ÉA}')", "t=Éa", true),
+    ] {
+        let relation = relation();
+        let parsed = Predicate::parse_delegating(clause, &BTreeMap::new(), &relation, texts);
+        let predicate = parsed.expect("a clause");
+        for predicate in
+            [Predicate::from_canonical(predicate.sql(), &relation).expect("canonical"), predicate]
+        {
+            assert_eq!(predicate.accepts(&wire(), &row(values)), Some(expected), "{clause} {values}");
+        }
+    }
+}
+
+/// Where bytes do not say whether two texts are equal, nothing about texts is native.
+#[test]
+fn texts_that_are_opaque_are_left_to_postgres() {
+    let texts = Texts { opaque: true, ..Texts::default() };
+    for (clause, expected) in [
+        ("t = 'a'", vec![r#"(CASE WHEN true THEN ("t" = 'a') END)"#]),
+        ("id = 1 and t is null", vec![]),
+        ("t like 'a' or id in (1)", vec![r#"(CASE WHEN true THEN ("t" LIKE 'a') END)"#]),
+    ] {
+        let relation = relation();
+        let parsed = Predicate::parse_delegating(clause, &BTreeMap::new(), &relation, texts);
+        let predicate = parsed.expect("a clause");
+        assert_eq!(parts(&predicate), expected, "{clause}");
+        let again = Predicate::from_canonical(predicate.sql(), &relation).expect("canonical SQL");
+        assert_eq!((again.sql(), parts(&again)), (predicate.sql(), expected), "{clause}");
     }
 }
 

@@ -92,6 +92,10 @@ fn stream(event: &StreamEvent) -> Value {
             "created": created,
         }),
         StreamEvent::HistoryBroken { cause } => json!({"cause": word(cause)}),
+        StreamEvent::TimelineFollowed { from, to, fork } => {
+            json!({"from": from, "to": to, "fork": fork.to_string()})
+        }
+        StreamEvent::Queried { upto } => json!({"upto": upto.to_string()}),
         StreamEvent::Started { generation, from } => {
             json!({"generation": generation, "from": from.to_string()})
         }

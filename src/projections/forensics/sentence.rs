@@ -109,6 +109,12 @@ fn stream(event: &StreamEvent) -> String {
             };
             format!("the history of Postgres broke: {why}")
         }
+        StreamEvent::TimelineFollowed { from, to, fork } => format!(
+            "the server was promoted: timeline {to} has left {from} at {fork}, and nothing here is from beyond that"
+        ),
+        StreamEvent::Queried { upto } => {
+            format!("clients may have rows that were read beside the stream, up to {upto}")
+        }
         StreamEvent::Started { generation, from } => {
             format!("connection {generation} streams from {from}")
         }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::domain::Sid;
+use crate::domain::{Lsn, Sid};
 use crate::engine::Input;
-use crate::events::{Event, InvalidationCause, Recorded, ShapeEvent};
+use crate::events::{Event, InvalidationCause, Recorded, ShapeEvent, StreamEvent};
 use crate::postgres::PgError;
 use crate::runtime::driver::{Driver, Message};
 use crate::runtime::executor::HandOut;
@@ -17,7 +17,17 @@ const NUDGE_AFTER: Duration = Duration::from_millis(200);
 impl Driver {
     /// Lets the router follow what has happened to a shape.
     pub(super) fn follow_shape(&mut self, recorded: &Recorded) {
-        let Event::Shape(event) = &recorded.event else { return };
+        let event = match &recorded.event {
+            Event::Shape(event) => event,
+            // Positions above these are given anew.
+            Event::Stream(StreamEvent::HistoryBroken { .. }) => {
+                return self.executor.router.subqueries.rewind(Lsn(0));
+            }
+            Event::Stream(StreamEvent::TimelineFollowed { fork, .. }) => {
+                return self.executor.router.subqueries.rewind(*fork);
+            }
+            _ => return,
+        };
         match event {
             ShapeEvent::Routed { sid, .. } => self.executor.router.subqueries.begin(*sid),
             ShapeEvent::Unrouted { sid } => {
@@ -85,11 +95,15 @@ impl Driver {
         let Some(shape) = self.executor.shapes.get(&sid) else { return };
         let Some(tagger) = shape.tagger.clone() else { return };
         let (context, definition) = (Arc::clone(&self.executor.context), Arc::clone(&shape.definition));
+        let service = self.executor.service.clone();
         self.executor.runtime.spawn(async move {
             if again {
                 tokio::time::sleep(AGAIN_AFTER).await;
             }
             let moved = fetch(&context.query, &definition, &tagger, condition.as_deref()).await;
+            if let Some(moved) = &moved {
+                service.progress().note_query(moved.lsn);
+            }
             let _closed = context.driver.send(Message::Moved { sid, id, moved }).await;
         });
     }

@@ -42,5 +42,6 @@ impl Driver {
                 self.input(Input::Invalidate { sid: *sid, cause });
             }
         }
+        self.executor.router.looked(look);
     }
 }

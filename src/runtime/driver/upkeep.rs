@@ -24,6 +24,8 @@ const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const RESERVE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Which shapes wait for rows that move in, or for what comes before?
 const MOVE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How far has the database been read beside the stream?
+const QUERY_NOTE_INTERVAL: Duration = Duration::from_secs(1);
 /// Do all writers exist that the registry names?
 const AUDIT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -119,6 +121,10 @@ impl Driver {
             self.state.checked.strangers = now;
             self.executor.survey();
         }
+        if now.duration_since(self.state.checked.queries) >= QUERY_NOTE_INTERVAL {
+            self.state.checked.queries = now;
+            self.note_queries();
+        }
         self.check_part();
         self.input(Input::Tick);
         self.observe(now);
@@ -140,6 +146,14 @@ impl Driver {
             tracing::warn!("the drain takes too long and is cut short; nothing acknowledged is lost");
         }
         Ok(late)
+    }
+
+    /// Lets the journal know how far the database was read beside the stream, if it was.
+    pub(super) fn note_queries(&mut self) {
+        let upto = self.executor.service.progress().queried();
+        if upto > self.core.engine().state().stream.queried.upto {
+            self.input(Input::Queried { upto });
+        }
     }
 
     /// Directories that no shape has are set aside, and what has been aside for long enough is removed.

@@ -9,13 +9,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{CHECKED_FOR_MAX, CHECKED_MAX, Evaluation, TABLES_MAX, count, lock};
+use tokio_postgres::error::SqlState;
+
+use super::{CHECKED_FOR_MAX, CHECKED_MAX, Evaluation, TABLES_MAX, collations, count, lock};
 use crate::domain::Relation;
-use crate::filter::{Delegated, TextOrder, WhereError};
+use crate::filter::{Delegated, Texts, WhereError};
 use crate::postgres::{PgError, SqlClient};
 
 /// "functions in index predicate must be marked IMMUTABLE".
 const NOT_IMMUTABLE: &str = "42P17";
+
+/// Patterns of one expression that are tried out; of one beyond that the snapshot will say so.
+const TRIALS_MAX: usize = 64;
 
 /// Types whose input functions do not look at the clock: bool, bytea, "char", name, int8, int2, int4,
 /// text, json, xml, float4, float8, bpchar, varchar, bit, varbit, numeric, uuid, jsonb, jsonpath and
@@ -62,39 +67,33 @@ impl Evaluation {
         Ok(())
     }
 
-    /// How the texts of a table are ordered.
+    /// What the texts of a table are like, as far as that was found out lately.
+    #[must_use]
+    pub fn known_texts(&self, relation: &Relation) -> Option<Texts> {
+        lock(&self.shared.texts).get(&relation.oid).filter(|(_, at)| is_fresh(at)).map(|(texts, _)| *texts)
+    }
+
+    /// What the texts of a table are like.
     ///
     /// # Errors
     /// Postgres cannot be asked.
-    pub async fn text_order(&self, relation: &Relation) -> Result<TextOrder, CheckError> {
-        // Before version 15 there was no other provider than the C library; "C" and "POSIX" are those
-        // of that library that order by bytes, and all of the built-in provider.
-        const QUERY: &str = "
-            SELECT bool_and(CASE provider WHEN 'c' THEN locale IN ('C', 'POSIX') ELSE provider = 'b' END)
-            FROM (
-                SELECT coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') AS provider, d.datcollate::text AS locale
-                FROM pg_catalog.pg_database d WHERE d.datname = current_database()
-                UNION ALL
-                SELECT c.collprovider::text, c.collcollate::text
-                FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_collation c ON c.oid = a.attcollation
-                WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND c.collname <> 'default'
-            ) AS orders";
-        if let Some((order, _)) = lock(&self.shared.orders).get(&relation.oid).filter(|(_, at)| is_fresh(at))
-        {
-            return Ok(*order);
+    pub async fn texts(&self, relation: &Relation) -> Result<Texts, CheckError> {
+        if let Some(texts) = self.known_texts(relation) {
+            return Ok(texts);
         }
-        let unreachable = |_: PgError| CheckError::Unreachable;
+        let unreachable = |error: PgError| {
+            tracing::warn!(%error, "the collations of a table could not be looked at");
+            CheckError::Unreachable
+        };
         let loan = self.shared.catalog.get().await.map_err(unreachable)?;
-        let row = loan.client().query_one(QUERY, &[&relation.oid.0]).await;
-        let by_bytes: bool = row.and_then(|row| row.try_get(0)).map_err(|error| unreachable(error.into()))?;
+        let texts = collations::texts(loan.client(), relation.oid).await.map_err(unreachable)?;
         loan.give_back();
-        let order = if by_bytes { TextOrder::Bytes } else { TextOrder::Other };
-        let mut orders = lock(&self.shared.orders);
-        if orders.len() >= TABLES_MAX {
-            orders.clear();
+        let mut known = lock(&self.shared.texts);
+        if known.len() >= TABLES_MAX {
+            known.clear();
         }
-        orders.insert(relation.oid, (order, Instant::now()));
-        Ok(order)
+        known.insert(relation.oid, (texts, Instant::now()));
+        Ok(texts)
     }
 
     async fn ask(&self, relation: &Relation, part: &Delegated) -> Result<(), CheckError> {
@@ -105,18 +104,15 @@ impl Evaluation {
         let loan = self.shared.catalog.get().await.map_err(unreachable)?;
         let client = loan.client();
         let table = relation.name.to_sql();
-        let result = index(client, &table, part.sql()).await;
-        let checked = match result {
-            Ok(()) => match part.probe() {
-                Some(probe) => present(client, &table, probe, part).await,
-                None => Ok(()),
-            },
-            Err(error) if error.sqlstate() == Some(NOT_IMMUTABLE) => {
+        let checked = match index(client, &table, part.sql()).await {
+            Ok(()) => self.constants(client, &table, part).await,
+            Err(Objection::Constants(words)) => Err(CheckError::Refused(part.constants_refused(&words))),
+            Err(Objection::Error(error)) if error.sqlstate() == Some(NOT_IMMUTABLE) => {
                 let names: Vec<&str> = part.uses().collect();
                 let names = mutable(client, &names).await.map_err(unreachable)?;
                 Err(CheckError::Refused(part.not_immutable(&names)))
             }
-            Err(error) => Err(match error.sqlstate() {
+            Err(Objection::Error(error)) => Err(match error.sqlstate() {
                 Some(state) if !is_passing(state) => {
                     tracing::debug!(%error, "Postgres does not take an expression");
                     CheckError::Refused(part.refusal().clone())
@@ -129,6 +125,45 @@ impl Evaluation {
         }
         checked
     }
+
+    /// What Postgres would find out with the first row.
+    async fn constants(&self, client: &SqlClient, table: &str, part: &Delegated) -> Result<(), CheckError> {
+        for (number, trial) in part.trials().enumerate().take(TRIALS_MAX) {
+            match client.batch_execute(&format!("SELECT {trial}")).await.map_err(Objection::from) {
+                // It may be something else than a pattern of texts.
+                Ok(()) | Err(Objection::Error(_)) => {}
+                Err(Objection::Constants(words)) => {
+                    return Err(CheckError::Refused(part.pattern_refused(number, &words)));
+                }
+            }
+        }
+        match part.probe() {
+            Some(probe) => present(client, table, probe, part).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// What Postgres has against an expression.
+enum Objection {
+    /// The values of its constants, in words that quote them: for the client, not for logs.
+    Constants(String),
+    Error(PgError),
+}
+
+impl From<tokio_postgres::Error> for Objection {
+    fn from(error: tokio_postgres::Error) -> Objection {
+        match error.as_db_error() {
+            // Data exceptions. That a text is no value of a type is told in words of our own.
+            Some(told)
+                if told.code().code().starts_with("22")
+                    && *told.code() != SqlState::INVALID_TEXT_REPRESENTATION =>
+            {
+                Objection::Constants(told.message().to_owned())
+            }
+            _ => Objection::Error(error.into()),
+        }
+    }
 }
 
 fn is_fresh(at: &Instant) -> bool {
@@ -140,12 +175,13 @@ fn is_passing(state: &str) -> bool {
     ["08", "40", "53", "55", "57", "58"].iter().any(|class| state.starts_with(class))
 }
 
-/// Leaves no transaction behind.
-async fn index(client: &SqlClient, table: &str, sql: &str) -> Result<(), PgError> {
+/// Leaves no transaction behind. The plan is asked for because its making looks at patterns.
+async fn index(client: &SqlClient, table: &str, sql: &str) -> Result<(), Objection> {
     let statements = format!(
         "BEGIN; SET LOCAL lock_timeout = '5s'; \
          CREATE TEMPORARY TABLE shapefold_check (LIKE {table}) ON COMMIT DROP; \
-         CREATE INDEX ON pg_temp.shapefold_check ((1)) WHERE {sql}"
+         CREATE INDEX ON pg_temp.shapefold_check ((1)) WHERE {sql}; \
+         EXPLAIN SELECT 1 FROM pg_temp.shapefold_check WHERE {sql}"
     );
     let result = client.batch_execute(&statements).await;
     client.batch_execute("ROLLBACK").await?;

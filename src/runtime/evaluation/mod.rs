@@ -5,6 +5,7 @@
 //! connection of its own: snapshots cannot take it away, and it cannot take theirs.
 
 mod check;
+mod collations;
 mod rows;
 
 use std::collections::HashMap;
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::domain::Oid;
-use crate::filter::{Delegated, Question, RowValues, TextOrder, Verdict};
+use crate::filter::{Delegated, Question, RowValues, Texts, Verdict};
 use crate::postgres::{ConnectOptions, DatabaseUrl, PgError};
 use crate::runtime::connections::Connections;
 
@@ -49,8 +50,8 @@ struct Shared {
     /// Expressions that Postgres takes, by table, and when it said so.
     checked: Mutex<HashMap<(Oid, String), Instant>>,
     tables: Mutex<HashMap<Oid, Arc<rows::Types>>>,
-    /// How tables order their texts, and when Postgres said so.
-    orders: Mutex<HashMap<Oid, (TextOrder, Instant)>>,
+    /// What the texts of tables are like, and when Postgres said so.
+    texts: Mutex<HashMap<Oid, (Texts, Instant)>>,
 }
 
 /// Counts since the start.
@@ -86,9 +87,9 @@ impl Evaluation {
     pub fn new(enabled: bool, database: (DatabaseUrl, ConnectOptions), catalog: Connections) -> Evaluation {
         let (url, options) = database;
         let rows = Connections::new(url, options, CONNECTIONS);
-        let (checked, tables, orders) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (checked, tables, texts) = (Mutex::default(), Mutex::default(), Mutex::default());
         let counters = Counters::default();
-        let shared = Shared { enabled, rows, catalog, counters, checked, tables, orders };
+        let shared = Shared { enabled, rows, catalog, counters, checked, tables, texts };
         Evaluation { shared: Arc::new(shared) }
     }
 

@@ -136,6 +136,12 @@ impl Subqueries {
         self.reached = self.processed;
     }
 
+    /// What was above this position in the stream is another stream's now.
+    pub fn rewind(&mut self, to: Lsn) {
+        self.processed = self.processed.min(to);
+        self.reached = self.reached.min(to);
+    }
+
     /// A new inner query; its rows are not known yet.
     pub fn insert_inner(&mut self, sid: Sid, definition: Arc<ShapeDefinition>, clause: Option<Arc<Clause>>) {
         self.members.insert(sid, Members::new(definition, clause));

@@ -32,6 +32,7 @@ fn members() -> Members {
             name: RelationName { schema: "public".to_owned(), table: "t".to_owned() },
             columns: vec![column("id", Some(0)), column("v", None)],
             partitioned: false,
+            storage: None,
         },
         where_sql: None,
         columns: vec!["id".to_owned(), "v".to_owned()],

@@ -72,6 +72,7 @@ impl World {
                 (0..TABLES).map(|table| Oid(100 + u32::try_from(table).expect("few tables"))).collect()
             },
             publication_created,
+            lineage: crate::domain::Lineage::default(),
         }));
     }
 

@@ -36,6 +36,14 @@ pub fn operations() -> Vec<Recorded> {
     numbered(vec![expired.into(), stopped.into()])
 }
 
+/// Kinds that came with servers that are promoted.
+pub fn promotion() -> Vec<Recorded> {
+    numbered(vec![
+        StreamEvent::Queried { upto: Lsn(1_300) }.into(),
+        StreamEvent::TimelineFollowed { from: 1, to: 2, fork: Lsn(1_350) }.into(),
+    ])
+}
+
 fn numbered(events: Vec<Event>) -> Vec<Recorded> {
     let event = |(index, event): (usize, Event)| {
         let id = EventId(index as u64 + 1);
@@ -64,7 +72,7 @@ pub fn additions() -> Vec<Recorded> {
     (0..).zip(additions).map(intend).collect()
 }
 
-pub fn events() -> Vec<Event> {
+fn events() -> Vec<Event> {
     let mut events = beginning();
     events.extend(streaming());
     events.extend(writing());

@@ -4,6 +4,7 @@ mod collector;
 mod configuration;
 mod connections;
 mod doctor;
+mod failover;
 mod limits;
 mod log;
 mod slots;

@@ -9,11 +9,11 @@ use crate::service::{
 };
 use crate::support::{Service, ShapeClient, ShapeRequest, TestDatabase, WAIT_DURATION_MAX, database};
 
-const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, v text);
+pub(super) const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, v text);
      INSERT INTO items SELECT i, 'start' FROM generate_series(1, 10) i";
 
 /// A service with one shape, and its handle.
-async fn running(database: &TestDatabase) -> (Service, ShapeClient, String) {
+pub(super) async fn running(database: &TestDatabase) -> (Service, ShapeClient, String) {
     database.execute(TABLE).await;
     let service = Service::start(database, |settings| {
         settings
@@ -28,7 +28,7 @@ async fn running(database: &TestDatabase) -> (Service, ShapeClient, String) {
 }
 
 /// The client is told to start over, once, and has the rows of now; the journal says why.
-async fn starts_over(
+pub(super) async fn starts_over(
     database: &TestDatabase,
     service: &mut Service,
     client: &mut ShapeClient,

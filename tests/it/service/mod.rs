@@ -1,6 +1,7 @@
 //! The service as a whole: what goes wrong around it, how it recovers, what it says.
 
 mod compaction;
+mod constructs;
 mod evaluation;
 mod faults;
 mod findings;

@@ -40,6 +40,12 @@ const CASES: &[Case] = &[
     // Its values get other texts, which no change of a row tells.
     case("ALTER TABLE t ALTER COLUMN c TYPE numeric(10,4)", &[ALL]),
     case("ALTER TABLE t ALTER COLUMN c TYPE numeric(12,2)", &[]),
+    // Nothing but the catalog tells of these values, either.
+    case("ALTER TABLE t ALTER COLUMN a TYPE text USING upper(a)", &[ALL, NAMED]),
+    case("ALTER TABLE t ALTER COLUMN b TYPE int USING b+1", &[ALL, FILTERED]),
+    case("VACUUM FULL t", &[]),
+    case("CLUSTER t USING t_pkey", &[]),
+    case("ALTER TABLE t ALTER COLUMN b SET STATISTICS 10", &[]),
     case("ALTER TABLE t ALTER COLUMN b SET NOT NULL", &[]),
     case("ALTER TABLE t ALTER COLUMN a SET DEFAULT 'z'", &[]),
     case("ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id, b)", EVERY),
@@ -65,6 +71,7 @@ fn named(sql: &str, table: &str, publication: &str) -> String {
         "t" => table.to_owned(),
         "t;" => format!("{table};"),
         "p" => publication.to_owned(),
+        "t_pkey" => format!("{table}_pkey"),
         "t_pkey," => format!("{table}_pkey,"),
         "t_renamed" => format!("{table}_renamed"),
         other => other.to_owned(),

@@ -185,6 +185,16 @@ async fn refusals_are_in_the_words_of_the_contract() {
         ("id = $2", "&params[1]=5", "At location 5: parameter $2 was not provided"),
         ("1/0 = 1", "", "At location 1: Failed to apply function to constant arguments"),
         ("B'1' = t", "", "At location 0: BitString values are not supported"),
+        (
+            "concat(VARIADIC ARRAY[t]) = 'x'",
+            "",
+            "At location 0: explicit VARIADIC function calls are not currently supported",
+        ),
+        (
+            "NULLIF(id, t) = 1",
+            "",
+            "At location 0: expression \"=\" of :AEXPR_NULLIF is not currently supported",
+        ),
     ] {
         let path = format!("/v1/shape?table=items&offset=-1&where={}{params}", encode(clause));
         assert_eq!(errors(&service.get(&path).await, "where"), json!([message]), "{clause}");

@@ -24,13 +24,26 @@ pub async fn database(hint: &str) -> TestDatabase {
     database_on(server_url, hint).await
 }
 
+/// The same with options of `CREATE DATABASE`: another encoding or locale.
+pub async fn database_with(hint: &str, options: &str) -> TestDatabase {
+    let server_url = std::env::var("SHAPEFOLD_TEST_DATABASE_URL").expect("./dev test says where Postgres is");
+    create(server_url, hint, options).await
+}
+
 /// Creates a database on the server of that superuser's URL.
 pub async fn database_on(server_url: String, hint: &str) -> TestDatabase {
+    create(server_url, hint, "").await
+}
+
+async fn create(server_url: String, hint: &str, options: &str) -> TestDatabase {
     let hint: String =
         hint.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).take(16).collect();
     let name = format!("t_{hint}_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let client = connect(&server_url).await.expect("the test server accepts connections");
-    client.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("the database is created");
+    client
+        .batch_execute(&format!("CREATE DATABASE {name} {options}"))
+        .await
+        .expect("the database is created");
     let (base, _) = server_url.rsplit_once('/').expect("a URL has a path");
     TestDatabase { url: format!("{base}/{name}"), name, server_url }
 }

@@ -10,7 +10,7 @@ mod database;
 mod running;
 mod script;
 
-pub use database::{TestDatabase, database, database_on};
+pub use database::{TestDatabase, database, database_on, database_with};
 pub use running::{BINARY, Service};
 pub use script::NodeScript;
 pub use shapefold_xtask::audit::Audit;

@@ -131,6 +131,7 @@ fn relation(table: Oid) -> Relation {
         name: RelationName { schema: "public".to_owned(), table: format!("t{}", table.0) },
         columns: vec![column("id", 23, "int4"), column("grp", 23, "int4"), column("v", 25, "text")],
         partitioned: false,
+        storage: None,
     }
 }
 

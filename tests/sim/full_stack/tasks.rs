@@ -100,6 +100,7 @@ impl World {
             slot_lost: false,
             published: self.postgres.published_tables(),
             publication_created: false,
+            lineage: shapefold::domain::Lineage::default(),
         }));
     }
 

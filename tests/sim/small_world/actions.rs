@@ -384,6 +384,7 @@ impl World {
                 slot_lost: false,
                 published: vec![TABLE],
                 publication_created: false,
+                lineage: shapefold::domain::Lineage::default(),
             }),
         );
     }

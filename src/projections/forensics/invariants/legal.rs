@@ -122,12 +122,19 @@ fn check_stream(state: &State, event: &StreamEvent, findings: &mut Findings) {
                 findings.push((Invariant::S1, format!("{seq} is owed by nobody")));
             }
         }
+        StreamEvent::TimelineFollowed { fork, .. } => {
+            if state.stream.routed >= *fork {
+                let routed = state.stream.routed;
+                findings.push((Invariant::S1, format!("followed from {fork}, behind {routed}")));
+            }
+        }
         StreamEvent::AckSent { lsn, cause } => check_ack(state, *lsn, *cause, findings),
         StreamEvent::Identified { .. }
         | StreamEvent::LockAcquired { .. }
         | StreamEvent::LockLost { .. }
         | StreamEvent::SlotObserved { .. }
         | StreamEvent::HistoryBroken { .. }
+        | StreamEvent::Queried { .. }
         | StreamEvent::Stopped { .. }
         | StreamEvent::RelationChanged { .. }
         | StreamEvent::RoutedNothing { .. } => {}
