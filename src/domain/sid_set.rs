@@ -53,6 +53,11 @@ impl SidSet {
         out
     }
 
+    /// Reads what serialisation writes.
+    pub(crate) fn from_runs(bytes: &[u8]) -> Option<SidSet> {
+        SidSet::decode(bytes)
+    }
+
     fn decode(mut bytes: &[u8]) -> Option<SidSet> {
         let mut sids = Vec::new();
         let mut next = 0_u64;

@@ -12,7 +12,7 @@
 use serde::Deserialize as _;
 use serde::de::IgnoredAny;
 
-use crate::events::{Event, Recorded};
+use crate::events::{Event, Recorded, usual};
 
 /// Version written by this build.
 pub const RECORD_VERSION: u8 = 1;
@@ -70,7 +70,7 @@ pub fn decode(bytes: &[u8]) -> Result<Recorded, CodecError> {
         return Err(CodecError::Checksum { expected, found });
     }
     if version == RECORD_VERSION {
-        return payload_of_this_version(payload);
+        return usual::read(payload).map_or_else(|| payload_of_this_version(payload), Ok);
     }
     payload_of_this_version(&upcast(version, payload.to_vec(), &UPCASTERS)?)
 }
@@ -127,7 +127,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{Epoch, EventId, Generation, Lsn, Seq, Sid, Timestamp, Xid};
-    use crate::events::{FlushEvent, StreamEvent};
+    use crate::events::{AckCause, FlushEvent, StreamEvent};
 
     fn routed() -> Recorded {
         Recorded {
@@ -205,7 +205,62 @@ mod tests {
         assert_eq!(upcast(2, vec![b'2'], &chain), Ok(b"2b".to_vec()));
     }
 
+    /// Both readers, of the same payload.
+    fn both(payload: &[u8]) -> (Option<Recorded>, Result<Recorded, CodecError>) {
+        (usual::read(payload), payload_of_this_version(payload))
+    }
+
+    #[test]
+    fn the_usual_events_are_read_without_serde() {
+        let watermark = Event::Flush(FlushEvent::Watermark { upto: Seq(1_000_000), except: vec![] });
+        let acked = |cause| Event::Stream(StreamEvent::AckSent { lsn: Lsn(1 << 40), cause });
+        let (commit, keepalive) = (acked(AckCause::Commit), acked(AckCause::Keepalive));
+        for event in [routed().event, watermark, commit, keepalive] {
+            for because in [None, Some(EventId(6))] {
+                let recorded = Recorded { event: event.clone(), because, ..routed() };
+                let bytes = encode(&recorded);
+                assert_eq!(both(&bytes[HEADER_LEN..]), (Some(recorded.clone()), Ok(recorded)));
+            }
+        }
+        let except = Event::Flush(FlushEvent::Watermark { upto: Seq(9), except: vec![(Sid(1), Seq(2))] });
+        let bytes = encode(&Recorded { event: except, ..routed() });
+        assert_eq!(both(&bytes[HEADER_LEN..]).0, None, "left to serde");
+    }
+
     proptest! {
+        /// Whatever the quick reader takes for an event, the general one takes for the same.
+        #[test]
+        fn the_readers_agree(
+            numbers in proptest::array::uniform8(any::<u64>()),
+            sids in proptest::collection::vec(any::<u16>(), 0..40),
+            at in 0_usize..160,
+            flip in any::<u8>(),
+            cut in 0_usize..4,
+        ) {
+            let shift = |index: usize| numbers[index] >> (numbers[index] % 64);
+            let event = StreamEvent::TxnRouted {
+                seq: Seq(shift(0)),
+                generation: Generation(shift(1) as u32),
+                lsn: Lsn(shift(2)),
+                xid: Xid(shift(3) as u32),
+                committed_at: Timestamp(shift(4) as i64),
+                changes: shift(5),
+                bytes: shift(6),
+                set: sids.into_iter().map(|sid| Sid(u32::from(sid))).collect(),
+            };
+            let recorded = Recorded { id: EventId(shift(7)), event: event.into(), ..routed() };
+            let bytes = encode(&recorded);
+            prop_assert_eq!(decode(&bytes), Ok(recorded));
+            // Damaged, with a checksum that is right all the same.
+            let mut payload = bytes[HEADER_LEN..].to_vec();
+            let place = at % payload.len();
+            payload[place] ^= flip;
+            payload.truncate(payload.len() - cut);
+            if let (Some(quick), general) = both(&payload) {
+                prop_assert_eq!(Ok(quick), general);
+            }
+        }
+
         #[test]
         fn one_wrong_byte_is_noticed(position in 0_usize..200, flip in 1_u8..=255) {
             let mut bytes = encode(&routed());

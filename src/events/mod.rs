@@ -15,6 +15,7 @@ mod journal;
 mod ownership;
 mod shape;
 mod stream;
+mod usual;
 
 use serde::{Deserialize, Serialize};
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tempfile::TempPath;
@@ -75,6 +75,14 @@ pub struct History {
     origin: Origin,
     track: Mutex<Option<Track>>,
     moments: Mutex<VecDeque<Arc<Moment>>>,
+    how_far: HowFar,
+}
+
+/// How far the pass over the whole history is, for those who wait for it.
+#[derive(Debug, Default)]
+struct HowFar {
+    at: AtomicU64,
+    last: AtomicU64,
 }
 
 /// A place in a history, folded.
@@ -112,7 +120,8 @@ impl History {
     }
 
     fn of(name: String, origin: Origin) -> History {
-        History { name, origin, track: Mutex::default(), moments: Mutex::default() }
+        let (track, moments, how_far) = (Mutex::default(), Mutex::default(), HowFar::default());
+        History { name, origin, track, moments, how_far }
     }
 
     #[must_use]
@@ -151,8 +160,18 @@ impl History {
         let mut track: MutexGuard<'_, Option<Track>> =
             self.track.lock().unwrap_or_else(PoisonError::into_inner);
         let track = track.get_or_insert_with(|| Track::begin(source));
-        track.carry_on(source);
+        self.how_far.last.store(source.journal().last().0, Ordering::Relaxed);
+        track.carry_on(source, |at| self.how_far.at.store(at.0, Ordering::Relaxed));
+        // The numbers of what was retired are not read.
+        self.how_far.last.store(track.state().last.0, Ordering::Relaxed);
         question(track)
+    }
+
+    /// The last event that the pass over the whole history has come to, and where it ends. Waits for nobody.
+    #[must_use]
+    pub fn how_far(&self) -> (EventId, EventId) {
+        let load = |number: &AtomicU64| EventId(number.load(Ordering::Relaxed));
+        (load(&self.how_far.at), load(&self.how_far.last))
     }
 
     /// The state at a place, with who holds the log there.

@@ -6,6 +6,7 @@
 
 mod acks;
 pub mod answers;
+mod exits;
 mod follower;
 mod history;
 mod source;
@@ -16,7 +17,7 @@ mod why;
 pub use acks::acks;
 pub use follower::{Census, EVENTS_KEPT_MAX, Figures, Follower, Live, Told, View, Wake};
 pub use history::{History, Moment, OwnJournal};
-pub use source::{Found, Source, archived_state, sample_exit};
+pub use source::{Found, Listener, Source, archived_state, sample_exit};
 pub use track::Track;
 pub use verify::{DAMAGES_KEPT_MAX, Findings, check};
 pub use why::{Chain, ChainEnd, Link, Owing, Reason, WhyAck, chain, why, why_ack};

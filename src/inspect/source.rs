@@ -32,9 +32,14 @@ pub struct Source {
     progress: bool,
     /// Damage and progress are told on stderr.
     tells: bool,
+    /// Somebody elsewhere who is told how far long work is.
+    listener: Option<Listener>,
     /// Whoever asked has gone: reading ends early.
     cancelled: Vec<Arc<AtomicBool>>,
 }
+
+/// Is told how far long work is, in words.
+pub type Listener = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// One step of reading: an event; or what is wrong with bytes that are none, or which are not there.
 pub type Found = Result<Recorded, String>;
@@ -58,28 +63,43 @@ impl Source {
             reported: Cell::new(false),
             progress: false,
             tells: true,
+            listener: None,
             cancelled: Vec::new(),
         })
+    }
+
+    /// Tells somebody else how far long work is.
+    #[must_use]
+    pub fn with_listener(mut self, listener: Listener) -> Source {
+        self.listener = Some(listener);
+        self
     }
 
     /// A journal that is open already, for a process with other things on its stderr. Reading ends early
     /// once one of `cancelled` is set.
     #[must_use]
     pub fn over(journal: Arc<OfflineJournal>, cancelled: Vec<Arc<AtomicBool>>) -> Source {
-        Source { journal, reported: Cell::new(true), progress: false, tells: false, cancelled }
+        let (reported, progress, tells, listener) = (Cell::new(true), false, false, None);
+        Source { journal, reported, progress, tells, listener, cancelled }
     }
 
     /// Another source over the same events, for a part of the same question.
     #[must_use]
     pub fn again(&self) -> Source {
-        let (journal, cancelled) = (Arc::clone(&self.journal), self.cancelled.clone());
-        Source { journal, reported: Cell::new(true), progress: self.progress, tells: self.tells, cancelled }
+        Source {
+            journal: Arc::clone(&self.journal),
+            reported: Cell::new(true),
+            progress: self.progress,
+            tells: self.tells,
+            listener: self.listener.clone(),
+            cancelled: self.cancelled.clone(),
+        }
     }
 
     /// Whether nobody waits for the answer any more.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        is_set(&self.cancelled)
+        self.cancelled.iter().any(|flag| flag.load(Ordering::Relaxed))
     }
 
     #[must_use]
@@ -89,8 +109,7 @@ impl Source {
 
     /// Everything from an event on, damage in its place.
     pub fn readings(&self, from: EventId) -> impl Iterator<Item = Found> + '_ {
-        let mut progress = self.tells.then(|| Progress::new(from, self.journal.last(), self.progress));
-        let cancelled = self.cancelled.clone();
+        let mut progress = self.progress(from);
         // An owner's store must not be read on by a thread that nobody waits for.
         let long = self.tells && self.journal.last().0.saturating_sub(from.0) >= AHEAD_FROM;
         let found: Box<dyn Iterator<Item = Found>> = if long {
@@ -98,12 +117,31 @@ impl Source {
         } else {
             Box::new(self.journal.read(from).map(decode))
         };
-        let wanted = move |_: &Found| !is_set(&cancelled);
-        found.take_while(wanted).inspect(move |found| {
+        found.take_while(move |_| !self.is_cancelled()).inspect(move |found| {
             if let (Ok(recorded), Some(progress)) = (found, &mut progress) {
                 progress.passed(recorded.id);
             }
         })
+    }
+
+    /// The records from an event on as they are, damage in its place.
+    pub fn records(&self, from: EventId) -> impl Iterator<Item = Reading> + '_ {
+        let mut progress = self.progress(from);
+        self.journal.read(from).take_while(move |_| !self.is_cancelled()).inspect(move |reading| {
+            if let (Reading::Entry(entry), Some(progress)) = (reading, &mut progress) {
+                progress.passed(entry.id);
+            }
+        })
+    }
+
+    fn progress(&self, from: EventId) -> Option<Progress> {
+        let told = match &self.listener {
+            Some(listener) => Audience::Listener(Arc::clone(listener)),
+            None if self.tells && io::stderr().is_terminal() => Audience::Terminal,
+            None if self.tells && self.progress => Audience::Lines,
+            None => return None,
+        };
+        Some(Progress::new(from, self.journal.last(), told))
     }
 
     /// Reads and decodes on a thread of its own, a few batches ahead; it ends with the iterator.
@@ -147,23 +185,32 @@ impl Source {
         })
     }
 
-    /// The events, and how many bytes the record of each has.
+    /// The events, and how many bytes the record of each has; what is damaged is reported as by `events`.
     pub fn sized_events(&self, from: EventId) -> impl Iterator<Item = (Recorded, usize)> + '_ {
-        let readings = self.journal.read(from).take_while(|_| !is_set(&self.cancelled));
-        readings.filter_map(|reading| match reading {
-            Reading::Entry(entry) => Some((events::decode(&entry.bytes).ok()?, entry.bytes.len())),
-            Reading::Finding(_) => None,
+        let tells = self.report() && self.tells;
+        self.records(from).filter_map(move |reading| {
+            let bytes = match &reading {
+                Reading::Entry(entry) => entry.bytes.len(),
+                Reading::Finding(_) => 0,
+            };
+            match decode(reading) {
+                Ok(recorded) => Some((recorded, bytes)),
+                Err(damage) => {
+                    if tells {
+                        eprintln!("damage: {damage}");
+                    }
+                    None
+                }
+            }
         })
     }
 
     /// Events of one kind, without decoding the others.
     pub fn events_like(&self, from: EventId, kind: &Event) -> impl Iterator<Item = Recorded> + '_ {
         let search = KindSearch::like(kind);
-        self.journal.read(from).take_while(|_| !is_set(&self.cancelled)).filter_map(move |reading| {
-            match reading {
-                Reading::Entry(entry) if search.may_match(&entry.bytes) => events::decode(&entry.bytes).ok(),
-                Reading::Entry(_) | Reading::Finding(_) => None,
-            }
+        self.records(from).filter_map(move |reading| match reading {
+            Reading::Entry(entry) if search.may_match(&entry.bytes) => events::decode(&entry.bytes).ok(),
+            Reading::Entry(_) | Reading::Finding(_) => None,
         })
     }
 
@@ -252,24 +299,10 @@ impl Source {
         state
     }
 
-    /// How the writers of the shapes that owe something ended, as of `state`.
+    /// How the writers of the shapes that owe something and have none ended, as of `state`.
     #[must_use]
     pub fn exits(&self, state: &State) -> LastExits {
-        let mut exits = LastExits::default();
-        let wanted = state
-            .shapes
-            .values()
-            .filter(|shape| !shape.pending.is_empty() && shape.writer.incarnation().is_none())
-            .map(|shape| shape.created)
-            .min();
-        let Some(from) = wanted else { return exits };
-        for recorded in self.events_like(from, &sample_exit()) {
-            if recorded.id > state.last {
-                break;
-            }
-            exits.observe(&recorded);
-        }
-        exits
+        super::exits::exits(self, state)
     }
 
     /// The shape that somebody calls by its number or its handle.
@@ -299,10 +332,6 @@ pub fn archived_state(archived: &ArchivedState) -> Option<State> {
     State::from_bytes(&archived.load().ok()?.state)
 }
 
-fn is_set(flags: &[Arc<AtomicBool>]) -> bool {
-    flags.iter().any(|flag| flag.load(Ordering::Relaxed))
-}
-
 fn decode(reading: Reading) -> Found {
     match reading {
         Reading::Entry(entry) => match events::decode(&entry.bytes) {
@@ -329,30 +358,35 @@ fn sample_created(handle: Handle) -> Event {
     Event::Shape(ShapeEvent::Created { sid: Sid(0), handle, definition, oid })
 }
 
-/// Says on stderr how far a long reading is.
+/// Who is told how far a long reading is.
+enum Audience {
+    /// Somebody at a terminal: one line, written over and over.
+    Terminal,
+    /// Whoever reads stderr: line by line.
+    Lines,
+    Listener(Listener),
+}
+
+/// Says how far a long reading is.
 struct Progress {
     from: EventId,
     last: EventId,
     events: u64,
     started: Instant,
     said: Instant,
-    terminal: bool,
-    wanted: bool,
+    told: Audience,
     shown: bool,
 }
 
 impl Progress {
-    fn new(from: EventId, last: EventId, asked: bool) -> Progress {
+    fn new(from: EventId, last: EventId, told: Audience) -> Progress {
         let now = Instant::now();
-        let terminal = io::stderr().is_terminal();
-        let wanted = terminal || asked;
-        Progress { from, last, events: 0, started: now, said: now, terminal, wanted, shown: false }
+        Progress { from, last, events: 0, started: now, said: now, told, shown: false }
     }
 
     fn passed(&mut self, id: EventId) {
         self.events += 1;
-        if !self.wanted || !self.events.is_multiple_of(PROGRESS_EVERY) || self.said.elapsed() < PROGRESS_AFTER
-        {
+        if !self.events.is_multiple_of(PROGRESS_EVERY) || self.said.elapsed() < PROGRESS_AFTER {
             return;
         }
         self.said = Instant::now();
@@ -360,24 +394,28 @@ impl Progress {
         let rate = self.events as f64 / self.started.elapsed().as_secs_f64();
         let (done, all) = (id.0.saturating_sub(self.from.0), self.last.0.saturating_sub(self.from.0));
         let percent = done.saturating_mul(100).checked_div(all).unwrap_or(0).min(100);
+        let left = (all.saturating_sub(done) as f64 / rate.max(1.0)).ceil();
         let line = format!(
-            "event {} of {} ({percent} %), {} events/s",
+            "event {} of {} ({percent} %), {} events/s, about {left} s more",
             commas(id.0),
             commas(self.last.0),
             commas(rate as u64)
         );
         // Whoever reads stderr may be gone; that is no reason to stop.
-        let _ = if self.terminal {
-            write!(io::stderr(), "\r{line}\x1b[K")
-        } else {
-            writeln!(io::stderr(), "{line}")
+        let _ = match &self.told {
+            Audience::Terminal => write!(io::stderr(), "\r{line}\x1b[K"),
+            Audience::Lines => writeln!(io::stderr(), "{line}"),
+            Audience::Listener(listener) => {
+                listener(&line);
+                Ok(())
+            }
         };
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.shown && self.terminal {
+        if self.shown && matches!(self.told, Audience::Terminal) {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }

@@ -21,6 +21,9 @@ const SPACING_FIRST: u64 = 256;
 /// Exits of writers that are remembered by shape; beyond, they are looked for in the journal.
 const EXITS_MAX: usize = 1_000_000;
 
+/// Events between two words of how far the pass is.
+const TOLD_EVERY: u64 = 4_096;
+
 /// The pass so far. Can be carried on when there are more events.
 pub struct Track {
     incidents: Incidents,
@@ -51,11 +54,15 @@ impl Track {
         }
     }
 
-    /// Takes in what the journal has by now.
-    pub fn carry_on(&mut self, source: &Source) {
+    /// Takes in what the journal has by now, and says now and then how far it is.
+    pub fn carry_on(&mut self, source: &Source, mut told: impl FnMut(EventId)) {
         for recorded in source.events(self.state().last.next()) {
             self.observe(&recorded);
+            if recorded.id.0.is_multiple_of(TOLD_EVERY) {
+                told(recorded.id);
+            }
         }
+        told(self.state().last);
     }
 
     fn observe(&mut self, recorded: &Recorded) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::domain::{EventId, Generation, Handle, Lsn, Seq, Sid, SidSet, Timestamp, Xid};
 use crate::events::{Event, InvalidationCause, Recorded, ShapeEvent, StreamEvent};
-use crate::projections::forensics::{Holding, LastExits, Names, Payer, payer, sentence};
+use crate::projections::forensics::{Holding, LastExits, Names, Payer, Position, payer, sentence};
 use crate::state::State;
 
 use super::{AskError, Source};
@@ -137,7 +137,7 @@ fn owing(source: &Source, state: &State, exits: &LastExits, sid: Sid) -> Option<
         oldest,
         idle: state.at.since(shape.progressed_at),
         payer: payer(state, shape, oldest),
-        routed: find_routed(source, shape.created, oldest).map(|routed| link(&routed, &names)),
+        routed: find_routed(source, state, shape.created, oldest).map(|routed| link(&routed, &names)),
         exit: exits.get(sid).map(|exit| chain(source, &names, exit.event)),
     })
 }
@@ -152,7 +152,8 @@ fn find_end(source: &Source, sid: Sid, state: &State) -> Option<EventId> {
         .map(|recorded| recorded.id)
 }
 
-fn find_routed(source: &Source, from: EventId, wanted: Seq) -> Option<Recorded> {
+/// Where a transaction was routed that is still owed.
+fn find_routed(source: &Source, state: &State, created: EventId, wanted: Seq) -> Option<Recorded> {
     let sample = Event::Stream(StreamEvent::TxnRouted {
         seq: wanted,
         generation: Generation(0),
@@ -163,7 +164,16 @@ fn find_routed(source: &Source, from: EventId, wanted: Seq) -> Option<Recorded> 
         bytes: 0,
         set: SidSet::new(),
     });
-    source.events_like(from, &sample).find(
-        |recorded| matches!(recorded.event, Event::Stream(StreamEvent::TxnRouted { seq, .. }) if seq == wanted),
-    )
+    let is_it = |recorded: &Recorded| matches!(recorded.event, Event::Stream(StreamEvent::TxnRouted { seq, .. }) if seq == wanted);
+    let find = |from: EventId| {
+        let events = source.events_like(from, &sample).take_while(|recorded| recorded.id <= state.last);
+        events.into_iter().find(is_it)
+    };
+    // Right behind the newest state that had not come so far. Where the history of Postgres broke in between, LSNs
+    // began anew, and it may lie further back.
+    let near = state.window.get(wanted).map(|txn| {
+        let before = Position::Lsn(Lsn(txn.lsn.0.saturating_sub(1)));
+        source.start(before).last.next().max(created)
+    });
+    near.and_then(find).or_else(|| find(created))
 }

@@ -13,6 +13,7 @@
 //! | `journal/sled/` | recent entries and the last two checkpoints (sled 0.34.7) | [`SledJournal`] |
 //! | `journal/archive/<epoch>-<first>-<last>.sfj` | sealed segments | [`Archive`] |
 //! | `journal/archive/<epoch>-<last>.sfs` | states at the ends of segments | [`Archive`] |
+//! | `journal/CONFIGURATION` | how the newest owner is configured, without secrets: for people | [`write_configuration`] |
 //! | `journal/reserve` | disk space kept for the drain | [`Reserve`] |
 //!
 //! # On-disk formats
@@ -32,6 +33,9 @@
 //! | turn | u64 | number of the write |
 //! | durable | u64 | id of an event that was durable |
 //! | checksum | u32 | over the fields above |
+//!
+//! `CONFIGURATION`, version 1: the line `shapefold-configuration 1 crc32c=<8 hex digits>`, checksum over the JSON
+//! object on the second line. Replaced by rename only; may be missing.
 //!
 //! sled trees: `entries`, `checkpoints`, `damaged` (values taken out of the way by recovery, kept as
 //! evidence under their old key), `meta` (key `first`: the trim floor).
@@ -67,6 +71,7 @@
 
 pub mod archive;
 mod checkpoint;
+mod configuration;
 mod error;
 pub mod export;
 mod files;
@@ -83,6 +88,7 @@ mod walk;
 use crate::domain::EventId;
 
 pub use archive::{Archive, ArchiveReader, ArchiveSegment, ArchivedState, Retention, SealSpan, StateMark};
+pub use configuration::write_configuration;
 pub use error::{FaultClass, Finding, JournalError, Position, Stage};
 pub use export::{ExportFile, ExportWriter};
 pub use files::JournalPaths;

@@ -19,6 +19,7 @@ use crate::domain::EventId;
 
 use super::archive::{self, ArchiveReader, ArchiveSegment, ArchivedState};
 use super::checkpoint;
+use super::configuration;
 use super::error::{Finding, JournalError, Position, Stage};
 use super::export::ExportFile;
 use super::files::JournalPaths;
@@ -44,6 +45,7 @@ pub struct OfflineJournal {
     states: Vec<ArchivedState>,
     store: Option<StoreCopy>,
     export: Option<ExportFile>,
+    configuration: Option<String>,
     findings: Vec<Finding>,
 }
 
@@ -77,7 +79,7 @@ impl OfflineJournal {
             return Err(JournalError::io(Stage::Open)(io::Error::from(io::ErrorKind::NotFound)));
         }
         let (states, findings) = archive::list_states(path).map_err(JournalError::io(Stage::Open))?;
-        Ok(OfflineJournal { segments, states, store: None, export: None, findings })
+        Ok(OfflineJournal { segments, states, store: None, export: None, configuration: None, findings })
     }
 
     fn of_file(path: &Path) -> Result<OfflineJournal, JournalError> {
@@ -87,13 +89,15 @@ impl OfflineJournal {
                 states: Vec::new(),
                 store: None,
                 export: None,
+                configuration: None,
                 findings: Vec::new(),
             });
         }
         let export = ExportFile::open(path)?;
         let findings = export.findings().to_vec();
         let (segments, states) = (Vec::new(), Vec::new());
-        Ok(OfflineJournal { segments, states, store: None, export: Some(export), findings })
+        let (store, export, configuration) = (None, Some(export), None);
+        Ok(OfflineJournal { segments, states, store, export, configuration, findings })
     }
 
     fn of_directory(paths: &JournalPaths) -> Result<OfflineJournal, JournalError> {
@@ -118,7 +122,8 @@ impl OfflineJournal {
         if last < durable_upto {
             findings.push(Finding::EndMissing { last, durable_upto });
         }
-        Ok(OfflineJournal { segments, states, store, export: None, findings })
+        let configuration = configuration::read(paths, &mut findings);
+        Ok(OfflineJournal { segments, states, store, export: None, configuration, findings })
     }
 
     /// The journal of this very process, beside its writer: nothing is copied. Entries that are not
@@ -130,9 +135,10 @@ impl OfflineJournal {
         // The archive first: what is sealed meanwhile is looked for again once the store's turn has come.
         let folder = paths.archive();
         let segments = archive::list(&folder).map_err(JournalError::io(Stage::Open))?;
-        let (states, findings) = archive::list_states(&folder).map_err(JournalError::io(Stage::Open))?;
+        let (states, mut findings) = archive::list_states(&folder).map_err(JournalError::io(Stage::Open))?;
         let store = StoreCopy::beside(reader, folder)?;
-        Ok(OfflineJournal { segments, states, store: Some(store), export: None, findings })
+        let configuration = configuration::read(paths, &mut findings);
+        Ok(OfflineJournal { segments, states, store: Some(store), export: None, configuration, findings })
     }
 
     /// What was noticed while opening.
@@ -175,6 +181,12 @@ impl OfflineJournal {
     #[must_use]
     pub fn manifest(&self) -> Option<&str> {
         self.export.as_ref().and_then(ExportFile::manifest)
+    }
+
+    /// How the newest owner of a directory is configured, as the JSON object that it wrote.
+    #[must_use]
+    pub fn configuration(&self) -> Option<&str> {
+        self.configuration.as_deref()
     }
 
     /// Every entry from `from` on, once and in order, from the archive, then from the store; findings where

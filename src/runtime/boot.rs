@@ -7,12 +7,13 @@ use crate::domain::{Epoch, EventId};
 use crate::engine::{Boot, Engine, Policy};
 use crate::events::{self, CodecError, PreviousEnd, ProcessInfo};
 use crate::inspect::AskError;
-use crate::journal::{Journal, JournalError, SledJournal};
+use crate::journal::{Journal, JournalError, JournalPaths, SledJournal, write_configuration};
 use crate::ownership::{Attempt, FsLock, Identity, LockedDirectory, OwnershipError, PrevEnd, Trust};
 use crate::runtime::clock;
 use crate::runtime::core::Core;
 use crate::runtime::handle::{Service, Status};
 use crate::runtime::layout;
+use crate::runtime::settings::Configured;
 use crate::runtime::standby::Standby;
 use crate::state::State;
 
@@ -118,7 +119,7 @@ pub fn open(
     locked: LockedDirectory,
     waited: Duration,
     policy: Policy,
-    config_hash: u64,
+    configured: Configured,
 ) -> Result<Opened, BootError> {
     layout::check_lock(locked.previous())?;
     let (journal, report) = SledJournal::open(data_dir, EventId(0))?;
@@ -144,12 +145,16 @@ pub fn open(
         format: layout::supported(),
         host: identity.host.clone(),
         pid: identity.pid,
-        config_hash,
+        config_hash: configured.hash,
     };
     let held: Epoch = engine.state().owner.epoch;
     // From here on an older program refuses the directory.
     let lock = locked.claim(held, identity)?;
     layout::migrate(data_dir, layout_before)?;
+    // For people only: nothing is decided by it, so nothing fails for it.
+    if let Err(error) = write_configuration(&JournalPaths::new(data_dir), &configured.described) {
+        tracing::warn!(%error, "the configuration cannot be kept beside the journal");
+    }
     let boot = Boot {
         process,
         epoch: lock.epoch(),

@@ -104,6 +104,55 @@ impl Settings {
     }
 }
 
+/// How a process is configured, for those who look at its journal.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    /// [`Settings::hash`].
+    pub hash: u64,
+    /// A JSON object: every setting that changes what the service does, nothing that is secret.
+    pub described: String,
+}
+
+impl Settings {
+    /// The settings as people may see them: no user, no password, nothing of the pooler but where it is.
+    #[must_use]
+    pub fn configured(&self) -> Configured {
+        let place = |url: &DatabaseUrl| format!("{}:{}/{}", url.host(), url.port(), url.database());
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let operation = &self.operation;
+        let described = serde_json::json!({
+            "config_hash": format!("{:016x}", self.hash()),
+            "data_dir": self.data_dir.display().to_string(),
+            "database": place(&self.database_url),
+            "sslmode": format!("{:?}", self.database_url.ssl_mode()),
+            "pooled_database": place(&self.query_url),
+            "stream_id": self.stream_id,
+            "temporary_slot": self.temporary_slot,
+            "manual_publishing": self.manual_publishing,
+            "reconcile_interval_ms": millis(self.reconcile_interval),
+            "postgres_evaluation": self.postgres_evaluation,
+            "pool_size": self.pool_size,
+            "chunk_bytes": self.chunk_bytes,
+            "flush_interval_ms": millis(self.flush_interval),
+            "writer_idle_after_ms": millis(self.writer_idle_after),
+            "checkpoint_events": self.checkpoint_events,
+            "checkpoint_interval_ms": millis(self.checkpoint_interval),
+            "archive_age_max_ms": millis(self.archive_age_max),
+            "archive_bytes_max": self.archive_bytes_max,
+            "writer_attempts_max": self.policy.writer_attempts_max,
+            "stall_grace_ms": millis(self.policy.stall_grace),
+            "stall_invalidations_max": self.policy.stall_invalidations_max,
+            "failover": format!("{:?}", operation.failover),
+            "idle_timeout_ms": operation.idle_timeout.map(millis),
+            "shapes_max": operation.shapes_max,
+            "ready_stall_after_ms": millis(operation.stall_after),
+            "projection_check_interval_ms": millis(self.projection_check_interval),
+            "subquery_buffer_max": self.subquery_buffer_max,
+        });
+        Configured { hash: self.hash(), described: described.to_string() }
+    }
+}
+
 /// Bytes of transactions that are held for shapes which have not flushed them yet. Above, the stream
 /// is not read, and Postgres keeps what it has.
 pub const HELD_BYTES_MAX: usize = 64 << 20;

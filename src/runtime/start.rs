@@ -179,8 +179,8 @@ impl Parts {
             } else {
                 Status::Starting { reason }
             });
-            let (policy, config_hash) = (self.settings.policy.clone(), self.settings.hash());
-            let open = move || boot::open(&data_dir, locked, waited, policy, config_hash);
+            let (policy, configured) = (self.settings.policy.clone(), self.settings.configured());
+            let open = move || boot::open(&data_dir, locked, waited, policy, configured);
             match tokio::task::spawn_blocking(open).await.map_err(|_| Stopped::Panicked)? {
                 // Somebody has replaced the lock file under a living owner. That one notices within a
                 // second or two, and its journal has a lock of its own until then.

@@ -15,13 +15,12 @@ impl State {
             FlushEvent::Watermark { upto, except } => {
                 // Only shapes with something pending at or below the mark can be moved by it; each
                 // pair is visited once, when it is discharged.
-                let shapes: Vec<Sid> = self
-                    .window
-                    .iter()
-                    .take_while(|(seq, _)| seq <= upto)
-                    .filter(|(_, txn)| txn.owed > 0)
-                    .flat_map(|(_, txn)| txn.set.iter().collect::<Vec<_>>())
-                    .collect();
+                let mut shapes: Vec<Sid> = Vec::new();
+                for (_, txn) in self.window.iter().take_while(|(seq, _)| seq <= upto) {
+                    if txn.owed > 0 {
+                        shapes.extend(txn.set.iter());
+                    }
+                }
                 for sid in shapes {
                     let upto = match except.binary_search_by_key(&sid, |(sid, _)| *sid) {
                         Ok(index) => except[index].1,

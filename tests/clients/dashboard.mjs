@@ -7,6 +7,8 @@ import { Browser } from "./devtools.mjs";
 
 const wanted = JSON.parse(process.argv[2]);
 const HEIGHT = 900;
+/** Milliseconds for the first reading of a million events by a build without optimisation. */
+const READING_MAX = 300_000;
 const browser = new Browser(wanted.program);
 
 const say = (step, value) => console.log(JSON.stringify({ step, value }));
@@ -48,6 +50,7 @@ async function enter() {
   say("refused", await browser.text("#door-problem"));
   // The refusal is in the browser's own log.
   browser.problems = browser.problems.filter((problem) => !problem.includes("401"));
+  if (wanted.view === "many") await browser.value(`(${watch})()`);
   await browser.type(wanted.token);
   await browser.key("Enter");
 }
@@ -173,10 +176,30 @@ async function live() {
   await picture("machine");
 }
 
+/** Runs in the page: counts questions under way, and how long anything keeps it from answering. */
+function watch() {
+  window.seen = { underWay: 0, most: 0, longest: 0 };
+  const real = window.fetch.bind(window);
+  window.fetch = async (...all) => {
+    window.seen.underWay += 1;
+    window.seen.most = Math.max(window.seen.most, window.seen.underWay);
+    try {
+      return await real(...all);
+    } finally {
+      window.seen.underWay -= 1;
+    }
+  };
+  const tasks = (list) => list.getEntries().forEach((one) => (window.seen.longest = Math.max(window.seen.longest, one.duration)));
+  new PerformanceObserver(tasks).observe({ type: "longtask" });
+}
+
 /** A list of a million events and a table of 300,000 shapes must not become that many elements. */
 async function many() {
-  await browser.until(`${shownEvent} !== undefined`, "a moment");
+  await browser.until("document.body.innerText.includes('Reading the journal: event')", "how far the reading is", READING_MAX);
+  say("reading", await browser.text("#status"));
+  await browser.until(`${shownEvent} === ${JSON.stringify(String(wanted.last))}`, "the end", READING_MAX);
   await browser.until("document.querySelectorAll('.long-list .row').length > 0", "events");
+  await picture("end");
   const elements = () => browser.value("document.querySelectorAll('*').length");
   let most = await elements();
   for (const share of [0, 0.3, 0.6, 1]) {
@@ -187,8 +210,28 @@ async function many() {
   await browser.click("[data-key='holders-next']");
   await browser.until("document.querySelectorAll('.stacks tbody tr').length > 10", "more of them");
   most = Math.max(most, await elements());
-  say("elements", most);
+  await goTo("end");
+  await arrived(wanted.last);
   await moment("many");
+  // Dragged from one end to the other and back to the middle, a frame for each of 200 places.
+  await browser.value(`(async () => {
+    const slider = document.querySelector('#moment-slider');
+    for (let step = 0; step <= 200; step += 1) {
+      slider.value = step <= 150 ? (step / 150) * slider.max : slider.max * (1 - (step - 150) / 100);
+      slider.dispatchEvent(new Event('input', { bubbles: true }));
+      await new Promise((done) => requestAnimationFrame(done));
+    }
+  })()`);
+  const middle = Math.round((wanted.first + wanted.last) / 2);
+  await goTo(String(middle));
+  await arrived(middle);
+  await browser.until("window.seen.underWay === 0", "nothing more to be asked");
+  most = Math.max(most, await elements());
+  await moment("middle");
+  await picture("middle");
+  say("elements", most);
+  say("under way", await browser.value("window.seen.most"));
+  say("longest task", await browser.value("Math.round(window.seen.longest)"));
 }
 
 try {

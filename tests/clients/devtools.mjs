@@ -87,8 +87,8 @@ export class Browser {
   }
 
   /** Waits until an expression is true; what it was at last is in the error. */
-  async until(expression, what = expression) {
-    const end = Date.now() + WAIT_MAX;
+  async until(expression, what = expression, waitMax = WAIT_MAX) {
+    const end = Date.now() + waitMax;
     for (;;) {
       const value = await this.value(expression).catch((error) => error.message);
       if (value === true) return;

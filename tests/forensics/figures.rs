@@ -91,7 +91,7 @@ fn edison_why_and_what_broke_first() {
         ],
     );
     let answer = text(&["why", "edison.sfx", "94359551-1773923988150221"]);
-    says(&answer, &["owes 1 transactions, the oldest is 33", "next step by nobody", "     427 "]);
+    says(&answer, &["owes 1 transaction, the oldest is 33", "next step by nobody", "     427 "]);
     let answer = text(&["incident", "edison.sfx"]);
     says(
         &answer,

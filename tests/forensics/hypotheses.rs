@@ -222,7 +222,7 @@ fn ended_in_order_before_it_had_flushed() {
         exit: "Drained",
         first: "F2 broken by event 91: shape 1 owes transaction 2 and nobody is there to pay",
         story: "4 writers died, 4 shapes orphaned, 1 standstill",
-        why: "writer 1 ended with the drain, still owing 1 transactions, the oldest is 2",
+        why: "writer 1 ended with the drain, still owing 1 transaction, the oldest is 2",
     });
 }
 
@@ -236,7 +236,7 @@ fn panicked_and_was_not_started_again() {
         exit: "Panicked",
         first: "F2 broken by event 83: shape 1 owes transaction 2 and nobody is there to pay",
         story: "3 writers died, 3 shapes orphaned, 1 standstill",
-        why: "writer 1 panicked, still owing 1 transactions, the oldest is 2",
+        why: "writer 1 panicked, still owing 1 transaction, the oldest is 2",
     });
 }
 

@@ -19,7 +19,7 @@ export function bytes(number) {
   return `${value.toFixed(digits)} ${UNITS[unit]}`;
 }
 
-export const exactBytes = (number) => `${commas(number)} bytes`;
+export const exactBytes = (number) => (number === 1 ? "1 byte" : `${commas(number)} bytes`);
 
 /** The two largest units: 5 h 3 min. */
 export function span(micros) {

@@ -9,6 +9,8 @@ import { LIVES, WRITERS, bad, bars, chain, cohort, figure, figures, good, holder
 
 const STEPS = 2000;
 const HOLDERS_PAGE = 100;
+/** Milliseconds between two looks at how far a long reading is. */
+const PROGRESS_EVERY = 700;
 
 export class MachineView {
   constructor(about, context) {
@@ -146,9 +148,11 @@ export class MachineView {
   /** The whole history at a glance; then a moment of it. */
   async load(at) {
     this.context.say(h("span", {}, "Reading the journal …"));
+    const watching = this.watchReading();
     try {
       await this.journals();
       this.track = await get("/v1/timeline", { journal: this.journal });
+      if (this.watching === watching) this.watching = null;
       this.context.say(h("span", {}, `${plural(this.track.last - (this.track.first ?? 1) + 1, "event")}`));
       this.list.reset(this.track.first ?? 1, this.track.last);
       this.chart.set({
@@ -160,7 +164,28 @@ export class MachineView {
       if (at) this.look(at);
     } catch (error) {
       this.trouble(error);
+    } finally {
+      clearInterval(watching);
+      if (this.watching === watching) this.watching = null;
     }
+  }
+
+  /** Says how far the first reading of a long journal is, until somebody ends it. */
+  watchReading() {
+    const journal = this.journal;
+    const watching = setInterval(async () => {
+      const { event, last } = await get("/v1/progress", { journal }).catch(() => ({}));
+      // The answer may have come meanwhile, or another journal been chosen.
+      if (!last || this.journal !== journal || this.watching !== watching) return;
+      this.context.say(h(
+        "span",
+        {},
+        h("progress", { value: event, max: last, "aria-label": "How far the journal is read" }),
+        ` Reading the journal: event ${commas(event)} of ${commas(last)}`,
+      ));
+    }, PROGRESS_EVERY);
+    this.watching = watching;
+    return watching;
   }
 
   // ---- travelling ------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::Outcome;
 use crate::directory::RunDirectory;
+use crate::measure::{Point, Run};
 use crate::service::default_binary;
 use crate::stage::report;
 
@@ -28,6 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 pub struct JournalOptions {
     pub events: u64,
     pub json: bool,
+    /// Keep the figures for docs/benchmarks.md.
+    pub keep: bool,
 }
 
 /// One command, run once.
@@ -40,8 +43,8 @@ struct Ran {
 pub fn run(options: JournalOptions) -> Outcome<bool> {
     let directory = RunDirectory::claim("bench-journal")?;
     let binary = default_binary()?;
-    println!("other load at the beginning: {}", load());
-    rates(&example(&binary, "journal_rates")?, &directory.path().join("rates"), options)?;
+    let mut run = Run::begin("journal", options.keep, None)?;
+    rates(&example(&binary, "journal_rates")?, &directory.path().join("rates"), &mut run)?;
     let place = directory.path().join("data");
     println!("\nwriting a journal of {} events", options.events);
     let written = Instant::now();
@@ -53,76 +56,8 @@ pub fn run(options: JournalOptions) -> Outcome<bool> {
         return Err("the journal could not be written".into());
     }
     println!("written in {:.1} s: {}", written.elapsed().as_secs_f64(), sizes(&place)?);
-    let kept = questions(&binary, &place, options)?;
-    println!("other load at the end: {}", load());
-    Ok(kept)
-}
-
-fn rates(program: &Path, place: &Path, options: JournalOptions) -> Outcome<()> {
-    let output = Command::new(program)
-        .arg(place)
-        .args([RATE_EVENTS.to_string(), RATE_GROUP.to_string()])
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !output.status.success() {
-        return Err("the rates could not be measured".into());
-    }
-    let text = String::from_utf8(output.stdout)?;
-    println!("{RATE_EVENTS} events in groups of {RATE_GROUP}, each made durable before the next");
-    println!("{:<24} {:>16} {:>8} {:>16} {:>8}", "store", "append, 1/s", "ratio", "replay, 1/s", "ratio");
-    let mut first: Option<(f64, f64)> = None;
-    for line in text.lines() {
-        let row: serde_json::Value = serde_json::from_str(line)?;
-        let figure = |name: &str| row[name].as_f64().unwrap_or_default();
-        let (append, replay) = (figure("append_events_per_s"), figure("replay_events_per_s"));
-        let (own_append, own_replay) = *first.get_or_insert((append, replay));
-        println!(
-            "{:<24} {append:>16.0} {:>8.2} {replay:>16.0} {:>8.2}",
-            row["store"].as_str().unwrap_or_default(),
-            own_append / append,
-            own_replay / replay
-        );
-        if options.json {
-            println!("{line}");
-        }
-    }
-    println!("ratio: the journal's rate divided by this one's");
-    Ok(())
-}
-
-/// Every question with its time and its memory.
-fn questions(binary: &Path, place: &Path, options: JournalOptions) -> Outcome<bool> {
-    let folded = place.with_file_name("without-states");
-    link_segments(&place.join("journal/archive"), &folded)?;
-    println!("\n{:<44} {:>9} {:>12}", "question", "seconds", "MB at most");
-    let mut kept = true;
-    let mut ask = |name: &str, arguments: &[&str], source: &Path, limit: Option<Duration>| -> Outcome<()> {
-        let ran = measure(binary, arguments, source)?;
-        let (seconds, megabytes) = (ran.elapsed.as_secs_f64(), ran.memory_bytes as f64 / 1e6);
-        println!("{name:<44} {seconds:>9.2} {megabytes:>12.0}");
-        if options.json {
-            let line = serde_json::json!({"bench": "journal", "events": options.events, "question": name,
-                "seconds": seconds, "peak_memory_bytes": ran.memory_bytes});
-            println!("{line}");
-        }
-        let in_time = limit.is_none_or(|limit| ran.elapsed <= limit);
-        kept = kept && in_time && ran.memory_bytes <= MEMORY_BYTES_MAX;
-        Ok(())
-    };
-    ask("state --at end", &["state", "--brief"], place, Some(STATE_DURATION_MAX))?;
-    ask("state --at end, folded from event 1", &["state", "--brief"], &folded, Some(STATE_DURATION_MAX))?;
-    for percent in MOMENTS {
-        let event = (options.events * percent / 100).to_string();
-        let name = format!("holding --at {event} ({percent} %)");
-        ask(&name, &["holding", "--at", &event], place, Some(HOLDING_DURATION_MAX))?;
-    }
-    let middle = (options.events / 2).to_string();
-    ask("step at the middle", &["step", "--from", &middle, "--count", "3"], place, None)?;
-    ask("sql: shapes at the middle", &["sql", "--at", &middle, "--query"], place, None)?;
-    ask("why ack", &["why", "ack"], place, None)?;
-    ask("stats", &["stats"], place, None)?;
-    ask("incident", &["incident"], place, None)?;
-    ask("verify", &["verify"], place, None)?;
+    questions(&binary, &place, options, &mut run)?;
+    let kept = run.finish()?;
     Ok(report(
         kept,
         &format!(
@@ -132,6 +67,70 @@ fn questions(binary: &Path, place: &Path, options: JournalOptions) -> Outcome<bo
             MEMORY_BYTES_MAX >> 20
         ),
     ))
+}
+
+/// The same events to the journal, to raw sled and to a plain file, each group made durable before the next; and
+/// back.
+fn rates(program: &Path, place: &Path, run: &mut Run) -> Outcome<()> {
+    let output = Command::new(program)
+        .arg(place)
+        .args([RATE_EVENTS.to_string(), RATE_GROUP.to_string()])
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !output.status.success() {
+        return Err("the rates could not be measured".into());
+    }
+    let text = String::from_utf8(output.stdout)?;
+    let rows: Vec<serde_json::Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let (own, others) = rows.split_first().ok_or("no rates")?;
+    for other in others {
+        let store = other["store"].as_str().unwrap_or_default();
+        for (name, figure) in [("append", "append_events_per_s"), ("replay", "replay_events_per_s")] {
+            let rate = |row: &serde_json::Value| row[figure].as_f64().unwrap_or_default();
+            let point = Point::new(name, rate(own), "events/s").with("events a group", RATE_GROUP);
+            run.note(point.beside(store, rate(other)));
+        }
+    }
+    Ok(())
+}
+
+/// Every question with its time and its memory.
+fn questions(binary: &Path, place: &Path, options: JournalOptions, run: &mut Run) -> Outcome<()> {
+    let folded = place.with_file_name("without-states");
+    link_segments(&place.join("journal/archive"), &folded)?;
+    let mut peak = 0;
+    let mut ask = |name: &str, arguments: &[&str], source: &Path, limit: Option<Duration>| -> Outcome<()> {
+        let ran = measure(binary, arguments, source)?;
+        peak = peak.max(ran.memory_bytes);
+        let point = Point::new(name, ran.elapsed.as_secs_f64(), "s").with("events", options.events);
+        run.note(match limit {
+            Some(limit) => point.at_most(limit.as_secs_f64()),
+            None => point,
+        });
+        if options.json {
+            let line = serde_json::json!({"bench": "journal", "events": options.events, "question": name,
+                "seconds": ran.elapsed.as_secs_f64(), "peak_memory_bytes": ran.memory_bytes});
+            println!("{line}");
+        }
+        Ok(())
+    };
+    ask("state --at end", &["state", "--brief"], place, Some(STATE_DURATION_MAX))?;
+    ask("state --at end, folded from event 1", &["state", "--brief"], &folded, Some(STATE_DURATION_MAX))?;
+    for percent in MOMENTS {
+        let event = (options.events * percent / 100).to_string();
+        let name = format!("holding --at {percent} %");
+        ask(&name, &["holding", "--at", &event], place, Some(HOLDING_DURATION_MAX))?;
+    }
+    let middle = (options.events / 2).to_string();
+    ask("step at the middle", &["step", "--from", &middle, "--count", "3"], place, None)?;
+    ask("sql: shapes at the middle", &["sql", "--at", &middle, "--query"], place, None)?;
+    ask("why ack", &["why", "ack"], place, None)?;
+    ask("stats", &["stats"], place, None)?;
+    ask("incident", &["incident"], place, None)?;
+    ask("verify", &["verify"], place, None)?;
+    let limit = MEMORY_BYTES_MAX as f64 / 1e6;
+    run.note(Point::new("memory at most, of all questions", peak as f64 / 1e6, "MB").at_most(limit));
+    Ok(())
 }
 
 /// Runs one command to its end. The memory is looked at while it runs: what it needed in its last
@@ -208,9 +207,4 @@ fn sizes(place: &Path) -> Outcome<String> {
 fn example(binary: &Path, name: &str) -> Outcome<PathBuf> {
     let path = binary.with_file_name("examples").join(name);
     if path.exists() { Ok(path) } else { Err(format!("{} is not built", path.display()).into()) }
-}
-
-fn load() -> String {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_ascii_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }

@@ -10,9 +10,16 @@ use shapefold_xtask::chaos::{self, ChaosOptions};
 use shapefold_xtask::demo::{self, DemoOptions};
 use shapefold_xtask::directory::{RunDirectory, dev_directory};
 use shapefold_xtask::fanout::{self, FanoutOptions};
+use shapefold_xtask::measure::report;
 use shapefold_xtask::oracle;
 use shapefold_xtask::postgres::{Installation, MAJOR_VARIABLE, Server, stop_leftover};
 use shapefold_xtask::rolling::{self, RollingOptions};
+use shapefold_xtask::scenarios::Common;
+use shapefold_xtask::scenarios::instructions::{self, InstructionsOptions};
+use shapefold_xtask::scenarios::mixed::{self, MixedOptions};
+use shapefold_xtask::scenarios::overlap::{self, OverlapOptions};
+use shapefold_xtask::scenarios::shapes::{self, ShapesOptions};
+use shapefold_xtask::scenarios::sync::{self, SyncOptions};
 use shapefold_xtask::service::default_binary;
 use shapefold_xtask::soak::{self, SoakOptions};
 use shapefold_xtask::{Outcome, demo_check};
@@ -98,7 +105,52 @@ enum Task {
         /// Also prints every figure as a line of JSON
         #[arg(long)]
         json: bool,
+        /// Keep the figures for docs/benchmarks.md
+        #[arg(long)]
+        keep: bool,
     },
+    /// Many clients at the same moment, each with a new shape, or all with one; against COPY
+    BenchSync {
+        #[arg(long, default_value_t = 450)]
+        clients: u64,
+        /// Rows of the shape that all ask for
+        #[arg(long, default_value_t = 100_000)]
+        rows: u64,
+        #[arg(long)]
+        keep: bool,
+    },
+    /// A transaction that every shape wants, against pg_recvlogical
+    BenchOverlap {
+        /// Transactions that are measured in each round
+        #[arg(long, default_value_t = 50)]
+        samples: u64,
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Very many shapes: made, weighed, flushed, restored, deleted
+    BenchShapes {
+        #[arg(long, default_value_t = 10_000)]
+        shapes: u64,
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Everything at once for a while
+    BenchMixed {
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        #[arg(long, default_value_t = 1_000)]
+        shapes: u64,
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Instructions of the innermost loops, against the budget that is checked in
+    BenchInstructions {
+        /// Write the budget
+        #[arg(long)]
+        write: bool,
+    },
+    /// Writes the figures and plots of docs/benchmarks.md
+    BenchReport,
     /// From commit to one live client beside many shapes, next to pg_recvlogical
     BenchFanout {
         /// Shapes of the largest round
@@ -205,14 +257,28 @@ async fn run(arguments: Arguments) -> Outcome<bool> {
         Task::BenchHttp { clients, writes, json } => {
             bench_http::run(BenchHttpOptions { clients, writes, json, postgres }).await
         }
-        Task::BenchJournal { events, json } => {
-            let options = JournalOptions { events, json };
+        Task::BenchJournal { events, json, keep } => {
+            let options = JournalOptions { events, json, keep };
             tokio::task::spawn_blocking(move || {
                 bench_journal::run(options).map_err(|error| error.to_string())
             })
             .await?
             .map_err(Into::into)
         }
+        Task::BenchSync { clients, rows, keep } => {
+            sync::run(SyncOptions { clients, rows, common: Common { keep, postgres } }).await
+        }
+        Task::BenchOverlap { samples, keep } => {
+            overlap::run(OverlapOptions { samples, common: Common { keep, postgres } }).await
+        }
+        Task::BenchShapes { shapes, keep } => {
+            shapes::run(ShapesOptions { shapes, common: Common { keep, postgres } }).await
+        }
+        Task::BenchMixed { seconds, shapes, keep } => {
+            mixed::run(MixedOptions { seconds, shapes, common: Common { keep, postgres } }).await
+        }
+        Task::BenchInstructions { write } => instructions::run(InstructionsOptions { write }),
+        Task::BenchReport => report::run(),
         Task::BenchFanout { shapes, samples, json } => {
             fanout::run(FanoutOptions { shapes, samples, json, postgres }).await
         }

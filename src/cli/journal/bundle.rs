@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 use crate::domain::{EventId, Lsn};
 use crate::events::{self, Event, OwnershipEvent, Recorded, StreamEvent};
 use crate::journal::{Checkpoint, Entry, ExportFile, ExportWriter, IMPORTED_NAME, Reading};
@@ -47,6 +49,7 @@ impl Export {
         let start = start(&source, from);
         let end = source.fold(to);
         let findings: Vec<String> = source.journal().findings().iter().map(ToString::to_string).collect();
+        let config_hash = config_hash(&source, &start);
         let manifest = serde_json::json!({
             "program": "shapefold",
             "version": env!("CARGO_PKG_VERSION"),
@@ -54,7 +57,8 @@ impl Export {
             "state_version": crate::state::STATE_VERSION,
             "first_after": start.last,
             "findings": findings,
-            "config_hash": config_hash(&source, &start),
+            "config_hash": config_hash,
+            "configuration": configuration(&source, &config_hash),
             "process": process(&end),
             "slot": slot(&source, &end),
         });
@@ -112,8 +116,21 @@ fn config_hash(source: &Source, start: &State) -> String {
     format!("{:016x}", found.unwrap_or(start.owner.process.config_hash))
 }
 
+/// How the newest process was configured, if the journal has it: an owner writes it beside the journal, and
+/// an export carries it on. That of another process is as good as none.
+pub fn configuration(source: &Source, config_hash: &str) -> Option<Value> {
+    let carried = manifest(source).map(|mut manifest| manifest["configuration"].take());
+    let beside = source.journal().configuration().and_then(|json| serde_json::from_str::<Value>(json).ok());
+    beside.or(carried).filter(|found| found["config_hash"] == config_hash)
+}
+
+/// What the exported file that is read says of itself.
+fn manifest(source: &Source) -> Option<Value> {
+    source.journal().manifest().and_then(|json| serde_json::from_str(json).ok())
+}
+
 /// Who ran at the end of what is exported.
-fn process(end: &State) -> serde_json::Value {
+fn process(end: &State) -> Value {
     let process = &end.owner.process;
     serde_json::json!({
         "version": process.version, "host": process.host, "pid": process.pid, "boot_id": process.boot_id,
@@ -122,7 +139,7 @@ fn process(end: &State) -> serde_json::Value {
 }
 
 /// The slot as it was last seen, and the positions at the end of what is exported.
-fn slot(source: &Source, end: &State) -> serde_json::Value {
+fn slot(source: &Source, end: &State) -> Value {
     let sample = Event::Stream(StreamEvent::SlotObserved {
         name: String::new(),
         confirmed: Lsn(0),
@@ -139,6 +156,8 @@ fn slot(source: &Source, end: &State) -> serde_json::Value {
         }
         _ => None,
     });
+    // A slice may begin after the slot was last looked at: then the slice before it knew.
+    let seen = seen.or_else(|| manifest(source).map(|mut manifest| manifest["slot"]["observed"].take()));
     let (received, boundary, gap_bytes) = gap(end);
     serde_json::json!({
         "observed": seen, "received": received.to_string(), "boundary": boundary.to_string(),
@@ -152,6 +171,9 @@ pub struct Import {
     file: PathBuf,
     /// The directory to make of it; it must not exist. Every command reads it.
     directory: PathBuf,
+    /// What the file says of itself as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Import {
@@ -176,10 +198,70 @@ impl Import {
         }
         std::fs::create_dir(&self.directory)?;
         std::fs::copy(&self.file, self.directory.join(IMPORTED_NAME))?;
-        if let Some(manifest) = export.manifest() {
-            writeln!(out, "{manifest}")?;
+        match export.manifest() {
+            Some(manifest) if self.json => return Ok(writeln!(out, "{manifest}")?),
+            Some(manifest) => introduce(&serde_json::from_str(manifest)?, out)?,
+            None => {}
         }
         writeln!(out, "{} events, every checksum right: {}", commas(count), self.directory.display())?;
         Ok(())
     }
+}
+
+/// Says what an exported file says of itself. One of an older version may say less.
+fn introduce(manifest: &Value, out: &mut impl Write) -> Result<(), Failure> {
+    let said = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "?".to_owned(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    };
+    let (process, slot) = (&manifest["process"], &manifest["slot"]);
+    writeln!(
+        out,
+        "made by   shapefold {}, of the events after {}",
+        said(&manifest["version"]),
+        said(&manifest["first_after"])
+    )?;
+    writeln!(
+        out,
+        "owner     {}, epoch {}, process {} on {}, version {}",
+        said(&process["phase"]),
+        said(&process["epoch"]),
+        said(&process["pid"]),
+        said(&process["host"]),
+        said(&process["version"])
+    )?;
+    let observed = &slot["observed"];
+    if observed.is_object() {
+        writeln!(
+            out,
+            "slot      {}, confirmed {}, restart {}, seen at {}",
+            said(&observed["name"]),
+            said(&observed["confirmed"]),
+            said(&observed["restart"]),
+            said(&observed["at"])
+        )?;
+    }
+    writeln!(
+        out,
+        "positions received {}, flushed by all {}, acknowledged {}, gap {} bytes",
+        said(&slot["received"]),
+        said(&slot["boundary"]),
+        said(&slot["acked"]),
+        slot["gap_bytes"].as_u64().map_or_else(|| "?".to_owned(), commas)
+    )?;
+    for finding in manifest["findings"].as_array().into_iter().flatten() {
+        writeln!(out, "damage    {}", said(finding))?;
+    }
+    writeln!(out, "settings  {}", said(&manifest["config_hash"]))?;
+    show_configuration(&manifest["configuration"], out)
+}
+
+/// One setting a line.
+pub fn show_configuration(configuration: &Value, out: &mut impl Write) -> Result<(), Failure> {
+    let settings = configuration.as_object().into_iter().flatten();
+    for (name, value) in settings.filter(|(name, _)| *name != "config_hash") {
+        writeln!(out, "          {name} = {value}")?;
+    }
+    Ok(())
 }

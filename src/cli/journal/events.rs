@@ -5,14 +5,13 @@ use std::io::Write;
 
 use crate::domain::{Epoch, EventId, Oid};
 use crate::events::{self, Recorded};
-use crate::journal::Reading;
 use crate::projections::forensics::{
     Choice, Filter, Names, Position, Stats as Totals, causes, commas, fields, sentence, span, subject,
 };
 use crate::state::State;
 
 use super::{Failure, Where};
-use crate::inspect::Source;
+use crate::inspect::{Source, answers};
 
 #[derive(Debug, clap::Args)]
 pub struct Tail {
@@ -141,21 +140,18 @@ pub fn human_line(recorded: &Recorded, names: &Names) -> String {
 pub struct Stats {
     #[command(flatten)]
     pub journal: Where,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Stats {
     pub fn run(&self, out: &mut impl Write) -> Result<(), Failure> {
         let source = self.journal.open()?;
         let mut totals = Totals::default();
-        source.report();
-        for reading in source.journal().read(EventId(1)) {
-            match reading {
-                Reading::Entry(entry) => match events::decode(&entry.bytes) {
-                    Ok(recorded) => totals.add(&recorded, entry.bytes.len()),
-                    Err(error) => eprintln!("damage: event {}: {error}", entry.id),
-                },
-                Reading::Finding(finding) => eprintln!("damage: {finding}"),
-            }
+        source.sized_events(EventId(1)).for_each(|(recorded, bytes)| totals.add(&recorded, bytes));
+        if self.json {
+            return Ok(writeln!(out, "{}", answers::stats(&totals))?);
         }
         self.show(&source, &totals, out)
     }

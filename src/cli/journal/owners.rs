@@ -8,13 +8,16 @@ use crate::projections::forensics::{Holding, Incidents, Owners, Position, Story,
 
 use super::shapes::show_chain;
 use super::{Failure, Where};
-use crate::inspect::answers::{end_name, kind_name};
+use crate::inspect::answers::{self, end_name, kind_name};
 use crate::inspect::{Source, chain};
 
 #[derive(Debug, clap::Args)]
 pub struct Timeline {
     #[command(flatten)]
     pub journal: Where,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Timeline {
@@ -23,6 +26,17 @@ impl Timeline {
         let mut owners = Owners::default();
         for recorded in source.events(EventId(1)) {
             owners.observe(&recorded);
+        }
+        let newest = owners.tenures.last().and_then(|tenure| tenure.process.as_ref());
+        let configured = newest.and_then(|process| {
+            super::bundle::configuration(&source, &format!("{:016x}", process.config_hash))
+        });
+        if self.json {
+            let tenures: Vec<_> = owners.tenures.iter().map(answers::tenure).collect();
+            let overlap = owners.overlap();
+            let answer =
+                serde_json::json!({"overlap": overlap, "owners": tenures, "configuration": configured});
+            return Ok(writeln!(out, "{answer}")?);
         }
         for tenure in &owners.tenures {
             writeln!(
@@ -62,6 +76,10 @@ impl Timeline {
         }
         let verdict = if owners.overlap() { "two owners were at work at once" } else { "never two at once" };
         writeln!(out, "{} owners, {verdict}", owners.tenures.len())?;
+        if let Some(configured) = configured {
+            writeln!(out, "configuration of the newest:")?;
+            super::bundle::show_configuration(&configured, out)?;
+        }
         Ok(())
     }
 }
@@ -76,6 +94,9 @@ pub struct Incident {
     /// Only from this place on.
     #[arg(long, default_value = "1")]
     from: Position,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 fn window(text: &str) -> Result<Duration, String> {
@@ -96,6 +117,18 @@ impl Incident {
             incidents.observe(&recorded);
         }
         let (stories, dropped, state, names) = incidents.finish(self.window);
+        if self.json {
+            let stories: Vec<_> = stories
+                .iter()
+                .map(|story| {
+                    let mut told = answers::story(story);
+                    told["first_cause"] = answers::chain(&chain(&source, &names, story.first.event));
+                    told
+                })
+                .collect();
+            let answer = serde_json::json!({"incidents": stories, "anomalies_not_kept": dropped});
+            return Ok(writeln!(out, "{answer}")?);
+        }
         for (number, story) in (1..).zip(&stories) {
             tell(number, story, out)?;
             writeln!(out, "first cause:")?;

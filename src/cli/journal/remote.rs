@@ -3,7 +3,7 @@
 //! The command itself is sent, and answered by the service as it would be here. What writes files is
 //! answered here, from an export that is fetched first.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::net::TcpStream;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -34,8 +34,9 @@ pub fn service_of(command: &mut Command) -> Option<String> {
 pub fn run(url: &str, command: &mut Command, out: &mut impl Write) -> Result<ExitCode, Failure> {
     let service = Service::of(url)?;
     let answered = command.journal().map_or(Answered::Never, |(_, answered)| answered);
+    let wanted = command.journal().is_some_and(|(journal, _)| journal.progress);
     match answered {
-        Answered::There => service.ask(arguments(), out),
+        Answered::There => service.ask(arguments(), wanted, out),
         Answered::Here => {
             let folder = tempfile::Builder::new().prefix("shapefold-fetched-").tempdir()?;
             let path = folder.path().join("journal.sfx");
@@ -78,12 +79,25 @@ impl Service {
         Ok(Service { authority, token })
     }
 
-    fn ask(&self, arguments: Vec<String>, out: &mut impl Write) -> Result<ExitCode, Failure> {
-        let body = serde_json::json!({ "arguments": arguments }).to_string();
+    fn ask(&self, arguments: Vec<String>, wanted: bool, out: &mut impl Write) -> Result<ExitCode, Failure> {
+        let terminal = std::io::stderr().is_terminal();
+        let body = serde_json::json!({ "arguments": arguments, "progress": wanted || terminal }).to_string();
+        let mut shown = false;
         for line in self.send("POST", "/v1/ask", &body)?.lines() {
             let line = line.map_err(|error| self.broken(&error))?;
             let said: serde_json::Value = serde_json::from_str(&line)?;
-            if let Some(text) = said["out"].as_str() {
+            if std::mem::take(&mut shown) && terminal {
+                // Over the line of progress.
+                eprint!("\r\x1b[K");
+            }
+            if let Some(progress) = said["progress"].as_str() {
+                shown = true;
+                if terminal {
+                    eprint!("{progress}");
+                } else {
+                    eprintln!("{progress}");
+                }
+            } else if let Some(text) = said["out"].as_str() {
                 out.write_all(text.as_bytes())?;
             } else if let Some(code) = said["code"].as_u64() {
                 return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));

@@ -2,12 +2,15 @@
 
 use std::io::Write;
 
-use crate::projections::forensics::{LifeStory, Line, Names, Payer, Position, commas, payer, span};
-use crate::state::{State, Writer};
+use crate::domain::Sid;
+use crate::projections::forensics::{
+    LastExits, LifeStory, Line, Names, Payer, Position, commas, payer, plural, span,
+};
+use crate::state::{Shape, State, Writer};
 
 use super::{Failure, Where};
-use crate::inspect::answers::pays;
-use crate::inspect::{AskError, Chain, ChainEnd, Owing, Reason, Source, WhyAck, why, why_ack};
+use crate::inspect::answers::{self, pays};
+use crate::inspect::{AskError, Chain, ChainEnd, Owing, Reason, WhyAck, why, why_ack};
 
 #[derive(Debug, clap::Args)]
 pub struct Life {
@@ -15,12 +18,20 @@ pub struct Life {
     pub journal: Where,
     /// Its handle or its number.
     shape: String,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Life {
     pub fn run(&self, out: &mut impl Write) -> Result<(), Failure> {
         let source = self.journal.open()?;
         let sid = source.shape(&self.shape)?;
+        if self.json {
+            let life = answers::life(&source, sid, usize::MAX);
+            let life = life.ok_or_else(|| AskError::UnknownShape(self.shape.clone()))?;
+            return Ok(writeln!(out, "{life}")?);
+        }
         let mut state = source.beginning();
         let mut names = Names::of(&state);
         let mut story = LifeStory::of(sid);
@@ -46,8 +57,8 @@ impl Life {
                 let owes = match shape.pending.front() {
                     None => "owes nothing".to_owned(),
                     Some(oldest) => format!(
-                        "owes {} transactions since number {oldest}, no progress for {}, next step by {}",
-                        shape.pending.len(),
+                        "owes {} since number {oldest}, no progress for {}, next step by {}",
+                        plural(shape.pending.len() as u64, "transaction"),
                         span(state.at.since(shape.progressed_at)),
                         pays(payer(&state, shape, *oldest))
                     ),
@@ -74,16 +85,27 @@ pub struct Why {
     /// The place; the end if nothing is said.
     #[arg(long, default_value = "end")]
     at: Position,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Why {
     pub fn run(&self, out: &mut impl Write) -> Result<(), Failure> {
         let source = self.journal.open()?;
         let state = source.fold(self.at);
-        if self.what == "ack" {
-            return show_why_ack(&source, &state, out);
-        }
         let exits = source.exits(&state);
+        if self.what == "ack" {
+            let found = why_ack(&source, &state, &exits);
+            if self.json {
+                return Ok(writeln!(out, "{}", answers::why_ack(&found))?);
+            }
+            return show_why_ack(&found, &state, out);
+        }
+        if self.json {
+            let found = why(&source, &state, &exits, &self.what)?;
+            return Ok(writeln!(out, "{}", answers::reason(&found))?);
+        }
         match why(&source, &state, &exits, &self.what)? {
             Reason::Settled(handle) => writeln!(out, "shape {handle} lives and owes nothing")?,
             Reason::Owing(owing) => show_owing(&owing, out)?,
@@ -94,8 +116,8 @@ impl Why {
     }
 }
 
-fn show_why_ack(source: &Source, state: &State, out: &mut impl Write) -> Result<(), Failure> {
-    let WhyAck { holding, first: owing } = why_ack(source, state, &source.exits(state));
+fn show_why_ack(found: &WhyAck, state: &State, out: &mut impl Write) -> Result<(), Failure> {
+    let WhyAck { holding, first: owing } = found;
     writeln!(
         out,
         "after event {} at {}: received {}, acknowledged {}, gap {} bytes",
@@ -126,15 +148,15 @@ fn show_why_ack(source: &Source, state: &State, out: &mut impl Write) -> Result<
         )?;
     }
     writeln!(out, "the first of them:")?;
-    owing.map_or(Ok(()), |owing| show_owing(&owing, out))
+    owing.as_ref().map_or(Ok(()), |owing| show_owing(owing, out))
 }
 
 fn show_owing(owing: &Owing, out: &mut impl Write) -> Result<(), Failure> {
     writeln!(
         out,
-        "shape {} owes {} transactions, the oldest is {}; no progress for {}; next step by {}",
+        "shape {} owes {}, the oldest is {}; no progress for {}; next step by {}",
         owing.handle,
-        owing.pending,
+        plural(owing.pending as u64, "transaction"),
         owing.oldest,
         span(owing.idle),
         pays(owing.payer)
@@ -176,6 +198,9 @@ pub struct Consumers {
     /// Only shapes that owe something and have no writer.
     #[arg(long)]
     dead: bool,
+    /// One JSON object for each.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Consumers {
@@ -183,6 +208,9 @@ impl Consumers {
         let source = self.journal.open()?;
         let state = source.fold(self.at);
         let exits = source.exits(&state);
+        if self.json {
+            return self.json_lines(&state, &exits, out);
+        }
         writeln!(out, "after event {} at {}", state.last, state.at)?;
         let count =
             |wanted: fn(Writer) -> bool| state.shapes.values().filter(|shape| wanted(shape.writer)).count();
@@ -194,12 +222,7 @@ impl Consumers {
             count(|writer| writer == Writer::Absent)
         )?;
         let mut shown = 0_usize;
-        for (sid, shape) in &state.shapes {
-            let dead = shape.writer == Writer::Absent && !shape.pending.is_empty();
-            let alive = shape.writer != Writer::Absent;
-            if !(dead || alive && !self.dead) {
-                continue;
-            }
+        for (sid, shape) in self.chosen(&state) {
             shown += 1;
             let exit = exits.get(*sid).map_or_else(String::new, |exit| {
                 format!(
@@ -221,5 +244,21 @@ impl Consumers {
             writeln!(out, "{} shapes owe something and have no writer", commas(shown as u64))?;
         }
         Ok(())
+    }
+
+    fn json_lines(&self, state: &State, exits: &LastExits, out: &mut impl Write) -> Result<(), Failure> {
+        for (sid, shape) in self.chosen(state) {
+            writeln!(out, "{}", answers::consumer(state, exits, *sid, shape))?;
+        }
+        Ok(())
+    }
+
+    /// Shapes with a writer, unless only dead ones are wanted, and those that owe and have none.
+    fn chosen<'a>(&self, state: &'a State) -> impl Iterator<Item = (&'a Sid, &'a Shape)> + use<'a> {
+        let only_dead = self.dead;
+        state.shapes.iter().filter(move |(_, shape)| match shape.writer {
+            Writer::Absent => !shape.pending.is_empty(),
+            Writer::Live { .. } | Writer::Stopping { .. } => !only_dead,
+        })
     }
 }

@@ -6,6 +6,7 @@ use crate::projections::forensics::{Names, Position, Predicate, Watch, commas, g
 
 use super::events::human_line;
 use super::{Failure, Where};
+use crate::inspect::answers;
 
 #[derive(Debug, clap::Args)]
 pub struct StateAt {
@@ -89,6 +90,9 @@ pub struct Bisect {
     /// From this place on.
     #[arg(long, default_value = "1")]
     from: Position,
+    /// As JSON: the event, or null.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Bisect {
@@ -108,11 +112,17 @@ impl Bisect {
             state.apply(&recorded);
             begun = begun || from.is_reached_by(&recorded);
             if watch.holds_after(&state, &recorded) && begun {
+                if self.json {
+                    return Ok(writeln!(out, "{}", answers::event(&recorded, &names))?);
+                }
                 writeln!(out, "first holds after event {} at {}", recorded.id, recorded.at)?;
                 writeln!(out, "  {}", sentence(&recorded.event, &names))?;
                 writeln!(out, "{}", human_line(&recorded, &names))?;
                 return Ok(());
             }
+        }
+        if self.json {
+            return Ok(writeln!(out, "null")?);
         }
         writeln!(out, "never holds, up to event {} at {}", state.last, state.at)?;
         Ok(())

@@ -7,12 +7,12 @@ use std::iter::Peekable;
 use crate::domain::{EventId, Sid};
 use crate::events::Recorded;
 use crate::projections::forensics::{
-    Change, Fields, Incidents, Names, ParsePositionError, Position, sentence, touched,
+    Change, Fields, Incidents, Names, ParsePositionError, Position, sentence, touched, touched_count, touches,
 };
 use crate::state::State;
 
 use super::{Failure, Where};
-use crate::inspect::Source;
+use crate::inspect::{Source, answers};
 
 /// Shapes told of one by one at a step.
 const TOLD_MAX: usize = 4;
@@ -39,18 +39,21 @@ pub struct Step {
     /// place to go there, q quit.
     #[arg(long, conflicts_with = "count")]
     interactive: bool,
+    /// One JSON object for each step.
+    #[arg(long, conflicts_with = "interactive")]
+    json: bool,
 }
 
 impl Step {
     /// Whether it asks for a line at each step.
     pub fn asks(&self) -> bool {
-        self.interactive || (self.count.is_none() && io::stdin().is_terminal())
+        self.interactive || (self.count.is_none() && !self.json && io::stdin().is_terminal())
     }
 
     pub fn run(&self, out: &mut impl Write) -> Result<(), Failure> {
         let source = self.journal.open()?;
         let shape = self.shape.as_deref().map(|shape| source.shape(shape)).transpose()?;
-        let mut stepper = Stepper::at(&source, shape, source.resolve(self.from));
+        let mut stepper = Stepper::at(&source, (shape, self.json), source.resolve(self.from));
         if self.asks() {
             return stepper.converse(&mut io::stdin().lock(), out);
         }
@@ -72,7 +75,10 @@ struct Shown {
 /// A place in the history, from which one can go either way.
 struct Stepper<'a> {
     source: &'a Source,
+    /// Only steps that change this shape.
     shape: Option<Sid>,
+    /// Told as JSON.
+    json: bool,
     /// The state behind the last event that was read.
     state: State,
     names: Names,
@@ -84,7 +90,7 @@ struct Stepper<'a> {
 
 impl<'a> Stepper<'a> {
     /// Right before the first event that is not before `place`.
-    fn at(source: &'a Source, shape: Option<Sid>, place: Position) -> Stepper<'a> {
+    fn at(source: &'a Source, told: (Option<Sid>, bool), place: Position) -> Stepper<'a> {
         let state = match place {
             Position::Event(id) if id <= EventId(1) => source.beginning(),
             Position::Event(id) => source.start(Position::Event(EventId(id.0 - 1))),
@@ -92,17 +98,17 @@ impl<'a> Stepper<'a> {
             place => source.start(place),
         };
         let place = if place == Position::End { Position::Event(source.journal().last()) } else { place };
-        let mut stepper = Stepper::on(source, shape, state);
+        let mut stepper = Stepper::on(source, told, state);
         while stepper.events.peek().is_some_and(|recorded| !place.is_reached_by(recorded)) {
             stepper.read();
         }
         stepper
     }
 
-    fn on(source: &'a Source, shape: Option<Sid>, state: State) -> Stepper<'a> {
+    fn on(source: &'a Source, (shape, json): (Option<Sid>, bool), state: State) -> Stepper<'a> {
         let events: Box<dyn Iterator<Item = Recorded> + 'a> = Box::new(source.events(state.last.next()));
         let (names, shown) = (Names::of(&state), VecDeque::new());
-        Stepper { source, shape, state, names, events: events.peekable(), shown, ahead: 0 }
+        Stepper { source, shape, json, state, names, events: events.peekable(), shown, ahead: 0 }
     }
 
     /// Folds in the next event.
@@ -116,22 +122,24 @@ impl<'a> Stepper<'a> {
     /// Folds in the next event and tells what it changed, if that is of interest.
     fn tell(&mut self) -> Option<Option<Shown>> {
         let recorded = self.events.peek()?;
-        let sids = touched(&self.state, &recorded.event);
-        if self.shape.is_some_and(|shape| !sids.contains(&shape)) {
+        if self.shape.is_some_and(|shape| !touches(&self.state, &recorded.event, shape)) {
             self.read();
             return Some(None);
         }
         let told: Vec<Sid> = match self.shape {
             Some(shape) => vec![shape],
-            None => sids.iter().copied().take(TOLD_MAX).collect(),
+            None => touched(&self.state, &recorded.event).into_iter().take(TOLD_MAX).collect(),
         };
         let recorded = recorded.clone();
+        let others = touched_count(&self.state, &recorded.event).saturating_sub(told.len());
         let before = Fields::of(&self.state, &told);
         self.read();
-        let mut text = text(&recorded, &self.names, &before.changes(&Fields::of(&self.state, &told)));
-        if sids.len() > told.len() {
-            text += &format!("    and {} more shapes\n", sids.len() - told.len());
-        }
+        let changes = before.changes(&Fields::of(&self.state, &told));
+        let text = if self.json {
+            json_line(&recorded, &self.names, &changes, others)
+        } else {
+            text(&recorded, &self.names, &changes, others)
+        };
         Some(Some(Shown { event: recorded.id, text }))
     }
 
@@ -170,7 +178,7 @@ impl<'a> Stepper<'a> {
                 _ => self.source.start(Position::Event(EventId(before.0 - 1))),
             };
             let from = start.last;
-            let mut earlier = Stepper::on(self.source, self.shape, start);
+            let mut earlier = Stepper::on(self.source, (self.shape, self.json), start);
             while earlier.events.peek().is_some_and(|next| next.id < current.event) {
                 if let Some(Some(shown)) = earlier.tell() {
                     earlier.shown.push_back(shown);
@@ -195,11 +203,11 @@ impl<'a> Stepper<'a> {
         // What lies ahead only because one has gone back counts, too.
         let mut here = match self.current() {
             Some(current) if self.ahead > 0 => {
-                Stepper::at(self.source, self.shape, Position::Event(current.event.next()))
+                Stepper::at(self.source, (self.shape, self.json), Position::Event(current.event.next()))
             }
             Some(_) | None => {
                 let state = std::mem::take(&mut self.state);
-                Stepper::on(self.source, self.shape, state)
+                Stepper::on(self.source, (self.shape, self.json), state)
             }
         };
         let mut incidents = Incidents::new(here.state.clone());
@@ -272,7 +280,7 @@ impl<'a> Stepper<'a> {
             Ok(place) => self.source.resolve(place),
             Err(error) => return Ok(writeln!(out, "{error}")?),
         };
-        let mut there = Stepper::at(self.source, self.shape, place);
+        let mut there = Stepper::at(self.source, (self.shape, self.json), place);
         match there.forward() {
             Some(shown) => {
                 write!(out, "{}", shown.text)?;
@@ -284,7 +292,18 @@ impl<'a> Stepper<'a> {
     }
 }
 
-fn text(recorded: &Recorded, names: &Names, changes: &[Change]) -> String {
+fn json_line(recorded: &Recorded, names: &Names, changes: &[Change], others: usize) -> String {
+    let changes: Vec<_> = changes
+        .iter()
+        .map(|one| serde_json::json!({"field": one.field, "before": one.before, "after": one.after}))
+        .collect();
+    let mut told = answers::event(recorded, names);
+    told["changes"] = changes.into();
+    told["other_shapes"] = others.into();
+    format!("{told}\n")
+}
+
+fn text(recorded: &Recorded, names: &Names, changes: &[Change], others: usize) -> String {
     let because = recorded.because.map(|id| format!(", because of event {id}")).unwrap_or_default();
     let what = sentence(&recorded.event, names);
     let mut text =
@@ -295,6 +314,9 @@ fn text(recorded: &Recorded, names: &Names, changes: &[Change]) -> String {
     }
     if changes.is_empty() {
         text += "    nothing changed\n";
+    }
+    if others > 0 {
+        text += &format!("    and {others} more shapes\n");
     }
     text
 }

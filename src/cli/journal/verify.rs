@@ -12,7 +12,7 @@ use crate::projections::forensics::{
 };
 
 use super::{DAMAGED, Failure, VIOLATED, Where};
-use crate::inspect::{DAMAGES_KEPT_MAX, Source, check};
+use crate::inspect::{DAMAGES_KEPT_MAX, Source, answers, check};
 
 /// Violations and damages listed one by one.
 const LISTED_MAX: usize = DAMAGES_KEPT_MAX;
@@ -23,12 +23,24 @@ const CONTEXT_MAX: usize = 6;
 pub struct Verify {
     #[command(flatten)]
     pub journal: Where,
+    /// As JSON; the exit code is the same.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Verify {
     pub fn run(&self, out: &mut impl Write) -> Result<u8, Failure> {
         let source = self.journal.open()?;
         let found = check(&source);
+        let code = match (found.damages, found.violations.len()) {
+            (0, 0) => 0,
+            (0, _) => VIOLATED,
+            _ => DAMAGED,
+        };
+        if self.json {
+            writeln!(out, "{}", answers::findings(&found, usize::MAX))?;
+            return Ok(code);
+        }
         for damage in found.damage.iter().take(LISTED_MAX) {
             writeln!(out, "damage: {damage}")?;
         }
@@ -60,11 +72,7 @@ impl Verify {
                 found.unchecked
             )?;
         }
-        Ok(match (found.damages, found.violations.len()) {
-            (0, 0) => 0,
-            (0, _) => VIOLATED,
-            _ => DAMAGED,
-        })
+        Ok(code)
     }
 }
 
@@ -130,6 +138,9 @@ pub struct WhatIf {
     /// Shapes that may be given up for stalling at a time.
     #[arg(long, default_value_t = Policy::default().stall_invalidations_max)]
     stall_invalidations: usize,
+    /// Every difference as one JSON object a line, and last one with the counts.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -161,10 +172,16 @@ impl WhatIf {
         let mut count = 0_usize;
         let mut tell = |difference: Difference, names: &Names| {
             count += 1;
+            let (event, at, shape) = (difference.event, difference.at, names.call(difference.sid));
+            if self.json {
+                let line = serde_json::json!({
+                    "event": event, "at": at.to_string(), "shape": shape, "text": difference.text,
+                });
+                return writeln!(out, "{line}");
+            }
             if count > LISTED_MAX {
                 return Ok(());
             }
-            let (event, at, shape) = (difference.event, difference.at, names.call(difference.sid));
             writeln!(out, "{event:>8} {at} shape {shape} {}", difference.text)
         };
         for recorded in source.events(state.last.next()) {
@@ -177,6 +194,10 @@ impl WhatIf {
         }
         if let Some(difference) = other.decided_nothing(None) {
             tell(difference, &names)?;
+        }
+        if self.json {
+            let counts = serde_json::json!({"others": count, "same": other.same});
+            return Ok(writeln!(out, "{counts}")?);
         }
         if count > LISTED_MAX {
             writeln!(out, "and {} more", commas((count - LISTED_MAX) as u64))?;

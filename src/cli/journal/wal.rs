@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use crate::domain::Oid;
-use crate::inspect::answers::pays;
+use crate::inspect::answers::{self, pays};
 use crate::projections::forensics::{
     AckSummary, Cohort, Diff, GroupChange, Holder, Holding, Payer, Position, Series, commas, judge,
     parse_bytes, ranges, signed, span,
@@ -228,6 +228,9 @@ pub struct Between {
     /// when it will be.
     #[arg(long, value_parser = bytes)]
     limit: Option<u64>,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
@@ -240,6 +243,9 @@ impl Between {
         let before = source.fold(self.before);
         let after = source.fold(self.after);
         let diff = Diff::between(&before, &after);
+        if self.json {
+            return Ok(writeln!(out, "{}", answers::diff(&diff, self.limit))?);
+        }
         let (a, b) = (&diff.before, &diff.after);
         writeln!(out, "from event {} at {}", a.at, a.time)?;
         writeln!(out, "to   event {} at {}, {} later", b.at, b.time, span(diff.elapsed))?;
@@ -322,6 +328,9 @@ pub struct Acks {
     /// Only those that passed something owed.
     #[arg(long)]
     broken: bool,
+    /// One JSON object for each, and last one with the counts.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Acks {
@@ -340,7 +349,9 @@ impl Acks {
             begun = begun || from.is_reached_by(&recorded);
             if let Some(ack) = judge(&state, &recorded).filter(|_| begun) {
                 summary.add(&ack);
-                if !self.broken || !ack.safe {
+                if self.json && (!self.broken || !ack.safe) {
+                    writeln!(out, "{}", answers::ack(&ack))?;
+                } else if !self.broken || !ack.safe {
                     let held = match (ack.owed, ack.holder) {
                         (Some((seq, lsn)), Some((_, handle, count))) => {
                             format!("held at transaction {seq} ({lsn}) by {handle} and {} more", count - 1)
@@ -359,6 +370,10 @@ impl Acks {
                 }
             }
             state.apply(&recorded);
+        }
+        if self.json {
+            let counts = serde_json::json!({"count": summary.count, "unsafe": summary.unsafe_count});
+            return Ok(writeln!(out, "{counts}")?);
         }
         writeln!(out, "{} acknowledgements, {} unsafe", commas(summary.count), commas(summary.unsafe_count))?;
         if let Some((pause, event)) = summary.longest_pause {
@@ -384,6 +399,9 @@ pub struct Plot {
     /// Write an SVG file.
     #[arg(long)]
     svg: Option<PathBuf>,
+    /// The lines as JSON, an array for each.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Plot {
@@ -408,10 +426,16 @@ impl Plot {
             begun = begun || from.is_reached_by(&recorded);
             series.observe(&state, &recorded, begun);
         }
-        write!(out, "{}", series.sparklines())?;
+        if self.json {
+            writeln!(out, "{}", answers::series(&series))?;
+        } else {
+            write!(out, "{}", series.sparklines())?;
+        }
         if let Some(path) = &self.svg {
             std::fs::write(path, series.svg())?;
-            writeln!(out, "written to {}", path.display())?;
+            if !self.json {
+                writeln!(out, "written to {}", path.display())?;
+            }
         }
         Ok(())
     }

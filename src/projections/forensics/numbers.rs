@@ -18,6 +18,12 @@ pub fn commas(number: u64) -> String {
     text
 }
 
+/// `1 shape`, `1,518 shapes`.
+#[must_use]
+pub fn plural(count: u64, noun: &str) -> String {
+    format!("{} {noun}{}", commas(count), if count == 1 { "" } else { "s" })
+}
+
 /// The same with a sign.
 #[must_use]
 pub fn signed(number: i128) -> String {

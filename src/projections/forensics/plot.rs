@@ -11,6 +11,8 @@ use crate::state::State;
 /// Points of a finished series: between half of it and all of it are in use.
 const POINTS_MAX: usize = 240;
 const COLUMNS: usize = 60;
+/// Owners that the terminal is told of; a service that restarts in a loop has many.
+const OWNERS_MAX: usize = 12;
 const FIRST_STEP_MICROS: i64 = 1_000_000;
 const WIDTH: i64 = 960;
 const LANE: i64 = 150;
@@ -68,6 +70,10 @@ impl Series {
         if !drawn {
             return;
         }
+        if self.owners.is_empty() && state.owner.epoch > Epoch(0) {
+            // Who owned it already where the drawing begins, or takes it right there.
+            self.owners.push((recorded.at, state.owner.epoch));
+        }
         let from = *self.from.get_or_insert(recorded.at);
         self.last = self.last.max(recorded.at);
         let index = loop {
@@ -89,7 +95,9 @@ impl Series {
         match &recorded.event {
             Event::Shape(ShapeEvent::Invalidated { .. }) => point.invalidated += 1,
             Event::Ownership(OwnershipEvent::Acquired { epoch, .. }) => {
-                self.owners.push((recorded.at, *epoch))
+                if self.owners.last().is_none_or(|(_, owner)| owner != epoch) {
+                    self.owners.push((recorded.at, *epoch));
+                }
             }
             Event::Shape(_)
             | Event::Ownership(_)
@@ -160,19 +168,32 @@ impl Series {
             let line: String = columns.iter().map(bar).collect();
             let _ = writeln!(text, "{name:<16}|{line:<COLUMNS$}| highest {}", commas(top));
         }
-        let owners: Vec<String> =
-            self.owners.iter().map(|(at, epoch)| format!("epoch {epoch} from {at}")).collect();
-        if !owners.is_empty() {
-            let _ = writeln!(text, "owners          {}", owners.join(", "));
-        }
+        self.owner_line(&mut text);
         text
+    }
+
+    /// Who owned the directory, in the same columns: the last figure of each epoch, and a legend.
+    fn owner_line(&self, text: &mut String) {
+        let per_column = self.points.len().div_ceil(COLUMNS).max(1);
+        let figure = |chunk: &[Point]| match chunk.last().map_or(Epoch(0), |point| point.epoch) {
+            Epoch(0) => ' ',
+            epoch => char::from_digit(u32::try_from(epoch.0 % 10).unwrap_or(0), 10).unwrap_or(' '),
+        };
+        let line: String = self.points.chunks(per_column).map(figure).collect();
+        let _ = writeln!(text, "{:<16}|{line:<COLUMNS$}| the last figure of the epoch", "owner");
+        for (at, epoch) in self.owners.iter().rev().take(OWNERS_MAX).rev() {
+            let _ = writeln!(text, "                 epoch {epoch} from {at}");
+        }
+        if self.owners.len() > OWNERS_MAX {
+            let _ = writeln!(text, "                 and {} before them", self.owners.len() - OWNERS_MAX);
+        }
     }
 
     /// A drawing of its own: no script, no font, no address in it.
     #[must_use]
     pub fn svg(&self) -> String {
         let mut svg = String::new();
-        let height = 3 * LANE + 90;
+        let height = 3 * LANE + 110;
         let full = WIDTH + 2 * LEFT;
         let _ = writeln!(
             svg,
@@ -186,7 +207,8 @@ impl Series {
             let top = 40 + lane * LANE;
             draw_lane(&mut svg, top, name, &values);
         }
-        self.draw_owners(&mut svg, 40 + 3 * LANE);
+        let _ = writeln!(svg, "<text x=\"{LEFT}\" y=\"{}\" fill=\"#222222\">owner</text>", 52 + 3 * LANE);
+        self.draw_owners(&mut svg, 60 + 3 * LANE);
         svg.push_str("</svg>\n");
         svg
     }

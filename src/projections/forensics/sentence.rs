@@ -6,7 +6,7 @@ use crate::events::{
     FaultClass, FlushEvent, HistoryCause, InvalidationCause, JournalEvent, OwnershipEvent, PreviousEnd,
     ShapeEvent, StreamEvent,
 };
-use crate::projections::forensics::{Names, commas};
+use crate::projections::forensics::{Names, commas, plural};
 
 /// What happened, as a sentence without its subject's time and without a full stop.
 #[must_use]
@@ -36,7 +36,8 @@ fn ownership(event: &OwnershipEvent, names: &Names) -> String {
         }
         OwnershipEvent::DrainStarted { cause } => format!("the process began to drain ({cause:?})"),
         OwnershipEvent::Released { epoch, pending, acked } => format!(
-            "epoch {epoch} released the directory, {pending} shapes owing, acknowledged up to {acked}"
+            "epoch {epoch} released the directory, {} owing, acknowledged up to {acked}",
+            plural(*pending, "shape")
         ),
         OwnershipEvent::Lost { epoch, evidence } => {
             format!("epoch {epoch} found that it had lost the directory ({evidence:?})")
@@ -123,15 +124,17 @@ fn stream(event: &StreamEvent) -> String {
         }
         StreamEvent::RelationChanged { oid, .. } => format!("table {oid} has another schema"),
         StreamEvent::TxnRouted { seq, lsn, xid, changes, set, .. } => format!(
-            "transaction {seq} (xid {xid}, commit {lsn}, {} changes) went to {} shapes",
-            commas(*changes),
-            set.len()
+            "transaction {seq} (xid {xid}, commit {lsn}, {}) went to {}",
+            plural(*changes, "change"),
+            plural(set.len() as u64, "shape")
         ),
         StreamEvent::RoutedNothing { upto, txns, .. } => {
-            format!("{} transactions up to {upto} interested no shape", commas(*txns))
+            format!("{} up to {upto} interested no shape", plural(*txns, "transaction"))
         }
         StreamEvent::TxnRedelivered { seq, set, .. } => {
-            format!("Postgres sent transaction {seq} again, {} shapes still owe it", set.len())
+            let (shapes, owe) =
+                (plural(set.len() as u64, "shape"), if set.len() == 1 { "owes" } else { "owe" });
+            format!("Postgres sent transaction {seq} again, {shapes} still {owe} it")
         }
         StreamEvent::AckSent { lsn, cause } => {
             let why = match cause {
@@ -236,7 +239,7 @@ fn consumer(event: &ConsumerEvent) -> String {
         ConsumerEvent::Exited { incarnation, cause, pending_oldest, pending, .. } => {
             let owing = pending_oldest.map_or_else(
                 || "owing nothing".to_owned(),
-                |seq| format!("still owing {pending} transactions, the oldest is {seq}"),
+                |seq| format!("still owing {}, the oldest is {seq}", plural(*pending, "transaction")),
             );
             format!("writer {incarnation} {}, {owing}", exit(*cause))
         }

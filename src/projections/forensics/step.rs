@@ -54,6 +54,44 @@ pub fn touched(before: &State, event: &Event) -> Vec<Sid> {
     sids
 }
 
+/// How many shapes an event can change, all of them counted.
+#[must_use]
+pub fn touched_count(before: &State, event: &Event) -> usize {
+    match event {
+        Event::Stream(StreamEvent::TxnRouted { set, .. } | StreamEvent::TxnRedelivered { set, .. }) => {
+            set.len()
+        }
+        Event::Flush(FlushEvent::Flushed { shapes }) => shapes.len(),
+        Event::Flush(FlushEvent::Watermark { upto, .. }) => {
+            let owes = |shape: &&Shape| shape.pending.front().is_some_and(|oldest| oldest <= upto);
+            before.shapes.values().filter(owes).count()
+        }
+        Event::Ownership(OwnershipEvent::Acquired { .. }) => before.shapes.len(),
+        Event::Ownership(_) | Event::Stream(_) | Event::Shape(_) | Event::Consumer(_) | Event::Journal(_) => {
+            touched(before, event).len()
+        }
+    }
+}
+
+/// Whether an event can change this shape, however many others it changes.
+#[must_use]
+pub fn touches(before: &State, event: &Event, sid: Sid) -> bool {
+    match event {
+        Event::Stream(StreamEvent::TxnRouted { set, .. } | StreamEvent::TxnRedelivered { set, .. }) => {
+            set.contains(sid)
+        }
+        Event::Flush(FlushEvent::Flushed { shapes }) => shapes.iter().any(|(flushed, _)| *flushed == sid),
+        Event::Flush(FlushEvent::Watermark { upto, .. }) => {
+            let shape = before.shapes.get(&sid);
+            shape.and_then(|shape| shape.pending.front()).is_some_and(|oldest| oldest <= upto)
+        }
+        Event::Ownership(OwnershipEvent::Acquired { .. }) => before.shapes.contains_key(&sid),
+        Event::Ownership(_) | Event::Stream(_) | Event::Shape(_) | Event::Consumer(_) | Event::Journal(_) => {
+            touched(before, event).contains(&sid)
+        }
+    }
+}
+
 impl Fields {
     /// The state as a whole, and these shapes.
     #[must_use]

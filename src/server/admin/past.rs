@@ -39,6 +39,12 @@ impl Admin {
     }
 }
 
+/// How far the first reading of a whole journal is. Needs no turn: it is for those who wait for theirs.
+pub(super) async fn progress(State(admin): State<Arc<Admin>>, Asked(question): Asked) -> Answer {
+    let (at, last) = admin.history(question.journal.as_deref())?.how_far();
+    Ok(Json(json!({"event": at, "last": last})))
+}
+
 /// Everything that a moment is looked at for: the state, the event, who holds the log, and why.
 pub(super) async fn moment(State(admin): State<Arc<Admin>>, Asked(question): Asked) -> Answer {
     let answer = |history: &History, source: &Source, question: &Question| {

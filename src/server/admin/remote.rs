@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::inspect::Source;
+use crate::inspect::{Listener, Source};
 
 use super::answer::{Refusal, respond};
 use super::question::Asked;
@@ -33,10 +33,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 #[derive(Debug, Deserialize)]
 struct Asking {
     arguments: Vec<String>,
+    /// Say how far long work is.
+    #[serde(default)]
+    progress: bool,
 }
 
 /// `POST /v1/ask` with `{"arguments": [...]}`, behind `shapefold journal`. The answer is a line of JSON for
-/// each piece of output, `{"out": "..."}`, and last `{"code": 0}` or `{"error": "..."}`: an answer without
+/// each piece of output, `{"out": "..."}`, with `"progress": true` also of how far long work is,
+/// `{"progress": "..."}`, and last `{"code": 0}` or `{"error": "..."}`: an answer without
 /// a last line was cut off.
 pub(super) async fn ask(State(admin): State<Arc<Admin>>, body: Body) -> Result<Response<Body>, Refusal> {
     let wrong = |error: String| Refusal::Wrong(format!("not a question: {error}"));
@@ -50,6 +54,8 @@ pub(super) async fn ask(State(admin): State<Arc<Admin>>, body: Body) -> Result<R
     let asker = Arc::clone(&admin.asker);
     tokio::task::spawn_blocking(move || {
         let last = history.ask(Some(flag), |source| {
+            let listened = asking.progress.then(|| source.again().with_listener(telling(pieces.clone())));
+            let source = listened.as_ref().unwrap_or(source);
             let out = Box::new(Pieces { pieces: pieces.clone(), source: source.again(), buffer: Vec::new() });
             asker(Command { arguments: asking.arguments, source, may_write: false }, out)
         });
@@ -67,6 +73,15 @@ pub(super) async fn ask(State(admin): State<Arc<Admin>>, body: Body) -> Result<R
         Some((Ok::<_, io::Error>(piece), (body, gone)))
     });
     Ok(respond(StatusCode::OK, "application/x-ndjson", Body::from_stream(sending)))
+}
+
+/// Sends on how far long work is, unless the client is slow: the next time it is further.
+fn telling(pieces: mpsc::Sender<Bytes>) -> Listener {
+    Arc::new(move |line: &str| {
+        if pieces.capacity() > 1 {
+            let _full = pieces.try_send(Bytes::from(format!("{}\n", json!({ "progress": line }))));
+        }
+    })
 }
 
 /// Output, on its way to a client that may be slow or gone.

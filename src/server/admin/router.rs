@@ -20,6 +20,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/check", post(live::check))
         .route("/v1/events/live", get(live::events))
         .route("/v1/journals", get(histories::list).post(histories::hand_in))
+        .route("/v1/progress", get(past::progress))
         .route("/v1/moment", get(past::moment))
         .route("/v1/state", get(past::state))
         .route("/v1/holding", get(past::holding))

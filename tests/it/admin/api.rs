@@ -229,6 +229,7 @@ async fn nothing_but_the_page_is_open_to_everybody() {
         "/v1/events",
         "/v1/events/live",
         "/v1/timeline",
+        "/v1/progress",
         "/v1/incident",
         "/v1/verify",
         "/v1/stats",

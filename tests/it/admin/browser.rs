@@ -9,13 +9,15 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::{GOLDEN, Opened, TOKEN, ask, golden, many, printed};
+use super::{GOLDEN, Opened, TOKEN, ask, golden, many, printed, send};
 use crate::support::{Service, ShapeRequest, database};
 
 /// Lines of the Node process that may wait to be looked at.
 const LINES_MAX: usize = 64;
 /// Elements of the whole page, whatever the journal.
 const ELEMENTS_MAX: u64 = 5_000;
+/// Questions that the page may have under way at a time, whatever is done to it: the service lets no more wait.
+const QUESTIONS_MAX: u64 = 18;
 
 fn screenshots() -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../dashboard");
@@ -81,7 +83,8 @@ fn commas(number: &Value) -> String {
 fn is_the_moment(shown: &Value, file: &str, at: &str) {
     let holding: Value =
         serde_json::from_str(&printed(&["holding", file, "--at", at, "--json"])).expect("JSON");
-    let gap = format!("WAL gap, {} bytes", commas(&holding["gap_bytes"]));
+    let bytes = if holding["gap_bytes"] == 1 { "byte" } else { "bytes" };
+    let gap = format!("WAL gap, {} {bytes}", commas(&holding["gap_bytes"]));
     assert_eq!(text(&shown["gap"]), gap, "{file} at {at}");
     let time = text(&holding["at"])[..19].replace('T', " ");
     assert_eq!(text(&shown["moment"]), format!("After event {}, {time} UTC", commas(&holding["event"])));
@@ -178,16 +181,40 @@ async fn the_time_machine_is_used_by_keyboard() {
     time_machine("edison", 390, "light", true).await;
 }
 
+/// 300,000 shapes and a million events: dragged through, scrolled through and paged through, at a desk and on
+/// a phone. What would freeze a page is bounded: elements, questions under way, and what it does at once.
 #[tokio::test]
-async fn very_many_shapes_are_few_elements() {
+async fn a_million_events_and_very_many_shapes_do_not_freeze_the_page() {
     let folder = tempfile::tempdir().expect("a folder");
-    let opened = Opened::over(&many::file(&folder));
-    let what =
-        json!({ "url": opened.url(), "view": "many", "name": "many", "width": 1280, "scheme": "light" });
-    let shown = go_through(what, nothing).await;
-    assert!(shown["elements"].as_u64().is_some_and(|most| most < ELEMENTS_MAX), "{}", shown["elements"]);
-    let holders = text(&shown["many"]["holders"]);
-    assert!(holders.contains("300,000 of 300,000 shapes owe"), "{holders}");
+    let path = many::long_file(&folder);
+    {
+        // Who asks over the network is told how far it is, too.
+        let opened = Opened::over(&path);
+        let asked = json!({"arguments": ["stats", "own"], "progress": true}).to_string();
+        let answer = send(opened.address, "POST", "/v1/ask", asked.as_bytes()).await.text();
+        assert!(answer.lines().any(|line| line.starts_with("{\"progress\":\"event ")), "{answer}");
+        assert!(answer.trim_end().ends_with("{\"code\":0}"), "{answer}");
+    }
+    for (width, scheme) in [(1280, "light"), (390, "dark")] {
+        // Each round reads the journal anew, and says how far it is.
+        let opened = Opened::over(&path);
+        let first = u64::from(many::SHAPES) * 2 + 1;
+        let what = json!({
+            "url": opened.url(), "view": "many", "name": "many", "width": width, "scheme": scheme,
+            "first": first, "last": first + many::EVENTS - 1,
+        });
+        let shown = go_through(what, nothing).await;
+        assert!(shown["elements"].as_u64().is_some_and(|most| most < ELEMENTS_MAX), "{}", shown["elements"]);
+        let asked = shown["under way"].as_u64().expect("a number");
+        assert!((1..=QUESTIONS_MAX).contains(&asked), "{asked} questions at once");
+        assert!(text(&shown["reading"]).contains("Reading the journal: event"), "{}", shown["reading"]);
+        let holders = text(&shown["many"]["holders"]);
+        assert!(holders.contains("300,000 of 300,000 shapes owe"), "{holders}");
+        is_the_moment(&shown["many"], path.to_str().expect("text"), "end");
+        let place = &shown["middle"]["event"];
+        is_the_moment(&shown["middle"], path.to_str().expect("text"), &text(place));
+        println!("{width} pixels: longest task {} ms, {} at most under way", shown["longest task"], asked);
+    }
 }
 
 #[tokio::test]

@@ -1,19 +1,22 @@
-//! A journal with as many shapes as a large service has.
+//! A journal with as many shapes as a large service has, and one with as many events as well.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use serde_json::Value;
 use shapefold::domain::{
-    DefinitionHash, Epoch, EventId, Generation, Handle, Lsn, Oid, Seq, Sid, SidSet, Timestamp, Xid,
+    DefinitionHash, Epoch, EventId, Generation, Handle, Incarnation, Lsn, Oid, Seq, Sid, SidSet, Timestamp,
+    Xid,
 };
-use shapefold::events::{Event, Recorded, ShapeEvent, StreamEvent, encode};
+use shapefold::events::{AckCause, Event, FlushEvent, Recorded, ShapeEvent, StreamEvent, encode};
 use shapefold::journal::{Checkpoint, Entry, ExportWriter};
-use shapefold::state::State;
+use shapefold::state::{Life, State, Writer};
 
 use super::{Opened, ask};
 
 pub const SHAPES: u32 = 300_000;
+/// Events behind the shapes of the long file.
+pub const EVENTS: u64 = 1_000_000;
 const BEGIN: i64 = 1_770_000_000_000_000;
 
 fn recorded(id: u64, event: impl Into<Event>) -> Recorded {
@@ -21,10 +24,9 @@ fn recorded(id: u64, event: impl Into<Event>) -> Recorded {
     Recorded { id: EventId(id), at, epoch: Epoch(1), because: None, event: event.into() }
 }
 
-/// A file whose checkpoint has 300,000 shapes, and two transactions behind it that all of them want.
-pub fn file(folder: &tempfile::TempDir) -> PathBuf {
+fn state() -> &'static State {
     static STATE: OnceLock<State> = OnceLock::new();
-    let state = STATE.get_or_init(|| {
+    STATE.get_or_init(|| {
         let mut state = State::default();
         for number in 1..=SHAPES {
             let (sid, id) = (Sid(number), u64::from(number) * 2);
@@ -34,27 +36,68 @@ pub fn file(folder: &tempfile::TempDir) -> PathBuf {
             state.apply(&recorded(id, ShapeEvent::Routed { sid, after: Seq(0), after_lsn: Lsn(0) }));
         }
         state
-    });
-    let path = folder.path().join("many.sfx");
-    let mut writer = ExportWriter::create(&path, "{}").expect("writes");
+    })
+}
+
+fn routed(number: u64, set: SidSet) -> Event {
+    let event = StreamEvent::TxnRouted {
+        seq: Seq(number),
+        generation: Generation(1),
+        lsn: Lsn(number * 1_000_000),
+        xid: Xid(700),
+        committed_at: Timestamp(BEGIN),
+        changes: 1,
+        bytes: 100,
+        set,
+    };
+    event.into()
+}
+
+/// The same shapes, each with a writer.
+fn live_state() -> State {
+    let mut state = state().clone();
+    for shape in state.shapes.values_mut() {
+        shape.life = Life::Live;
+        shape.last_incarnation = Incarnation(1);
+        shape.writer = Writer::Live { incarnation: Incarnation(1), ready: true };
+    }
+    state
+}
+
+fn write(path: &Path, state: &State, events: impl Iterator<Item = Event>) {
+    let mut writer = ExportWriter::create(path, "{}").expect("writes");
     writer.checkpoint(&Checkpoint { upto: state.last, state: state.to_bytes() }).expect("writes");
-    for number in 1..=2_u64 {
-        let routed = recorded(
-            state.last.0 + number,
-            StreamEvent::TxnRouted {
-                seq: Seq(number),
-                generation: Generation(1),
-                lsn: Lsn(number * 1_000_000),
-                xid: Xid(700),
-                committed_at: Timestamp(BEGIN),
-                changes: 1,
-                bytes: 100,
-                set: SidSet::from_iter((1..=SHAPES).map(Sid)),
-            },
-        );
-        writer.push(&Entry { id: routed.id, bytes: encode(&routed) }).expect("writes");
+    for (id, event) in (state.last.0 + 1..).zip(events) {
+        let event = recorded(id, event);
+        writer.push(&Entry { id: event.id, bytes: encode(&event) }).expect("writes");
     }
     writer.finish().expect("writes");
+}
+
+fn everyone() -> SidSet {
+    SidSet::from_iter((1..=SHAPES).map(Sid))
+}
+
+/// A file whose checkpoint has 300,000 shapes, and two transactions behind it that all of them want.
+pub fn file(folder: &tempfile::TempDir) -> PathBuf {
+    let path = folder.path().join("many.sfx");
+    write(&path, state(), (1..=2).map(|number| routed(number, everyone())));
+    path
+}
+
+/// A file with 300,000 shapes and a million events behind them: transactions that three shapes want each, what
+/// they flushed, what was acknowledged; and at the end a transaction that all of them owe.
+pub fn long_file(folder: &tempfile::TempDir) -> PathBuf {
+    let path = folder.path().join("long.sfx");
+    let usual = (1..).flat_map(|number: u64| {
+        let shape =
+            |part: u64| Sid(u32::try_from((number * 7 + part * 99_991) % u64::from(SHAPES)).unwrap_or(0) + 1);
+        let flushed = FlushEvent::Watermark { upto: Seq(number), except: Vec::new() };
+        let acked = StreamEvent::AckSent { lsn: Lsn(number * 1_000_000 + 1), cause: AckCause::Commit };
+        [routed(number, (0..3).map(shape).collect()), flushed.into(), acked.into()]
+    });
+    let last = routed(EVENTS / 3 + 1, everyone());
+    write(&path, &live_state(), usual.take(usize::try_from(EVENTS - 1).expect("fits")).chain([last]));
     path
 }
 

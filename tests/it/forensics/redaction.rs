@@ -38,6 +38,7 @@ const ADMIN_PAGES: &[&str] = &[
     "/v1/diff?before=1",
     "/v1/events",
     "/v1/timeline",
+    "/v1/progress",
     "/v1/incident",
     "/v1/verify",
     "/v1/stats",
