@@ -166,6 +166,8 @@ pub struct Process {
     pub snapshots: BTreeMap<Sid, SnapshotTask>,
     pub trashing: Vec<(Sid, Handle, IntentId)>,
     pub audit: Option<Audit>,
+    /// Views were compared with the fold up to this shape.
+    pub audited: Option<Sid>,
     pub drains_until: Option<Timestamp>,
 }
 
@@ -352,6 +354,7 @@ impl World {
             snapshots: BTreeMap::new(),
             trashing: Vec::new(),
             audit: None,
+            audited: None,
             drains_until: None,
         }
     }
