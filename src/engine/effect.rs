@@ -44,10 +44,6 @@ pub enum Effect {
     AbortSnapshot {
         sid: Sid,
     },
-    /// The initial rows are durable: let readers see their end.
-    PublishSnapshot {
-        sid: Sid,
-    },
     /// Recover the log, then apply these transactions.
     StartWriter {
         sid: Sid,

@@ -148,20 +148,9 @@ impl Engine {
         Ok(decision.step)
     }
 
-    /// Compares the views with a fresh fold; on a difference records it and stops acknowledging.
-    pub fn audit(&mut self, now: Timestamp) -> Step {
-        let drifted = self.projections.drifted(&self.state);
-        let now = now.max(self.state.at);
-        let mut decision = Decision { engine: self, now, step: Step::default() };
-        for projection in drifted {
-            decision.engine.scratch.ack_frozen = true;
-            decision.record(None, crate::events::JournalEvent::ProjectionMismatch { projection });
-        }
-        decision.step
-    }
-
-    /// As [`Engine::audit`], of a few shapes at a time; also says behind which shape the next part begins,
-    /// `None` after the last. A view that is known to differ is not told of again.
+    /// Compares the views with a fresh fold, a few shapes at a time; on a difference records it and stops
+    /// acknowledging. Also says behind which shape the next part begins, `None` after the last. A view that
+    /// is known to differ is not told of again.
     pub fn audit_part(&mut self, now: Timestamp, after: Option<Sid>, count: usize) -> (Step, Option<Sid>) {
         let (drifted, last) = self.projections.drifted_among(&self.state, after, count);
         let now = now.max(self.state.at);

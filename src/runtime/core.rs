@@ -61,13 +61,7 @@ impl Core {
         Ok(self.queue(step))
     }
 
-    /// Compares projections with the fold.
-    pub fn audit(&mut self, now: Timestamp) -> Persist {
-        let step = self.engine.audit(now);
-        self.queue(step)
-    }
-
-    /// The same for a few shapes; see [`Engine::audit_part`].
+    /// Compares projections with the fold, for a few shapes; see [`Engine::audit_part`].
     pub fn audit_part(&mut self, now: Timestamp, after: Option<Sid>, count: usize) -> (Persist, Option<Sid>) {
         let (step, last) = self.engine.audit_part(now, after, count);
         (self.queue(step), last)

@@ -184,8 +184,6 @@ impl Executor {
                     Outcome::Answer(Input::SnapshotStopped { sid })
                 }
             }
-            // Its last step made the rows visible when it made them durable; the journal knows by now.
-            Effect::PublishSnapshot { .. } => Outcome::Done,
             Effect::StartWriter { sid, incarnation, replay, complete } => {
                 self.start_writer(sid, incarnation, &replay, complete)
             }

@@ -130,7 +130,6 @@ impl Decision<'_> {
         self.require_active()?;
         self.attempt(sid, attempt, Life::Snapshotting)?;
         let completed = self.record(None, ShapeEvent::SnapshotCompleted { sid, rows, bytes });
-        self.ask(Effect::PublishSnapshot { sid });
         let waiting: Vec<Sid> = self.engine.projections.shape_index.dependents(sid).collect();
         for outer in waiting {
             let begun = self.state().shape(outer).is_none_or(|shape| shape.routed_after.is_some());

@@ -94,7 +94,7 @@ impl World {
     /// The commits that the log of a shape must hold, in this order: those that concern it and that
     /// its initial rows do not contain (N1). `None` while that is not determined, and where the server
     /// was replaced in between: until the stream notices, such a shape joins two histories.
-    fn expected(&self, files: &ShapeFiles) -> Option<Vec<Lsn>> {
+    pub fn expected(&self, files: &ShapeFiles) -> Option<Vec<Lsn>> {
         let initial = files.initial.as_ref()?;
         let histories = [initial.history, files.history];
         (histories == [self.postgres.history; 2]).then(|| {
@@ -137,6 +137,13 @@ impl World {
                 );
             }
         }
+        let live = self.disk.state.shapes.iter().filter(|(_, shape)| shape.life == Life::Live);
+        let unwritten = live
+            .map(|(sid, _)| *sid)
+            .find(|sid| self.disk.shapes.get(sid).is_some_and(|files| !files.initial_complete));
+        if let Some(sid) = unwritten {
+            self.fail(format!("N6: shape {sid} lives, and its initial rows are not all there"));
+        }
         for sid in living {
             let Some(files) = self.disk.shapes.get(&sid) else { continue };
             let Some(expected) = self.expected(files) else { continue };
@@ -156,6 +163,20 @@ impl World {
             if outlived && !self.slot_meddled {
                 self.fail(format!("F1: {confirmed} is acknowledged and shape {sid} lives in spite of it"));
             }
+        }
+    }
+
+    /// R5: a writer that is not there any more is not held to be there for longer than an audit takes. One
+    /// that nobody told of is found by the next, unless another was started after it was asked for.
+    pub fn check_registry(&mut self) {
+        let Some(process) = &mut self.process else { return };
+        let registry = &process.engine.projections().registry;
+        let missing: Vec<_> =
+            registry.iter().filter(|writer| !process.writers.contains_key(writer)).collect();
+        let still = missing.iter().find(|writer| process.missing.contains(writer)).copied();
+        process.missing = missing;
+        if let Some((sid, incarnation)) = still {
+            self.fail(format!("R5: writer {incarnation} of shape {sid} is not there, and no audit finds it"));
         }
     }
 

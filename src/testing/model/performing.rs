@@ -54,7 +54,6 @@ impl World {
             | Effect::StartSnapshot { .. }
             | Effect::CopyRows { .. }
             | Effect::AbortSnapshot { .. }
-            | Effect::PublishSnapshot { .. }
             | Effect::RotateReaders { .. }
             | Effect::TrashFiles { .. } => self.perform_shape(effect),
             Effect::StartWriter { .. }
@@ -142,11 +141,6 @@ impl World {
             Effect::AbortSnapshot { sid } => {
                 process.snapshots.remove(&sid);
                 self.send(Input::SnapshotStopped { sid });
-            }
-            Effect::PublishSnapshot { sid } => {
-                if !self.disk.shapes.get(&sid).is_some_and(|files| files.initial_complete) {
-                    self.fail(format!("the snapshot of shape {sid} is published and not complete"));
-                }
             }
             Effect::RotateReaders { sid, .. } => {
                 process.router.remove(&sid);

@@ -58,6 +58,7 @@ impl World {
         while self.process.as_ref().is_some_and(|process| !process.trashing.is_empty()) {
             self.trash_works(0);
         }
+        self.check_registry();
         self.audit();
         self.now = self.now.plus(Duration::from_millis(300));
         self.send(Input::Tick);

@@ -38,7 +38,7 @@ impl World {
     /// The connection that was asked for comes up.
     pub fn connect(&mut self) {
         let Some(process) = &mut self.process else { return };
-        if process.connection != Connection::Asked {
+        if process.connection != Connection::Asked || self.locked_elsewhere {
             return;
         }
         process.connection = Connection::Ready { alive: true };

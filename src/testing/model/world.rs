@@ -69,6 +69,8 @@ pub struct World {
     pub last_micros: u64,
     /// Somebody moved the slot, or the slot went back with a crash of Postgres.
     pub slot_meddled: bool,
+    /// Another backend holds the advisory lock: whoever connects waits.
+    pub locked_elsewhere: bool,
     pub stats: Stats,
     pub failure: Option<String>,
     /// Tells what is done: for looking into one seed.
@@ -109,6 +111,8 @@ pub struct Process {
     pub connection: Connection,
     /// The newest transaction handed over; only a mutation looks at it.
     pub received: Lsn,
+    /// Writers of the registry that were not there when it was last compared.
+    pub missing: Vec<(Sid, Incarnation)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +162,7 @@ impl World {
             rotated: BTreeSet::new(),
             last_micros: 0,
             slot_meddled: false,
+            locked_elsewhere: false,
             stats: Stats::default(),
             failure: None,
             trace: false,
@@ -203,6 +208,7 @@ impl World {
             trashing: Vec::new(),
             connection: Connection::None,
             received: Lsn(0),
+            missing: Vec::new(),
         });
         self.check_replay();
         let released = history_end_released(&self.disk);

@@ -20,6 +20,8 @@ use shapefold::state::{Life, OwnerPhase};
 use super::world::{Item, Known, Mutation, Notice, Request, World};
 
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// Shapes whose views are compared with the fold at once: a part of them, mostly.
+const AUDITED_AT_ONCE: usize = 3;
 
 impl World {
     /// Hands an input to the engine. True where it was acted upon.
@@ -316,7 +318,9 @@ impl World {
 
     pub fn audit_views(&mut self) {
         let Some(process) = &mut self.process else { return };
-        let persist = process.core.audit(self.now);
+        // As the driver does: a part at a time, and the rest of the world may go on in between.
+        let (persist, last) = process.core.audit_part(self.now, process.audited, AUDITED_AT_ONCE);
+        process.audited = last;
         if !persist.events.is_empty() {
             self.fail("J2: a view drifted");
         }

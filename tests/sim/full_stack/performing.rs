@@ -56,7 +56,6 @@ impl World {
                 process.snapshots.remove(&sid);
                 process.messages.push_back(Input::SnapshotStopped { sid });
             }
-            Effect::PublishSnapshot { .. } => {}
             Effect::StartWriter { sid, incarnation, replay, complete } => {
                 self.start_writer(sid, incarnation, &replay, complete);
             }

@@ -173,6 +173,8 @@ pub struct Process {
     pub trashing: Vec<(Sid, Handle, IntentId)>,
     pub compactor: Compactor,
     pub audit: Option<Audit>,
+    /// Views were compared with the fold up to this shape.
+    pub audited: Option<Sid>,
     pub drains_until: Option<Timestamp>,
 }
 
@@ -372,6 +374,7 @@ impl World {
             trashing: Vec::new(),
             compactor: Compactor::default(),
             audit: None,
+            audited: None,
             drains_until: None,
         }
     }

@@ -300,8 +300,8 @@ impl World {
     fn start(&mut self, who: usize) {
         self.starts += 1;
         self.instances[who] = Instance::Waiting;
-        // The second one is of another version, and knows none of what it finds.
-        if self.bounds.protocol == Protocol::WipeOnZeroShapes && who == 1 {
+        // Every one but the first is of another version, and knows none of what it finds.
+        if self.bounds.protocol == Protocol::WipeOnZeroShapes && self.starts > 1 {
             self.disk_mut().shapes.clear();
         }
     }

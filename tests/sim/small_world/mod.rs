@@ -26,8 +26,7 @@ fn print(name: &str, found: &Found) {
     }
 }
 
-/// The worlds of a normal run, and the one that has everything: some millions of states, searched by
-/// `./dev worlds` in a release build.
+/// The worlds of a normal run.
 const SMALL: [Bounds; 6] = [
     ours(Pace::Free, 1, 1, 0, false),
     ours(Pace::JournalFirst, 1, 3, 0, false),
@@ -36,24 +35,31 @@ const SMALL: [Bounds; 6] = [
     ours(Pace::JournalFirst, 1, 1, 0, true),
     ours(Pace::JournalFirst, 0, 1, 1, true),
 ];
-const WHOLE: Bounds = ours(Pace::JournalFirst, 2, 3, 1, true);
+/// The worlds of `./dev worlds`: two instances, two shapes, three transactions and a crash or a fault
+/// anywhere, in every combination of which the end is reached in minutes. All of it at once (`2,3,1,1`) is
+/// beyond that by far; see CONTRIBUTING.md.
+const LARGE: [Bounds; 4] = [
+    ours(Pace::JournalFirst, 1, 3, 1, true),
+    ours(Pace::JournalFirst, 2, 1, 1, true),
+    ours(Pace::JournalFirst, 2, 2, 1, false),
+    ours(Pace::JournalFirst, 2, 3, 0, true),
+];
 
 const fn ours(pace: Pace, shapes: u64, transactions: u8, disturbances: u8, deploy: bool) -> Bounds {
     Bounds { protocol: Protocol::Ours, pace, shapes, transactions, disturbances, deploy }
 }
 
-/// What `SHAPEFOLD_WORLDS` asks for: shapes, transactions, disturbances and deploys, as in `2,3,1,1`.
+/// What `SHAPEFOLD_WORLDS` asks for: `large`, or shapes, transactions, disturbances and deploys, as in
+/// `2,3,1,1`.
 fn worlds(text: &str) -> Vec<Bounds> {
     let of = |one: &str| {
         let numbers: Vec<u8> = one.split(',').map(|number| number.parse().expect("a number")).collect();
-        match numbers[..] {
-            [shapes, transactions, disturbances, deploys] => {
-                ours(Pace::JournalFirst, u64::from(shapes), transactions, disturbances, deploys > 0)
-            }
-            _ => WHOLE,
-        }
+        let [shapes, transactions, disturbances, deploys] = numbers[..] else {
+            panic!("shapes, transactions, disturbances and deploys, not {one}")
+        };
+        ours(Pace::JournalFirst, u64::from(shapes), transactions, disturbances, deploys > 0)
     };
-    text.split(' ').map(of).collect()
+    if text == "large" { LARGE.to_vec() } else { text.split(' ').map(of).collect() }
 }
 
 /// What we do holds in every world.

@@ -63,7 +63,6 @@ impl World {
             | Effect::StartSnapshot { .. }
             | Effect::CopyRows { .. }
             | Effect::AbortSnapshot { .. }
-            | Effect::PublishSnapshot { .. }
             | Effect::RotateReaders { .. }
             | Effect::TrashFiles { .. } => self.perform_shape(who, effect),
         }
@@ -209,11 +208,6 @@ impl World {
                     process.snapshots.remove(&sid);
                 }
                 self.send(who, Input::SnapshotStopped { sid });
-            }
-            Effect::PublishSnapshot { sid } => {
-                if !self.disk.shapes.get(&sid).is_some_and(|files| files.complete) {
-                    self.fail(format!("the snapshot of shape {sid} is published and not complete"));
-                }
             }
             Effect::RotateReaders { sid, .. } => {
                 if let Some(process) = self.process_mut(who) {

@@ -31,12 +31,13 @@ pub fn explore(bounds: Bounds) -> Found {
     let mut known = HashSet::new();
     // How each world was reached: its predecessor's place in this list, and the step.
     let mut ways: Vec<(usize, Option<Action>)> = vec![(0, None)];
-    let mut frontier = VecDeque::from([(0, 0, World::new(bounds))]);
-    known.insert(frontier[0].2.digest());
-    while let Some((place, depth, world)) = frontier.pop_front() {
+    let first = World::new(bounds);
+    let digest = first.digest();
+    known.insert(digest);
+    let mut frontier = VecDeque::from([(0, 0, digest, first)]);
+    while let Some((place, depth, digest, world)) = frontier.pop_front() {
         found.states += 1;
         found.depth = depth;
-        let digest = world.digest();
         let mut at_an_end = true;
         for action in world.chosen() {
             let mut next = world.clone();
@@ -52,7 +53,7 @@ pub fn explore(bounds: Bounds) -> Found {
             at_an_end &= action.is_disturbance() || reached == digest;
             if known.insert(reached) {
                 ways.push((place, Some(action)));
-                frontier.push_back((ways.len() - 1, depth + 1, next));
+                frontier.push_back((ways.len() - 1, depth + 1, reached, next));
             }
         }
         if at_an_end {

@@ -285,7 +285,7 @@ impl World {
             trashing: Vec::new(),
             connection: Connection::None,
         }));
-        let process = ProcessInfo { pid: who as u32 + 1, ..ProcessInfo::default() };
+        let process = ProcessInfo::default();
         self.input(
             who,
             Input::Boot(Boot {
@@ -372,18 +372,26 @@ impl World {
     }
 
     /// What the next steps depend on. Events are numbered from what is synced: worlds in which the
-    /// same came about in another order are the same world from then on.
+    /// same came about in another order are the same world from then on. Nor does it matter which of the
+    /// two instances is which: both run the same program, and what one holds is counted with it.
     pub fn digest(&self) -> u128 {
         let mut hasher = Digest::default();
         (self.disturbances, self.created, self.starts).hash(&mut hasher);
-        (&self.postgres, &self.reader).hash(&mut hasher);
+        (self.postgres.committed, self.postgres.slot, &self.reader).hash(&mut hasher);
         self.disk.digest(&mut hasher);
-        for instance in &self.instances {
-            match instance {
-                Instance::Down => 0.hash(&mut hasher),
-                Instance::Waiting => 1.hash(&mut hasher),
-                Instance::Owner(process) => process.digest(self.disk.durable(), &mut hasher),
-            }
+        let mut instances = [0, 1].map(|who| self.digest_instance(who));
+        instances.sort_unstable();
+        instances.hash(&mut hasher);
+        hasher.finish_wide()
+    }
+
+    fn digest_instance(&self, who: usize) -> u128 {
+        let mut hasher = Digest::default();
+        (self.disk.flock == Some(who), self.postgres.lock == Some(who)).hash(&mut hasher);
+        match &self.instances[who] {
+            Instance::Down => 0.hash(&mut hasher),
+            Instance::Waiting => 1.hash(&mut hasher),
+            Instance::Owner(process) => process.digest(self.disk.durable(), &mut hasher),
         }
         hasher.finish_wide()
     }
@@ -426,7 +434,7 @@ impl Disk {
             }
             into.write_u8(0xFF);
         }
-        (&self.shapes, self.flock, self.epoch).hash(into);
+        (&self.shapes, self.epoch).hash(into);
     }
 }
 
