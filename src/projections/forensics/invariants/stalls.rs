@@ -88,6 +88,8 @@ impl Stalls {
             | StreamEvent::LockLost { .. }
             | StreamEvent::SlotObserved { .. }
             | StreamEvent::HistoryBroken { .. }
+            | StreamEvent::TimelineFollowed { .. }
+            | StreamEvent::Queried { .. }
             | StreamEvent::Started { .. }
             | StreamEvent::Stopped { .. }
             | StreamEvent::RelationChanged { .. }
