@@ -93,13 +93,15 @@ async fn checked(
         define(asked, relation, inner, TextOrder::Bytes)?;
     let evaluation = service.evaluation();
     if evaluation.is_enabled() && !ordered.is_empty() && service.find(&definition).is_none() {
-        let tables = inner.iter().map(|(name, relation)| (name, relation)).chain([(&relation.name, relation)]);
-        for (name, relation) in tables.filter(|(name, _)| ordered.contains(name)) {
-            let order = evaluation.text_order(relation).await.map_err(|_| Failure::Unreachable)?;
+        let tables = inner.values().chain([relation]).filter(|table| ordered.contains(&table.name));
+        let mut other = Vec::new();
+        for table in tables {
+            let order = evaluation.text_order(table).await.map_err(|_| Failure::Unreachable)?;
             if order == TextOrder::Other {
-                return Err(unordered(name));
+                other.push(table.name.clone());
             }
         }
+        check_order(asked, relation, inner, &other)?;
     }
     if orders_text && evaluation.is_enabled() && service.find(&definition).is_none() {
         let other = define(asked, relation, inner, TextOrder::Other)?;
@@ -119,6 +121,18 @@ async fn checked(
         Err(CheckError::Refused(error)) => Err(Failure::field("where", error.to_string())),
         Err(CheckError::Unreachable) => Err(Failure::Unreachable),
     }
+}
+
+/// A clause with inner queries is evaluated here only, where texts are ordered by their bytes.
+fn check_order(
+    asked: &AskedShape,
+    relation: &Relation,
+    inner: &Relations,
+    other: &[RelationName],
+) -> Result<(), Failure> {
+    let Some(text) = asked.where_clause.as_deref().filter(|_| !other.is_empty()) else { return Ok(()) };
+    let params = check_params(&asked.params).map_err(|error| Failure::field("params", error.to_string()))?;
+    Clause::parse_ordered(text, &params, relation, inner, other).map(drop).map_err(refused)
 }
 
 fn table_name(asked: &AskedShape) -> Result<RelationName, Failure> {
@@ -150,16 +164,6 @@ pub(super) struct Defined {
     orders_text: bool,
     /// With inner queries: the tables whose texts it orders.
     ordered: Vec<RelationName>,
-}
-
-/// What has inner queries is evaluated here only, and by bytes.
-fn unordered(table: &RelationName) -> Failure {
-    let message = format!(
-        "texts of table {} have another order than that of their bytes, and a clause with a subquery cannot \
-         compare them by <, <=, >, >= or BETWEEN: declare the column COLLATE \"C\", or leave that comparison out",
-        table.to_sql()
-    );
-    Failure::field("where", message)
 }
 
 /// The definition over a table that was found, columns first, then the where clause.

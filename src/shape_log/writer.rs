@@ -10,7 +10,7 @@ use super::error::{EncodeError, FileKind, Named, ShapeLogError, Stage, StorageFa
 use super::files::ShapeFiles;
 use super::frame::{FRAME_PAYLOAD_TARGET, FrameBuilder};
 use super::index::{AppendList, Mark, MarkBuilder, RECORD_LEN};
-use super::recovery::{Verify, scan};
+use super::recovery::{Verify, make_durable, scan};
 use super::tags::{Annotation, Unit};
 use super::view::{ShapeReader, ShapeView, TailFrame};
 
@@ -120,6 +120,10 @@ impl LogWriter {
         chunk_bytes_threshold: u64,
         verify: Verify,
     ) -> Result<(LogWriter, Recovered), ShapeLogError> {
+        let durable_first = !definition.dependencies.is_empty();
+        if durable_first {
+            make_durable(files)?;
+        }
         let log = Arc::new(files.slot(FileKind::Log));
         let index = files.slot(FileKind::Index);
         let scan = scan(&log, &index, verify)?;
@@ -159,7 +163,7 @@ impl LogWriter {
             sync_wanted: scan.file_len > scan.durable,
             index_broken: false,
             fault: None,
-            durable_first: !definition.dependencies.is_empty(),
+            durable_first,
             behind: false,
         };
         Ok((writer, Recovered { last: scan.last, trimmed_bytes }))

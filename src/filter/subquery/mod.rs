@@ -125,8 +125,24 @@ impl Clause {
         relation: &Relation,
         inner: &Relations,
     ) -> Result<Clause, ClauseError> {
+        Clause::parse_ordered(text, params, relation, inner, &[])
+    }
+
+    /// The same, where texts of some tables are not ordered by their bytes. What compares their order is
+    /// refused, unless it says `COLLATE "C"`: there is nobody to leave it to.
+    ///
+    /// # Errors
+    /// As [`Clause::parse`].
+    pub fn parse_ordered(
+        text: &str,
+        params: &BTreeMap<u32, String>,
+        relation: &Relation,
+        inner: &Relations,
+        other_order: &[RelationName],
+    ) -> Result<Clause, ClauseError> {
         let node = parse_expression(text, STATEMENT_BYTES_MAX, DEPTH_MAX)?;
-        Clause::of_tree(parse::Parser { params, inner, canonical: false }.clause(&node, relation)?)
+        let parser = parse::Parser { params, inner, other_order, canonical: false };
+        Clause::of_tree(parser.clause(&node, relation)?)
     }
 
     /// Reads what [`Clause::sql`] gave. `dependencies` are those of the definition: they know the inner
@@ -144,7 +160,8 @@ impl Clause {
         let node = parse_expression(sql, usize::MAX, CANONICAL_DEPTH_MAX)?;
         let params = BTreeMap::new();
         Clause::of_tree(
-            parse::Parser { params: &params, inner: &inner, canonical: true }.clause(&node, relation)?,
+            parse::Parser { params: &params, inner: &inner, other_order: &[], canonical: true }
+                .clause(&node, relation)?,
         )
     }
 

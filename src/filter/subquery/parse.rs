@@ -50,16 +50,20 @@ pub(super) struct Member {
 pub(super) struct Parser<'a> {
     pub params: &'a BTreeMap<u32, String>,
     pub inner: &'a Relations,
+    /// Tables whose texts are not ordered by their bytes, so that only an explicit `COLLATE "C"` is.
+    pub other_order: &'a [RelationName],
     /// Reading our own canonical SQL.
     pub canonical: bool,
 }
 
 impl Parser<'_> {
     pub fn clause(&self, node: &Node, relation: &Relation) -> Result<Parsed, ClauseError> {
+        let checker = Checker::new(relation, self.params, self.canonical);
+        let other_order = self.other_order.contains(&relation.name);
         let mut walk = Walk {
             parser: self,
             relation,
-            checker: Checker::new(relation, self.params, self.canonical),
+            checker: if other_order { checker.with_other_order() } else { checker },
             dependencies: Vec::new(),
             ordered: Vec::new(),
         };
