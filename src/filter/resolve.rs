@@ -64,8 +64,6 @@ pub(super) struct Resolver<'a> {
     pub(super) case: CaseFolding,
     /// Whether collations matter for something.
     pub(super) by_collation: bool,
-    /// Whether texts are ordered somewhere.
-    pub(super) orders_text: bool,
     /// Whether the last refusal was because of a collation that is not in the text: canonical SQL has to
     /// say so.
     pub(super) for_postgres: bool,
@@ -80,7 +78,6 @@ impl<'a> Resolver<'a> {
             by_bytes: true,
             case: CaseFolding::Letters,
             by_collation: false,
-            orders_text: false,
             for_postgres: false,
         }
     }
@@ -200,7 +197,6 @@ impl<'a> Resolver<'a> {
     /// Notes that texts are ordered. Only the order of bytes is evaluated here.
     pub(super) fn order_texts(&mut self, at: i32) -> Result<(), WhereError> {
         self.by_collation = true;
-        self.orders_text = true;
         if self.by_bytes {
             Ok(())
         } else {

@@ -23,7 +23,8 @@ use crate::runtime::stream::{self, Acknowledgements};
 use crate::runtime::subquery::{FoldError, Resumed, RowTagger};
 use crate::runtime::writers::{Command, WriterThreads};
 use crate::shape_log::{
-    Disk, FaultClass, ShapeFiles, ShapeLogError, ShapeReader, StorageFault, Verify, open_read_only, purge,
+    Disk, FaultClass, ShapeFiles, ShapeLogError, ShapeReader, StorageFault, Verify, make_durable,
+    open_read_only, purge,
 };
 
 /// Everything that effects act upon. Lives on the driver thread.
@@ -425,6 +426,9 @@ impl Executor {
         let definition = Arc::new(files.read_definition()?);
         let filter = self.filter(&definition, handle).ok_or(Unrestored::Clause)?;
         let reader = ShapeReader::open(&files)?;
+        if !definition.dependencies.is_empty() {
+            make_durable(&files)?;
+        }
         open_read_only(&files, &reader, Verify::Tail)?;
         Ok((definition, filter, reader))
     }

@@ -4,8 +4,7 @@ use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 
 use crate::domain::Relation;
-use crate::filter::Texts;
-use crate::filter::subquery::Relations;
+use crate::filter::subquery::{Relations, TableTexts};
 
 use super::App;
 use super::definition::define;
@@ -26,7 +25,7 @@ pub fn read_request(query: &str, body: &[u8], table: &Relation) -> bool {
     // Reads the same fields by other rules.
     let _deletion = AskedDeletion::parse(&fields);
     let Ok(asked) = Asked::parse(&fields) else { return false };
-    let defined = define(&asked.shape, table, &Relations::new(), Texts::default()).is_ok();
+    let defined = define(&asked.shape, table, &Relations::new(), &TableTexts::new()).is_ok();
     let subset = AskedSubset::parse(&fields).and_then(|subset| SubsetRequest::new(&asked, subset, table));
     defined && subset.is_ok()
 }

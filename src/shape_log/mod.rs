@@ -57,12 +57,12 @@ pub use follow::{Followed, Follower};
 pub use json::messages;
 pub use read_only::ReadOnlyDisk;
 pub use reader::{Body, Range, Read};
-pub use recovery::{Verify, open_read_only};
+pub use recovery::{Verify, make_durable, open_read_only};
 pub use rewrite::{
     COMPACTED_TOGETHER_BYTES_MAX, CompactionPolicy, Preparation, Prepared, Switched, is_compactable, prepare,
 };
-pub use sim_disk::{SimDisk, SimFault};
 pub use scan::LogPiece;
+pub use sim_disk::{SimDisk, SimFault};
 pub use snapshot::{SnapshotDone, SnapshotFollow, SnapshotState, SnapshotWriter};
 pub use tags::{Annotation, EVENT_START, Move, RowTags, Unit, move_event};
 pub use view::{ShapeReader, ShapeView};

@@ -56,6 +56,20 @@ pub fn open_read_only(
     Ok(scan.last)
 }
 
+/// Makes durable what an earlier process left in the log, whether it had done so or not. For shapes whose
+/// readers are shown nothing before that.
+///
+/// # Errors
+/// A [`StorageFault`].
+pub fn make_durable(files: &ShapeFiles) -> Result<(), ShapeLogError> {
+    let log = files.slot(FileKind::Log);
+    if let Some(file) = log.open_existing()? {
+        file.sync_data().named(Stage::Sync, FileKind::Log)?;
+        log.sync_directory()?;
+    }
+    Ok(())
+}
+
 impl Scan {
     /// The same log later, written to meanwhile by its owner: reads on from the last commit. Not before
     /// it, so nothing is said about the index.

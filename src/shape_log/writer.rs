@@ -10,7 +10,7 @@ use super::error::{EncodeError, FileKind, Named, ShapeLogError, Stage, StorageFa
 use super::files::ShapeFiles;
 use super::frame::{FRAME_PAYLOAD_TARGET, FrameBuilder};
 use super::index::{AppendList, Mark, MarkBuilder, RECORD_LEN};
-use super::recovery::{Verify, scan};
+use super::recovery::{Verify, make_durable, scan};
 use super::rewrite::compacted_end;
 use super::tags::{Annotation, Unit};
 use super::view::{ShapeReader, ShapeView, TailFrame};
@@ -125,6 +125,10 @@ impl LogWriter {
     ) -> Result<(LogWriter, Recovered), ShapeLogError> {
         // The one of the views before, so that whoever holds one of them keeps this file.
         let log = Arc::clone(&reader.view().log.file);
+        let durable_first = !definition.dependencies.is_empty();
+        if durable_first {
+            make_durable(files)?;
+        }
         let index = files.slot(FileKind::Index);
         let scan = scan(&log, &index, verify)?;
         let compacted = compacted_end(&scan.marks);
@@ -165,7 +169,7 @@ impl LogWriter {
             index_broken: false,
             compacted,
             fault: None,
-            durable_first: !definition.dependencies.is_empty(),
+            durable_first,
             behind: false,
         };
         Ok((writer, Recovered { last: scan.last, trimmed_bytes }))

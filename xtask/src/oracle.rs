@@ -236,7 +236,10 @@ pub async fn write(sql: &Client, generator: &mut Generator) -> Outcome<bool> {
 /// What keeps it from running at all.
 pub async fn run(options: SoakOptions) -> Outcome<bool> {
     let seed = options.seed.unwrap_or_else(|| rand::rng().random());
-    println!("oracle: {} minutes, seed {seed} (--seed {seed} makes the same shapes and writes)", options.minutes);
+    println!(
+        "oracle: {} minutes, seed {seed} (--seed {seed} makes the same shapes and writes)",
+        options.minutes
+    );
     let stage = Stage::open("oracle", options.postgres).await?;
     stage.sql.batch_execute(SCHEMA).await?;
     let settings = stage.service_settings("oracle");
@@ -244,7 +247,11 @@ pub async fn run(options: SoakOptions) -> Outcome<bool> {
     let mut generator = Generator::new(seed);
     let shapes = shapes(&mut HttpClient::new(service.address()), &mut generator).await?;
     let nested = shapes.iter().filter(|shape| shape.clause.contains("SELECT")).count();
-    println!("service: {}, {} shapes, {nested} with subqueries, one client each", service.url(), shapes.len());
+    println!(
+        "service: {}, {} shapes, {nested} with subqueries, one client each",
+        service.url(),
+        shapes.len()
+    );
     let mut node = NodeFollower::start(&service, &clients(&shapes));
     let mut writers = Vec::new();
     for number in 1..=WRITERS as u64 {

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::error::WhereError;
+use super::predicate::Texts;
 use super::program::Condition;
 use super::syntax::{CANONICAL_DEPTH_MAX, DEPTH_MAX, STATEMENT_BYTES_MAX, parse_expression};
 use super::types::Type;
@@ -34,6 +35,9 @@ pub const DISJUNCTS_MAX: usize = 100;
 
 /// The tables of inner queries, by name.
 pub type Relations = BTreeMap<RelationName, Relation>;
+
+/// What collations and encoding do with the texts of tables. Of those that are missing: the default.
+pub type TableTexts = BTreeMap<RelationName, Texts>;
 
 /// Why a clause was refused, and of which parameter that is told: an inner query is a shape of its own,
 /// with errors of its own.
@@ -60,7 +64,7 @@ pub struct Clause {
     literals: Vec<Literal>,
     disjuncts: Vec<Range<usize>>,
     dependencies: Vec<ShapeDefinition>,
-    ordered: Vec<RelationName>,
+    compared: Vec<RelationName>,
 }
 
 /// One position.
@@ -125,8 +129,24 @@ impl Clause {
         relation: &Relation,
         inner: &Relations,
     ) -> Result<Clause, ClauseError> {
+        Clause::parse_with(text, params, relation, inner, &TableTexts::new())
+    }
+
+    /// The same, where collations or encoding do something else with the texts of some tables. What is then
+    /// for Postgres is refused: there is nobody to leave it to.
+    ///
+    /// # Errors
+    /// As [`Clause::parse`].
+    pub fn parse_with(
+        text: &str,
+        params: &BTreeMap<u32, String>,
+        relation: &Relation,
+        inner: &Relations,
+        texts: &TableTexts,
+    ) -> Result<Clause, ClauseError> {
         let node = parse_expression(text, STATEMENT_BYTES_MAX, DEPTH_MAX)?;
-        Clause::of_tree(parse::Parser { params, inner, canonical: false }.clause(&node, relation)?)
+        let parser = parse::Parser { params, inner, texts, canonical: false };
+        Clause::of_tree(parser.clause(&node, relation)?)
     }
 
     /// Reads what [`Clause::sql`] gave. `dependencies` are those of the definition: they know the inner
@@ -144,16 +164,17 @@ impl Clause {
         let node = parse_expression(sql, usize::MAX, CANONICAL_DEPTH_MAX)?;
         let params = BTreeMap::new();
         Clause::of_tree(
-            parse::Parser { params: &params, inner: &inner, canonical: true }.clause(&node, relation)?,
+            parse::Parser { params: &params, inner: &inner, texts: &TableTexts::new(), canonical: true }
+                .clause(&node, relation)?,
         )
     }
 
     fn of_tree(parsed: parse::Parsed) -> Result<Clause, ClauseError> {
-        let parse::Parsed { tree, columns, dependencies, ordered } = parsed;
+        let parse::Parsed { tree, columns, dependencies, compared } = parsed;
         let mut sql = String::new();
         tree.print(&dependencies, &mut sql);
         let (literals, disjuncts) = dnf::literals(&tree, &dependencies)?;
-        Ok(Clause { sql, columns, literals, disjuncts, dependencies, ordered })
+        Ok(Clause { sql, columns, literals, disjuncts, dependencies, compared })
     }
 
     /// The canonical SQL: part of the identity of a shape, and the condition of its snapshot query.
@@ -174,10 +195,10 @@ impl Clause {
         &self.dependencies
     }
 
-    /// The tables whose texts it orders, by bytes: those of inner queries included.
+    /// The tables whose texts it compares, those of inner queries included.
     #[must_use]
-    pub fn orders_texts_of(&self) -> &[RelationName] {
-        &self.ordered
+    pub fn compares_texts_of(&self) -> &[RelationName] {
+        &self.compared
     }
 
     /// Each position as SQL, in order: an expression that is true, false or NULL.

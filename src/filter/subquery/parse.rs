@@ -13,7 +13,7 @@ use super::super::print::print;
 use super::super::resolve::Item;
 use super::super::types::Type;
 use super::tags::has_canonical_text;
-use super::{ClauseError, LeftColumn, Relations};
+use super::{ClauseError, LeftColumn, Relations, TableTexts};
 use crate::domain::{LogMode, Relation, RelationName, Replica, ShapeDefinition, quote_identifier};
 
 const ONE_TABLE: WhereError = WhereError::Inner("Expected a single table reference");
@@ -26,8 +26,8 @@ pub(super) struct Parsed {
     pub tree: Tree,
     pub columns: Vec<String>,
     pub dependencies: Vec<ShapeDefinition>,
-    /// The tables whose texts are ordered somewhere.
-    pub ordered: Vec<RelationName>,
+    /// The tables whose texts are compared somewhere.
+    pub compared: Vec<RelationName>,
 }
 
 /// Conditions and memberships.
@@ -50,29 +50,34 @@ pub(super) struct Member {
 pub(super) struct Parser<'a> {
     pub params: &'a BTreeMap<u32, String>,
     pub inner: &'a Relations,
+    /// Of tables that are missing, the default.
+    pub texts: &'a TableTexts,
     /// Reading our own canonical SQL.
     pub canonical: bool,
 }
 
 impl Parser<'_> {
     pub fn clause(&self, node: &Node, relation: &Relation) -> Result<Parsed, ClauseError> {
+        let checker = Checker::new(relation, self.params, self.canonical);
         let mut walk = Walk {
             parser: self,
             relation,
-            checker: Checker::new(relation, self.params, self.canonical),
+            checker: match self.texts.get(&relation.name) {
+                Some(texts) => checker.with_texts(*texts),
+                None => checker,
+            },
             dependencies: Vec::new(),
-            ordered: Vec::new(),
+            compared: Vec::new(),
         };
         let tree = walk.tree(node)?;
-        let Walk { checker, dependencies, mut ordered, .. } = walk;
-        if checker.resolver.orders_text {
-            ordered.push(relation.name.clone());
+        let Walk { checker, dependencies, mut compared, .. } = walk;
+        if checker.resolver.by_collation {
+            compared.push(relation.name.clone());
         }
-        Ok(Parsed { tree, columns: checker.into_columns(), dependencies, ordered })
+        Ok(Parsed { tree, columns: checker.into_columns(), dependencies, compared })
     }
 
-    /// An inner query as a shape of its own.
-    /// With it, the tables whose texts it orders.
+    /// An inner query as a shape of its own; with it, the tables whose texts it compares.
     fn query(&self, select: &SelectStmt) -> Result<(ShapeDefinition, Vec<RelationName>), ClauseError> {
         let selects = select_list(select)?;
         let name = only_table(select)?;
@@ -103,8 +108,11 @@ impl Parser<'_> {
         columns.extend(relation.key_columns().into_iter().map(|column| column.name.clone()));
         columns.sort_unstable();
         columns.dedup();
-        let (dependencies, ordered) =
-            parsed.map(|parsed| (parsed.dependencies, parsed.ordered)).unwrap_or_default();
+        let (dependencies, mut compared) =
+            parsed.map(|parsed| (parsed.dependencies, parsed.compared)).unwrap_or_default();
+        if self.gives_text(&relation, &selects)? {
+            compared.push(name);
+        }
         let definition = ShapeDefinition {
             relation,
             where_sql,
@@ -115,7 +123,23 @@ impl Parser<'_> {
             dependencies,
             selects,
         };
-        Ok((definition, ordered))
+        Ok((definition, compared))
+    }
+
+    /// Whether there is a text among what an inner query gives: those are compared by their bytes.
+    fn gives_text(&self, relation: &Relation, selects: &[String]) -> Result<bool, ClauseError> {
+        let columns = selects.iter().filter_map(|name| relation.column(name));
+        let text = columns.map(Type::of_column).any(|ty| ty.element().unwrap_or(&ty).is_text());
+        match self.texts.get(&relation.name) {
+            Some(texts) if text && texts.opaque => Err(ClauseError {
+                field: "where",
+                message: format!(
+                    "texts of this collation or encoding are not supported in a subquery on {}",
+                    relation.name.to_sql()
+                ),
+            }),
+            _ => Ok(text),
+        }
     }
 }
 
@@ -124,7 +148,7 @@ struct Walk<'a> {
     relation: &'a Relation,
     checker: Checker<'a>,
     dependencies: Vec<ShapeDefinition>,
-    ordered: Vec<RelationName>,
+    compared: Vec<RelationName>,
 }
 
 impl Walk<'_> {
@@ -173,8 +197,8 @@ impl Walk<'_> {
             return Err(WhereError::at(link.location, message).into());
         }
         let left = self.left(link)?;
-        let (query, ordered) = self.parser.query(select)?;
-        self.ordered.extend(ordered);
+        let (query, compared) = self.parser.query(select)?;
+        self.compared.extend(compared);
         let returned: Vec<Type> = query
             .selects
             .iter()

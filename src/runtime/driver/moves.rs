@@ -7,6 +7,7 @@ use crate::domain::{Lsn, Sid};
 use crate::engine::Input;
 use crate::events::{Event, InvalidationCause, Recorded, ShapeEvent, StreamEvent};
 use crate::postgres::PgError;
+use crate::runtime::clock;
 use crate::runtime::driver::{Driver, Message};
 use crate::runtime::executor::HandOut;
 use crate::runtime::subquery::{AGAIN_AFTER, Action, fetch};
@@ -67,7 +68,10 @@ impl Driver {
     pub(super) fn follow_moves(&mut self) {
         for action in self.executor.router.subqueries.take_actions() {
             match action {
-                Action::Query { sid, id, condition, again } => self.ask_rows(sid, id, condition, again),
+                Action::Query { sid, id, condition, again } => {
+                    self.executor.router.subqueries.asked(sid, clock::now());
+                    self.ask_rows(sid, id, condition, again);
+                }
                 Action::Run { sid, run, owes_from } => {
                     let shape = self.core.engine().state().shape(sid);
                     // A writer that is yet to start finds them among what the shape owes.

@@ -55,8 +55,8 @@ impl Differing {
         self.entries.iter()
     }
 
-    pub fn insert(&mut self, digest: Digest, values: Option<Values>, cause: Lsn) {
-        self.entries.insert(digest, Entry { values, cause, xids: BTreeSet::new() });
+    pub fn insert(&mut self, digest: Digest, values: Option<Values>, cause: Lsn, xids: BTreeSet<u32>) {
+        self.entries.insert(digest, Entry { values, cause, xids });
     }
 
     pub fn remove(&mut self, digest: &Digest) -> Option<Entry> {

@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use crate::domain::Lsn;
 use crate::filter::subquery::{Digest, Values};
-use crate::runtime::subquery::note::Note;
 use crate::runtime::subquery::members::{Flip, InnerRow, Members, RowChange, RowKey, key_text};
+use crate::runtime::subquery::note::Note;
 use crate::shape_log::{EVENT_START, ShapeLogError, ShapeView, messages};
 
 /// A message of a log, as far as it matters here.
@@ -22,8 +22,7 @@ struct Message {
 struct Headers {
     operation: Option<String>,
     event: Option<String>,
-    #[serde(default)]
-    txids: Vec<u32>,
+    txids: Option<Vec<u32>>,
     #[serde(default)]
     patterns: Vec<Pattern>,
     #[serde(default)]
@@ -91,8 +90,7 @@ pub fn load(view: &ShapeView, members: &mut Members, from: Lsn) -> Result<Vec<Tu
         for message in messages(piece.messages) {
             if failed.is_none() {
                 match take(message, members, &mut flips) {
-                    Ok(by) if by.is_empty() => {}
-                    Ok(by) => xids = by,
+                    Ok(by) => xids = by.unwrap_or(std::mem::take(&mut xids)),
                     Err(error) => failed = Some(error),
                 }
             }
@@ -119,10 +117,14 @@ fn read_snapshot(view: &ShapeView, members: &mut Members) -> Result<(), FoldErro
     failed.map_or(Ok(()), Err)
 }
 
-/// The transactions that a message names.
-fn take(message: &[u8], members: &mut Members, flips: &mut Vec<Flip>) -> Result<BTreeSet<u32>, FoldError> {
+/// The transactions that a message names, where it does.
+fn take(
+    message: &[u8],
+    members: &mut Members,
+    flips: &mut Vec<Flip>,
+) -> Result<Option<BTreeSet<u32>>, FoldError> {
     let message: Message = serde_json::from_slice(message).map_err(|_| FoldError::Message)?;
-    let xids = message.headers.txids.iter().copied().collect();
+    let xids = message.headers.txids.as_ref().map(|xids| xids.iter().copied().collect());
     if let Some(change) = change(message, members)? {
         members.perform(change, flips);
     }
@@ -223,12 +225,7 @@ pub fn moves(view: &ShapeView, asking: &[Asking]) -> Result<Told, FoldError> {
 }
 
 impl Told {
-    fn take(
-        &mut self,
-        asking: &[Asking],
-        unit: impl Iterator<Item = ((usize, Digest), bool)>,
-        note: Note,
-    ) {
+    fn take(&mut self, asking: &[Asking], unit: impl Iterator<Item = ((usize, Digest), bool)>, note: Note) {
         for ((position, digest), to) in unit {
             let Some(at) = asking.iter().find(|at| at.position == position) else { continue };
             let about_rows = note.dependencies.contains(&at.dependency)

@@ -52,6 +52,8 @@ pub struct Members {
     /// The selected values with a NULL in them.
     partial: BTreeSet<Values>,
     rows: BTreeMap<RowKey, InnerRow>,
+    /// The rows that have a hash at a position: those that a move of it concerns.
+    slots: BTreeMap<(usize, Digest), BTreeSet<RowKey>>,
     /// Whether its initial rows are in; what comes before waits.
     loaded: bool,
     stash: Vec<(Lsn, Xid, RowChange)>,
@@ -77,6 +79,7 @@ impl Members {
             counts: BTreeMap::new(),
             partial: BTreeSet::new(),
             rows: BTreeMap::new(),
+            slots: BTreeMap::new(),
             loaded: false,
             stash: Vec::new(),
             visible: None,
@@ -137,12 +140,14 @@ impl Members {
     pub fn forget_keys(&mut self) {
         if self.clause.is_none() {
             self.rows = BTreeMap::new();
+            self.slots = BTreeMap::new();
         }
     }
 
     /// Takes over the initial rows, and then whatever waited for them.
     pub fn adopt(&mut self, loaded: Members) {
-        (self.counts, self.partial, self.rows) = (loaded.counts, loaded.partial, loaded.rows);
+        (self.counts, self.partial) = (loaded.counts, loaded.partial);
+        (self.rows, self.slots) = (loaded.rows, loaded.slots);
         self.loaded = true;
         let mut ignored = Vec::new();
         for (lsn, xid, change) in std::mem::take(&mut self.stash) {
@@ -174,13 +179,20 @@ impl Members {
             RowChange::Count(values, by) => self.count(values, by, flips),
             RowChange::Put(key, row) => {
                 let values = row.values.clone();
-                if let Some(before) = self.rows.insert(key, row) {
+                let before = self.take_row(&key);
+                for (position, digest) in row.slots.iter().enumerate() {
+                    if let Some(digest) = digest {
+                        self.slots.entry((position, *digest)).or_default().insert(key.clone());
+                    }
+                }
+                self.rows.insert(key, row);
+                if let Some(before) = before {
                     self.count(before.values, -1, flips);
                 }
                 self.count(values, 1, flips);
             }
             RowChange::Remove(key) => {
-                if let Some(before) = self.rows.remove(&key) {
+                if let Some(before) = self.take_row(&key) {
                     self.count(before.values, -1, flips);
                 }
             }
@@ -190,20 +202,33 @@ impl Members {
 
     fn turn(&mut self, patterns: &BTreeSet<(usize, Digest)>, to: bool, flips: &mut Vec<Flip>) {
         let Some(clause) = self.clause.clone() else { return };
-        let mut gone = Vec::new();
-        for (key, row) in &mut self.rows {
-            for (position, slot) in row.slots.iter().enumerate() {
-                if slot.is_some_and(|digest| patterns.contains(&(position, digest))) {
-                    row.active[position] = to;
+        let mut gone = BTreeSet::new();
+        for pattern in patterns {
+            for key in self.slots.get(pattern).into_iter().flatten() {
+                let Some(row) = self.rows.get_mut(key) else { continue };
+                row.active[pattern.0] = to;
+                if !clause.holds(&row.active) {
+                    gone.insert(key.clone());
                 }
-            }
-            if !clause.holds(&row.active) {
-                gone.push(key.clone());
             }
         }
         for key in gone {
             self.perform(RowChange::Remove(key), flips);
         }
+    }
+
+    fn take_row(&mut self, key: &RowKey) -> Option<InnerRow> {
+        let row = self.rows.remove(key)?;
+        for (position, digest) in row.slots.iter().enumerate() {
+            let Some(place) = digest.map(|digest| (position, digest)) else { continue };
+            if let Some(keys) = self.slots.get_mut(&place) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.slots.remove(&place);
+                }
+            }
+        }
+        Some(row)
     }
 
     fn count(&mut self, values: Values, by: i64, flips: &mut Vec<Flip>) {

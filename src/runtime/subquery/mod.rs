@@ -39,8 +39,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub use fold::{FoldError, load_snapshot};
 use fold::Turning;
+pub use fold::{FoldError, load_snapshot};
 pub use late::{Decided, Late};
 pub use members::{InnerRow, Members, RowKey};
 pub use moving::{Moved, MovedRow};
@@ -50,7 +50,7 @@ pub use task::{AGAIN_AFTER, fetch, given};
 
 use outer::{AllMembers, Held, Outer, Phase};
 
-use crate::domain::{Lsn, PgSnapshot, Seq, ShapeDefinition, Sid};
+use crate::domain::{Lsn, Oid, PgSnapshot, Seq, ShapeDefinition, Sid, Timestamp};
 use crate::events::InvalidationCause;
 use crate::filter::subquery::{Clause, Values};
 use crate::runtime::router::{RoutedTransaction, Wants};
@@ -92,6 +92,8 @@ pub enum Action {
 pub struct Subqueries {
     members: AllMembers,
     outers: BTreeMap<Sid, Outer>,
+    /// The shapes with inner queries that a table concerns: as theirs, or as one of an inner query.
+    by_table: BTreeMap<Oid, BTreeSet<Sid>>,
     /// The shapes that depend on an inner query, and as which of their dependencies.
     dependents: BTreeMap<Sid, BTreeSet<(Sid, usize)>>,
     /// Those that are not settled, ascending: inner ones come first.
@@ -112,6 +114,7 @@ impl Default for Subqueries {
         Subqueries {
             members: BTreeMap::new(),
             outers: BTreeMap::new(),
+            by_table: BTreeMap::new(),
             dependents: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             processed: Lsn(0),
@@ -158,7 +161,11 @@ impl Subqueries {
         for (index, dependency) in dependencies.iter().enumerate() {
             self.dependents.entry(*dependency).or_default().insert((sid, index));
         }
-        self.outers.insert(sid, Outer::new(sid, definition, tagger, dependencies));
+        let outer = Outer::new(sid, definition, tagger, dependencies);
+        for table in &outer.tables {
+            self.by_table.entry(*table).or_default().insert(sid);
+        }
+        self.outers.insert(sid, outer);
         self.unsettled.insert(sid);
     }
 
@@ -167,6 +174,11 @@ impl Subqueries {
         self.unsettled.remove(&sid);
         self.dependents.remove(&sid);
         if let Some(outer) = self.outers.remove(&sid) {
+            for table in &outer.tables {
+                if let Some(sids) = self.by_table.get_mut(table) {
+                    sids.remove(&sid);
+                }
+            }
             for (index, dependency) in outer.dependencies.iter().enumerate() {
                 if let Some(dependents) = self.dependents.get_mut(dependency) {
                     dependents.remove(&(sid, index));
@@ -220,7 +232,7 @@ impl Subqueries {
             let differing: Vec<Values> = lacking.chain(extra).cloned().collect();
             for values in differing {
                 let digest = outer.digest(dependency, &values);
-                outer.differing[dependency].insert(digest, Some(values), Lsn(0));
+                outer.differing[dependency].insert(digest, Some(values), Lsn(0), BTreeSet::new());
             }
         }
         outer.phase = Phase::Catching { until: lsn };
@@ -241,6 +253,13 @@ impl Subqueries {
         if lsn > self.reached {
             self.reached = lsn;
             self.advance();
+        }
+    }
+
+    /// Postgres is asked now.
+    pub fn asked(&mut self, sid: Sid, now: Timestamp) {
+        if let Some(outer) = self.outers.get_mut(&sid) {
+            outer.asked_at = now;
         }
     }
 

@@ -311,7 +311,7 @@ impl Outer {
                     let mut taken = Patterns::new();
                     self.patterns(dependency, &digest, entry.values.as_ref(), &mut taken);
                     step.ins.retain(|pattern| !taken.contains(pattern));
-                    self.differing[dependency].insert(digest, entry.values, entry.cause);
+                    self.differing[dependency].insert(digest, entry.values, entry.cause, entry.xids);
                 }
             }
             (true, true) | (false, false) => {}

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::domain::{Change, Lsn, Oid, PgSnapshot, Seq, ShapeDefinition, Sid, Tuple, WireRelation, Xid};
+use crate::domain::{
+    Change, Lsn, Oid, PgSnapshot, Seq, ShapeDefinition, Sid, Timestamp, Tuple, WireRelation, Xid,
+};
 use crate::filter::subquery::{Clause, Digest, MemberPosition, Membership, Positions, RowPositions, Values};
 use crate::replication::{ReplicationError, Transaction};
 use crate::runtime::router::RoutedTransaction;
@@ -30,6 +32,9 @@ pub struct Outer {
     /// By dependency.
     pub differing: Vec<Differing>,
     pub phase: Phase,
+    /// When Postgres was asked, and how many transactions were committed since that had to wait.
+    pub asked_at: Timestamp,
+    pub waited: usize,
     /// Transactions that wait for a decision, oldest first.
     pub held: VecDeque<Held>,
     /// Transactions that are decided and in the log, and owed until what they moved is there, too.
@@ -101,6 +106,8 @@ impl Outer {
             tables,
             visible: None,
             phase: Phase::Waiting,
+            asked_at: Timestamp(i64::MAX),
+            waited: 0,
             held: VecDeque::new(),
             owed: VecDeque::new(),
             owes_from: None,
@@ -131,6 +138,13 @@ impl Outer {
     #[must_use]
     pub fn contains(&self, lsn: Lsn, xid: Xid) -> bool {
         self.visible.as_ref().is_some_and(|(snapshot, bound)| lsn < *bound && snapshot.sees(xid))
+    }
+
+    /// It was found in the directory, and its snapshot contains all that these transactions have turned: it
+    /// was made with that. Of one that was made by this process what its snapshot gave is known.
+    #[must_use]
+    pub fn began_with(&self, lsn: Lsn, xids: &BTreeSet<u32>) -> bool {
+        self.restored && !xids.is_empty() && xids.iter().all(|xid| self.contains(lsn, Xid(*xid)))
     }
 
     /// Whether an inner query is asked for what is *not* in it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::moving::{Need, Outcome};
 use super::outer::{Held, Phase};
 use super::{Action, Subqueries};
-use crate::domain::{Lsn, Seq, Sid};
+use crate::domain::{Lsn, Seq, Sid, Timestamp};
 use crate::events::InvalidationCause;
 use crate::runtime::router::{RoutedTransaction, Wants};
 use crate::shape_log::Unit;
@@ -81,6 +81,7 @@ impl Subqueries {
         let query = outer.query(id, members);
         self.actions.push(Action::Query { sid, id, condition: query.condition.clone(), again });
         outer.phase = Phase::Querying { query };
+        (outer.asked_at, outer.waited) = (Timestamp(i64::MAX), 0);
         self.hold_back(sid, true);
     }
 

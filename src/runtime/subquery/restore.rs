@@ -1,9 +1,9 @@
 //! Carrying on after a start: from the logs to what each shape was made with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::domain::{Lsn, PgSnapshot, ShapeDefinition, Sid, Xid};
+use crate::domain::{Lsn, PgSnapshot, ShapeDefinition, Sid};
 use crate::filter::subquery::{Clause, Digest, Values};
 use crate::runtime::subquery::fold::{self, Asking, FoldError};
 use crate::runtime::subquery::members::Members;
@@ -89,14 +89,17 @@ impl Subqueries {
             }
         };
         let mut until = told.last;
+        // What has turned back may have done so in the middle of what the log has.
+        let mut moves = false;
         for (dependency, told) in told.made_with.into_iter().enumerate() {
             let inner = restored.dependencies[dependency];
             until = until.max(self.folded(inner));
-            self.compare(sid, dependency, told);
+            moves |= self.outers.get(&inner).is_some_and(|inner| inner.held_back);
+            moves |= self.compare(sid, dependency, told);
         }
         if let Some(outer) = self.outers.get_mut(&sid) {
             outer.phase = Phase::Catching { until };
-            if outer.to_follow(&self.members).next().is_some() {
+            if moves || outer.to_follow(&self.members).next().is_some() {
                 self.hold_back(sid, true);
             }
         }
@@ -113,43 +116,48 @@ impl Subqueries {
 
     /// Compares what an inner query gives with what the shape was made with: what its log says, and where
     /// that is silent, what the query gave before the stream begins again and the shape's own snapshot has
-    /// not.
-    fn compare(&mut self, sid: Sid, dependency: usize, mut told: BTreeMap<Digest, bool>) {
-        let Some(outer) = self.outers.get(&sid) else { return };
+    /// not. Whether the query has turned anything since then.
+    fn compare(&mut self, sid: Sid, dependency: usize, mut told: BTreeMap<Digest, bool>) -> bool {
+        let Some(outer) = self.outers.get(&sid) else { return false };
         let inner = outer.dependencies[dependency];
-        let Some(members) = self.members.get(&inner) else { return };
-        let mut turned: BTreeMap<Digest, (&Values, bool)> = BTreeMap::new();
+        let Some(members) = self.members.get(&inner) else { return false };
+        let mut turned: BTreeMap<Digest, (&Values, bool, &BTreeSet<u32>)> = BTreeMap::new();
         for turning in self.turned.get(&inner).into_iter().flatten() {
-            if turning.xids.iter().all(|xid| outer.contains(turning.tx, Xid(*xid))) {
+            if outer.began_with(turning.tx, &turning.xids) {
                 continue;
             }
             let digest = outer.digest(dependency, &turning.values);
-            let (_, odd) = turned.entry(digest).or_insert((&turning.values, false));
-            *odd = !*odd;
+            let (_, odd, xids) = turned.entry(digest).or_insert((&turning.values, false, &turning.xids));
+            (*odd, *xids) = (!*odd, &turning.xids);
         }
-        let mut differing: Vec<(Digest, Option<Values>)> = Vec::new();
-        for (digest, (values, odd)) in turned {
+        let any = !turned.is_empty();
+        let mut differing: Vec<(Digest, Option<Values>, BTreeSet<u32>)> = Vec::new();
+        for (digest, (values, odd, xids)) in turned {
             let selected = members.is_selected(values);
             let made_with = told.remove(&digest).unwrap_or(selected != odd);
             if made_with != selected {
-                differing.push((digest, Some(values.clone())));
+                differing.push((digest, Some(values.clone()), xids.clone()));
             }
         }
         if !told.is_empty() {
             for values in members.values() {
                 let digest = outer.digest(dependency, values);
                 if told.remove(&digest) == Some(false) {
-                    differing.push((digest, Some(values.clone())));
+                    differing.push((digest, Some(values.clone()), BTreeSet::new()));
                 }
             }
-            differing
-                .extend(told.into_iter().filter(|(_, made_with)| *made_with).map(|(digest, _)| (digest, None)));
+            differing.extend(
+                told.into_iter()
+                    .filter(|(_, made_with)| *made_with)
+                    .map(|(digest, _)| (digest, None, BTreeSet::new())),
+            );
         }
         if let Some(outer) = self.outers.get_mut(&sid) {
-            for (digest, values) in differing {
-                outer.differing[dependency].insert(digest, values, Lsn(0));
+            for (digest, values, xids) in differing {
+                outer.differing[dependency].insert(digest, values, Lsn(0), xids);
             }
         }
+        any
     }
 }
 

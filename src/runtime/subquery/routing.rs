@@ -9,7 +9,7 @@ use super::members::{Flip, RowChange};
 use super::moving::Need;
 use super::outer::{Held, Phase};
 use super::{Action, Subqueries};
-use crate::domain::{Change, Lsn, Oid, Seq, Sid, SidSet, Tuple, Xid};
+use crate::domain::{Change, Lsn, Seq, Sid, SidSet, Tuple};
 use crate::events::InvalidationCause;
 use crate::replication::{ReplicationError, Transaction};
 use crate::runtime::router::RoutedTransaction;
@@ -26,15 +26,16 @@ impl Subqueries {
         if txn.lsn <= self.processed {
             return Ok(());
         }
-        let touches = |tables: &BTreeSet<Oid>| txn.relations.iter().any(|oid| tables.contains(oid));
-        let concerned: Vec<Sid> =
-            self.outers.values().filter(|outer| touches(&outer.tables)).map(|outer| outer.sid).collect();
+        let concerned: BTreeSet<Sid> =
+            txn.relations.iter().filter_map(|oid| self.by_table.get(oid)).flatten().copied().collect();
         let counted = self.counted(routed)?;
         let mut decided = BTreeMap::new();
         for sid in &concerned {
             let outer = &self.outers[sid];
+            let writes = txn.relations.contains(&outer.definition.relation.oid);
             if outer.is_settled() {
-                decided.insert(*sid, outer.decide(&txn, &self.members)?);
+                let made = if writes { outer.decide(&txn, &self.members)? } else { Default::default() };
+                decided.insert(*sid, made);
             }
         }
         // From here on nothing fails: it is taken in as a whole or not at all.
@@ -104,7 +105,7 @@ impl Subqueries {
             let Some(outer) = self.outers.get_mut(&dependent).filter(|outer| outer.is_made()) else {
                 continue;
             };
-            if outer.restored && xids.iter().all(|xid| outer.contains(cause, Xid(*xid))) {
+            if outer.began_with(cause, xids) {
                 continue;
             }
             for flip in flips {
@@ -142,7 +143,8 @@ impl Subqueries {
         debug_assert!(outcome.messages.len() <= 1, "without rows there is one message, about what leaves");
         decided.event = outcome.messages.into_iter().next();
         let outer = self.outers.get(&sid)?;
-        let unsafe_yet = outer.unsafe_until.is_some() && txn.relations.contains(&outer.definition.relation.oid);
+        let unsafe_yet =
+            outer.unsafe_until.is_some() && txn.relations.contains(&outer.definition.relation.oid);
         let wanted = !decided.changes.is_empty() || decided.event.is_some() || unsafe_yet;
         wanted.then(|| Late::of(decided))
     }
@@ -167,7 +169,11 @@ impl Subqueries {
             if late.decided().is_none() {
                 outer.held.push_back(Held { seq, lsn, xid, body: Arc::clone(body) });
                 changed = true;
-                if outer.is_made() && outer.held.len() > self.buffer_max {
+                // What was committed before Postgres was asked waits for the stream, not for Postgres: after
+                // a start that may be any number.
+                let asks = matches!(outer.phase, Phase::Querying { .. } | Phase::Opened { .. });
+                outer.waited += usize::from(asks && body.txn.committed_at > outer.asked_at);
+                if outer.waited > self.buffer_max {
                     self.actions.push(Action::End { sid, cause: InvalidationCause::MoveBacklog });
                 }
             }

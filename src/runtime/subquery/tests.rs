@@ -111,7 +111,7 @@ fn what_moves_back_before_it_was_followed_differs_no_more() {
     assert_eq!(differing.iter().map(|(_, entry)| entry.cause).collect::<Vec<_>>(), [Lsn(10)]);
     differing.turn(digest, &flip(Some("1"), false), Lsn(20), &only(Xid(4)));
     assert!(differing.is_empty());
-    differing.insert(digest, None, Lsn(0));
+    differing.insert(digest, None, Lsn(0), BTreeSet::new());
     let unknown: Vec<BTreeSet<u32>> = differing.iter().map(|(_, entry)| entry.xids.clone()).collect();
     assert_eq!(unknown, [BTreeSet::new()]);
 }

@@ -195,7 +195,12 @@ fn run(
     }
 }
 
-fn flush(pool: &mut WriterPool, metrics: &Metrics, logs: fn(&WriterPool) -> usize, flush: fn(&mut WriterPool)) {
+fn flush(
+    pool: &mut WriterPool,
+    metrics: &Metrics,
+    logs: fn(&WriterPool) -> usize,
+    flush: fn(&mut WriterPool),
+) {
     let begun = Instant::now();
     metrics.flush_groups.inc();
     metrics.flush_logs.inc_by(logs(pool) as u64);

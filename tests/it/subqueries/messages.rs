@@ -183,6 +183,31 @@ async fn what_cannot_be_is_told() {
     );
 }
 
+/// There is nobody to leave the order of texts to; by bytes it would be another than that of Postgres.
+#[tokio::test]
+async fn texts_are_ordered_as_postgres_orders_them_or_not_at_all() {
+    let schema = "CREATE TABLE par (id int PRIMARY KEY, t text COLLATE \"und-x-icu\");
+         CREATE TABLE child (id int PRIMARY KEY, p int, c text COLLATE \"C\")";
+    let (_database, service) = started("text_order", schema, &[]).await;
+    let ask = async |clause: &str| {
+        service
+            .get(&format!("/v1/shape?table=child&offset=-1&where={}", crate::support::encode(clause)))
+            .await
+    };
+    for clause in [
+        "p IN (SELECT id FROM par WHERE t = 'm') AND c > 'm'",
+        "p IN (SELECT id FROM par WHERE t COLLATE \"C\" > 'm')",
+    ] {
+        let answer = ask(clause).await;
+        assert_eq!(answer.status, 200, "{clause}: {}", answer.text());
+    }
+    let answer = ask("p IN (SELECT id FROM par WHERE t > 'm')").await;
+    assert_eq!(
+        (answer.status, answer.json()["errors"]["where"][0].as_str()),
+        (400, Some("At location 33: the order of this collation is not supported")),
+    );
+}
+
 #[tokio::test]
 async fn inner_tables_are_published_with_full_identity() {
     let (database, service) = started("published", SCHEMA, &[]).await;

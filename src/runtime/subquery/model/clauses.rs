@@ -112,9 +112,8 @@ impl Clause {
 
 impl Query {
     fn rows<'a>(&'a self, tables: &'a Tables) -> impl Iterator<Item = Vec<Option<i64>>> + 'a {
-        let wanted = |row: &&Row| {
-            self.filter.as_ref().is_none_or(|filter| filter.holds(row, tables) == Some(true))
-        };
+        let wanted =
+            |row: &&Row| self.filter.as_ref().is_none_or(|filter| filter.holds(row, tables) == Some(true));
         tables[self.table].values().filter(wanted).map(|row| self.selects.iter().map(|at| row[*at]).collect())
     }
 }

@@ -76,7 +76,8 @@ impl Client {
             for kept in self.rows.values_mut() {
                 for pattern in patterns {
                     let position = pattern["pos"].as_u64().ok_or("no position")? as usize;
-                    let matches = |tag: &Vec<String>| Some(tag[position].as_str()) == pattern["value"].as_str();
+                    let matches =
+                        |tag: &Vec<String>| Some(tag[position].as_str()) == pattern["value"].as_str();
                     if kept.tags.iter().any(matches) {
                         kept.active[position] = event == "move-in";
                     }

@@ -152,6 +152,9 @@ impl World {
             98 => self.crash(),
             _ => {}
         }
+        if let Some(ended) = self.process.ended.first() {
+            return Err(ended.clone());
+        }
         if self.states.len() < STATES_MAX && self.random.random_bool(0.3) {
             self.states.push(self.memory.clone());
         }
@@ -257,7 +260,11 @@ impl World {
                 let definition = &spec.definition;
                 format!(
                     "{}: {:?} {} WHERE {:?}, needs {:?}",
-                    spec.sid, definition.selects, definition.relation.name, definition.where_sql, spec.dependencies
+                    spec.sid,
+                    definition.selects,
+                    definition.relation.name,
+                    definition.where_sql,
+                    spec.dependencies
                 )
             })
             .collect();
@@ -304,17 +311,12 @@ fn run(seed: u64) -> Result<(), String> {
 fn clients_are_told_the_truth_whenever_the_process_is_killed() {
     let variable = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
     let histories = variable("SHAPEFOLD_SUBQUERY_HISTORIES").unwrap_or(HISTORIES);
-    let first: u64 = variable("SHAPEFOLD_SUBQUERY_SEED").unwrap_or_else(|| rand::rng().random_range(0..1 << 40));
+    let first: u64 =
+        variable("SHAPEFOLD_SUBQUERY_SEED").unwrap_or_else(|| rand::rng().random_range(0..1 << 40));
     for seed in first..first + histories {
         if let Err(what) = run(seed) {
             panic!("SHAPEFOLD_SUBQUERY_SEED={seed} SHAPEFOLD_SUBQUERY_HISTORIES=1\n{what}");
         }
-    }
-}
-
-impl std::fmt::Debug for World {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("World").field("starts", &self.starts).finish_non_exhaustive()
     }
 }
 

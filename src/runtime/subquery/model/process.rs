@@ -16,7 +16,9 @@ use crate::runtime::router::{RoutedTransaction, Router};
 use crate::runtime::subquery::moving::Moved;
 use crate::runtime::subquery::{Action, Restored, RowTagger, task};
 use crate::runtime::writers::{Command, PoolSettings, Report, WriterPool};
-use crate::shape_log::{Encoder, ShapeFiles, ShapeReader, ShapeView, SimDisk, Verify, open_read_only};
+use crate::shape_log::{
+    Encoder, ShapeFiles, ShapeReader, ShapeView, SimDisk, Verify, make_durable, open_read_only,
+};
 
 const BUFFER_MAX: usize = 1_000;
 
@@ -34,6 +36,8 @@ pub struct Process {
     pub next: usize,
     /// What is asked of the database, and the answers that are on their way.
     pub queries: Vec<(Sid, u64, Option<Moved>)>,
+    /// Shapes that were given up: there is no reason for any.
+    pub ended: Vec<String>,
 }
 
 impl Process {
@@ -54,6 +58,7 @@ impl Process {
             runs: BTreeMap::new(),
             next: 0,
             queries: Vec::new(),
+            ended: Vec::new(),
         };
         for spec in specs {
             process.restore(spec, disk, from, &published);
@@ -67,13 +72,15 @@ impl Process {
         let (sid, subqueries) = (*sid, &mut self.router.subqueries);
         let files = ShapeFiles::open(Arc::new(disk.clone()), data(), *handle);
         let reader = ShapeReader::open(&files).expect("a snapshot");
+        if !dependencies.is_empty() {
+            make_durable(&files).expect("the disk works");
+        }
         open_read_only(&files, &reader, Verify::Everything).expect("a log");
         let view = reader.view();
-        let restored = Restored {
-            dependencies: dependencies.clone(),
-            visible: Some((database::before_all(), Lsn(10))),
-        };
-        let tagger = RowTagger::of(definition, "single_stack", *handle).expect("a clause").map(Arc::new);
+        let restored =
+            Restored { dependencies: dependencies.clone(), visible: Some((database::before_all(), Lsn(10))) };
+        let tagger = RowTagger::of(definition, "single_stack", *handle).map(|tagger| tagger.map(Arc::new));
+        let tagger = tagger.unwrap_or_else(|error| panic!("{error} in {:?}", definition.where_sql));
         if definition.is_inner() {
             let clause = tagger.as_ref().map(|tagger| Arc::new(tagger.clause().clone()));
             subqueries
@@ -181,7 +188,7 @@ impl Process {
                     self.runs.entry(sid).or_default().push((run, owes_from));
                 }
                 Action::HoldBack { sid, held_back } => self.shapes[&sid].1.reader.hold_back(held_back),
-                Action::End { sid, cause } => panic!("{sid} ends: {cause:?}"),
+                Action::End { sid, cause } => self.ended.push(format!("{sid} ends: {cause:?}")),
                 Action::Ask => {}
             }
         }
