@@ -5,6 +5,7 @@ mod documented;
 mod figures;
 mod golden;
 mod hypotheses;
+mod long;
 mod programs;
 mod sql;
 mod stepping;
