@@ -3,7 +3,8 @@
 //! Nothing here is part of the service. It starts a private Postgres ([`postgres`]) and the real
 //! service binary ([`service`]), speaks HTTP to it with a client of its own ([`http`],
 //! [`shape_client`]), and compares what a client holds with SQL ([`compare`]). The commands on top
-//! are [`demo`], [`demo_check`], [`soak`], [`chaos`], [`rolling`], [`mod@bench`] and [`fanout`].
+//! are [`demo`], [`demo_check`], [`soak`], [`chaos`], [`rolling`], [`mod@bench`], [`replication`] and
+//! [`fanout`].
 
 pub mod audit;
 pub mod bench;
@@ -17,8 +18,10 @@ pub mod directory;
 pub mod fanout;
 pub mod http;
 pub mod journal;
+mod overlap;
 pub mod page;
 pub mod postgres;
+pub mod replication;
 pub mod rolling;
 pub mod service;
 pub mod shape_client;
