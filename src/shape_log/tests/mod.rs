@@ -57,7 +57,7 @@ fn table(name: RelationName, columns: &[(&str, u32)], key: &[&str]) -> ShapeDefi
     selected.sort_unstable();
     let columns = columns.iter().map(column).collect();
     ShapeDefinition {
-        relation: Relation { oid: Oid(100), name, columns, partitioned: false },
+        relation: Arc::new(Relation { oid: Oid(100), name, columns, partitioned: false }),
         where_sql: None,
         columns: selected,
         columns_named: false,
