@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::error::{FaultClass, FileKind, Named, Stage, StorageFault};
+use super::open_files::{OpenFile, OpenFiles};
 
 /// A directory tree. Paths are whole paths below the data directory.
 pub trait Disk: Send + Sync + fmt::Debug {
@@ -71,6 +72,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// Those of `syncfs`; since Linux 5.8 these include write-back errors of any file.
     fn barrier(&self) -> io::Result<()>;
+
+    /// Where it is counted how many files are open; `None` where nothing limits them.
+    fn open_files(&self) -> Option<&OpenFiles> {
+        None
+    }
 }
 
 /// An open file. All positions are byte offsets; there is no cursor.
@@ -236,6 +242,10 @@ impl Disk for RealDisk {
     fn barrier(&self) -> io::Result<()> {
         rustix::fs::syncfs(&self.root).map_err(io::Error::from)
     }
+
+    fn open_files(&self) -> Option<&OpenFiles> {
+        Some(OpenFiles::of_process())
+    }
 }
 
 #[derive(Debug)]
@@ -263,15 +273,21 @@ impl DiskFile for RealFile {
     }
 }
 
-/// One file of a shape by its path, opened at first use and closed on [`FileSlot::release`], so that
-/// an idle shape holds no descriptor. Clones of the open handle stay valid after a release and after
-/// the file was moved to the trash.
+/// One file of a shape by its path, opened at first use and closed on [`FileSlot::release`], or for want
+/// of descriptors, so that an idle shape holds none. Clones of the open handle stay valid after that, and
+/// after the file was moved to the trash.
 #[derive(Debug)]
 pub(crate) struct FileSlot {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     pub kind: FileKind,
-    handle: Mutex<Option<Arc<dyn DiskFile>>>,
+    handle: Mutex<Option<Handle>>,
+}
+
+#[derive(Debug)]
+enum Handle {
+    Unlimited(Arc<dyn DiskFile>),
+    Limited(Arc<OpenFile>),
 }
 
 impl FileSlot {
@@ -282,12 +298,27 @@ impl FileSlot {
     /// The open file; `Vanished` where it does not exist.
     pub fn open(&self) -> Result<Arc<dyn DiskFile>, StorageFault> {
         let mut handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = handle.as_ref() {
-            return Ok(Arc::clone(file));
+        let open = match handle.as_ref() {
+            Some(Handle::Unlimited(file)) => Some(Arc::clone(file)),
+            Some(Handle::Limited(file)) => file.get(),
+            None => None,
+        };
+        if let Some(file) = open {
+            return Ok(file);
         }
-        let file = self.disk.open(&self.path).named(Stage::Open, self.kind)?;
-        *handle = Some(Arc::clone(&file));
+        let (opened, file) = self.counted(|| self.disk.open(&self.path)).named(Stage::Open, self.kind)?;
+        *handle = Some(opened);
         Ok(file)
+    }
+
+    fn counted(
+        &self,
+        open: impl Fn() -> io::Result<Arc<dyn DiskFile>>,
+    ) -> io::Result<(Handle, Arc<dyn DiskFile>)> {
+        match self.disk.open_files() {
+            Some(files) => files.open(open).map(|(kept, file)| (Handle::Limited(kept), file)),
+            None => open().map(|file| (Handle::Unlimited(Arc::clone(&file)), file)),
+        }
     }
 
     /// The open file, `None` where there is none yet.
@@ -304,8 +335,8 @@ impl FileSlot {
         if let Some(file) = self.open_existing()? {
             return Ok((file, false));
         }
-        let file = self.disk.create(&self.path).named(Stage::Create, self.kind)?;
-        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&file));
+        let (opened, file) = self.counted(|| self.disk.create(&self.path)).named(Stage::Create, self.kind)?;
+        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
         Ok((file, true))
     }
 
