@@ -23,6 +23,7 @@ mod quarantine;
 mod reconciler;
 pub mod router;
 pub mod settings;
+mod settling;
 mod single_flight;
 mod snapshots;
 pub mod standby;

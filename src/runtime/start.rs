@@ -27,6 +27,7 @@ use crate::runtime::publishing::Publishing;
 use crate::runtime::reconciler::Reconciler;
 use crate::runtime::router::Router;
 use crate::runtime::settings::{INPUTS_MAX, STREAM_BATCHES_MAX, Settings};
+use crate::runtime::settling::Settling;
 use crate::runtime::snapshots::{SnapshotContext, Snapshots};
 use crate::runtime::stream::{Acknowledgements, Idle, StreamTask};
 use crate::runtime::subquery::Resumed;
@@ -310,6 +311,7 @@ impl Parts {
             chunk_bytes: settings.chunk_bytes,
             driver: messages,
             publishing,
+            settling: Settling::spawn(Arc::clone(&disk)).map_err(BootError::Thread)?,
             service: service.clone(),
         });
         let runtime = tokio::runtime::Handle::current();

@@ -47,7 +47,7 @@ pub use disk::{Disk, DiskFile, RealDisk};
 pub use encoder::{Encoded, Encoder, Op, TransactionHeaders, snapshot_columns, snapshot_end};
 pub use error::{EncodeError, FaultClass, FileKind, ShapeLogError, Stage, StorageFault};
 pub use files::{
-    Quarantined, ShapeFiles, list_quarantined, list_shapes, list_trash, purge, purge_quarantined,
+    Quarantined, ShapeFiles, Unsynced, list_quarantined, list_shapes, list_trash, purge, purge_quarantined,
 };
 pub use flush::{SYNC_EACH_MAX, flush_all};
 pub use follow::{Followed, Follower};
@@ -58,7 +58,9 @@ pub use reader::{Body, Range, Read};
 pub use recovery::{Verify, open_read_only};
 pub use shared_encoder::SharedEncoder;
 pub use sim_disk::{SimDisk, SimFault};
-pub use snapshot::{SnapshotDone, SnapshotFollow, SnapshotState, SnapshotWriter};
+pub use snapshot::{
+    SETTLE_EACH_MAX, SealedSnapshot, SnapshotDone, SnapshotFollow, SnapshotState, SnapshotWriter, settle_all,
+};
 pub use tags::{Annotation, EVENT_START, Move, RowTags, Unit, move_event};
 pub use view::{ShapeReader, ShapeView};
 pub use writer::{Committed, LogWriter, OPEN_BYTES_MAX, Recovered, TAIL_BYTES_MAX};
