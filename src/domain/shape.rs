@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -79,7 +80,8 @@ pub enum LogMode {
 /// one shape.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShapeDefinition {
-    pub relation: Relation,
+    /// Shared by the shapes of a table.
+    pub relation: Arc<Relation>,
     /// Canonical SQL of the where clause, parameters replaced by typed literals.
     pub where_sql: Option<String>,
     /// Names of the selected columns, sorted.
@@ -196,13 +198,13 @@ mod tests {
             base: None,
         };
         ShapeDefinition {
-            relation: Relation {
+            relation: Arc::new(Relation {
                 oid: Oid(16_400),
                 name: RelationName { schema: "public".to_owned(), table: "items".to_owned() },
                 columns: vec![column("b", Some(1)), column("a", Some(0)), column("v", None)],
                 partitioned: false,
                 storage: None,
-            },
+            }),
             where_sql: None,
             columns: vec!["a".to_owned(), "b".to_owned(), "v".to_owned()],
             columns_named: false,

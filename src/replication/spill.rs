@@ -91,6 +91,15 @@ impl Transaction {
         }
     }
 
+    /// All changes, where they are in memory.
+    #[must_use]
+    pub fn in_memory(&self) -> Option<&[Change]> {
+        match &self.body {
+            Body::Memory(changes) => Some(changes),
+            Body::Spilled { .. } => None,
+        }
+    }
+
     /// Hands the changes from number `first` on to `visit`, in pieces, each with the number of its first
     /// change, until it breaks off.
     ///

@@ -116,6 +116,15 @@ impl Core {
         queue.pop_front().map(|waiting| waiting.effect)
     }
 
+    /// What [`Core::next_effect`] would give.
+    #[must_use]
+    pub fn peek_effect(&self) -> Option<&Effect> {
+        [&self.acks, &self.effects]
+            .into_iter()
+            .find_map(|queue| queue.front().filter(|waiting| waiting.after <= self.durable))
+            .map(|waiting| &waiting.effect)
+    }
+
     /// Whether everything that was decided, acknowledgements aside, has been performed.
     #[must_use]
     pub fn is_settled(&self) -> bool {

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use observe::Observer;
 
 use crate::domain::{EventId, Handle, Incarnation, Lsn, Sid, WireRelation};
-use crate::engine::Input;
+use crate::engine::{Effect, Input};
 use crate::events::{self, DrainCause, Event, FaultClass, ShapeEvent};
 use crate::filter::subquery::Values;
 use crate::journal::{
@@ -33,6 +33,7 @@ use crate::runtime::observed::{self, Round};
 use crate::runtime::publishing::Below;
 use crate::runtime::quarantine::Found;
 use crate::runtime::reconciler::CatalogLook;
+use crate::runtime::restoring::Loaded;
 use crate::runtime::settings::{HELD_BYTES_MAX, Operation, QUEUED_DELIVERIES_MAX};
 use crate::runtime::story;
 use crate::runtime::stream::Batch;
@@ -62,6 +63,11 @@ pub enum Message {
         sid: Sid,
         incarnation: Incarnation,
         done: bool,
+    },
+    /// Shapes that were read from their files after the start.
+    Restored {
+        part: usize,
+        loaded: Vec<Loaded>,
     },
     /// The initial rows of an inner query. Comes before the input that they are complete.
     Loaded {
@@ -151,6 +157,8 @@ struct Loop {
     given: BTreeMap<Sid, Vec<BTreeSet<Values>>>,
     /// Since when a shape waits for the stream, or since it was last helped on.
     nudged: Instant,
+    /// A shape that cannot be restored, and about which nothing may be done.
+    unrestored: Option<(Handle, ShapeLogError)>,
 }
 
 #[derive(Debug)]
@@ -204,6 +212,7 @@ impl Driver {
             round: None,
             given: BTreeMap::new(),
             nudged: now,
+            unrestored: None,
         };
         let observer = Observer::new(operation);
         let held = Held::new();
@@ -287,7 +296,12 @@ impl Driver {
             // Before the deliveries: what waited comes before what was decided after it.
             self.follow_moves();
             self.persist()?;
-            while let Some(effect) = self.core.next_effect() {
+            if let Some((handle, error)) = self.state.unrestored.take() {
+                return Err(Fatal::Restore { handle, error });
+            }
+            while self.may_perform()
+                && let Some(effect) = self.core.next_effect()
+            {
                 match self.executor.perform(effect) {
                     Outcome::Done => {}
                     Outcome::Answer(input) => self.input(input),
@@ -311,6 +325,38 @@ impl Driver {
             self.executor.writers.progress(received);
         }
         Ok(false)
+    }
+
+    /// Whether the next effect may be performed: while shapes are being restored, none but the end, since
+    /// what was decided after that relies on them.
+    fn may_perform(&mut self) -> bool {
+        let effect = self.core.peek_effect();
+        if matches!(effect, Some(Effect::Abort)) {
+            return true;
+        }
+        let more = matches!(effect, Some(Effect::RestoreShape { .. }));
+        if self.executor.restoring.is_asked() && effect.is_some() && !more {
+            self.executor.begin_restoring();
+        }
+        !self.executor.restoring.is_running()
+    }
+
+    /// Makes known what was read of shapes that live still.
+    fn restored(&mut self, part: usize, loaded: Vec<Loaded>) {
+        for (sid, handle, read) in self.executor.restoring.take(part, loaded) {
+            let lives =
+                self.core.engine().state().shape(sid).is_some_and(|shape| shape.life < Life::Invalidated);
+            if !lives {
+                continue;
+            }
+            match self.executor.restore(sid, handle, read) {
+                Outcome::Answer(input) => self.input(input),
+                Outcome::Refuse { handle, error } => {
+                    self.state.unrestored.get_or_insert((handle, error));
+                }
+                Outcome::Done | Outcome::Exit | Outcome::Abort => {}
+            }
+        }
     }
 
     fn persist(&mut self) -> Result<(), Fatal> {
@@ -452,6 +498,7 @@ impl Driver {
             Message::Catalog(look) => self.catalog(&look),
             Message::Surveyed(found) => self.surveyed(found),
             Message::LogPrepared { sid, incarnation, done } => self.log_prepared(sid, incarnation, done),
+            Message::Restored { part, loaded } => self.restored(part, loaded),
             Message::Loaded { sid, members } => self.executor.router.subqueries.loaded(sid, *members),
             Message::Given { sid, given } => drop(self.state.given.insert(sid, given)),
             Message::Moved { sid, id, moved } => self.executor.router.subqueries.moved(sid, id, moved),

@@ -9,23 +9,20 @@ use tokio::sync::{mpsc, oneshot};
 use crate::domain::{Handle, Incarnation, Oid, RelationName, Seq, ShapeDefinition, Sid};
 use crate::engine::{Effect, Input};
 use crate::events::{DestructionResult, IntentId, InvalidationCause};
-use crate::filter::Predicate;
 use crate::filter::subquery::Clause;
 use crate::runtime::compaction::Compactor;
 use crate::runtime::driver::Message;
 use crate::runtime::faults;
-use crate::runtime::handle::{CreateError, LiveShape, Phase, Service, Suspects};
+use crate::runtime::handle::{CreateError, LiveShape, Phase, Service, Status, Suspects};
 use crate::runtime::inspector::Inspector;
 use crate::runtime::quarantine::{self, Timing};
+use crate::runtime::restoring::{Filter, Loader, Restored, Restoring, Unrestored};
 use crate::runtime::router::{RoutedTransaction, Router};
 use crate::runtime::snapshots::{SnapshotContext, Snapshots};
 use crate::runtime::stream::{self, Acknowledgements};
-use crate::runtime::subquery::{FoldError, Resumed, RowTagger};
+use crate::runtime::subquery::{FoldError, Resumed};
 use crate::runtime::writers::{Command, WriterThreads};
-use crate::shape_log::{
-    Disk, FaultClass, ShapeFiles, ShapeLogError, ShapeReader, StorageFault, Verify, make_durable,
-    open_read_only, purge,
-};
+use crate::shape_log::{Disk, FaultClass, ShapeFiles, ShapeLogError, ShapeReader, StorageFault, purge};
 
 /// Everything that effects act upon. Lives on the driver thread.
 #[derive(Debug)]
@@ -41,6 +38,8 @@ pub struct Executor {
     pub runtime: tokio::runtime::Handle,
     pub data_dir: PathBuf,
     pub disk: Arc<dyn Disk>,
+    pub loader: Loader,
+    pub restoring: Restoring,
     pub shapes: BTreeMap<Sid, Arc<LiveShape>>,
     pub bodies: Bodies,
     /// Who asked for a shape that is not durable in the journal yet.
@@ -48,8 +47,6 @@ pub struct Executor {
     /// The tables that have shapes: read by the tasks that publish and un-publish.
     pub tables: Arc<Mutex<BTreeSet<Oid>>>,
     pub table_names: BTreeMap<Oid, RelationName>,
-    /// `ELECTRIC_DATABASE_ID`.
-    pub stack: String,
     /// What the journal said at the start about the shapes that are restored.
     pub resumed: Resumed,
     /// Transactions that are to be handed out together, once everything before them has been.
@@ -67,32 +64,8 @@ pub struct HandOut {
     pub owes_from: Option<Seq>,
 }
 
-/// How rows are chosen.
-#[derive(Debug)]
-pub enum Filter {
-    Everything,
-    Plain(Box<Predicate>),
-    /// With inner queries.
-    Tagged(Arc<RowTagger>),
-}
-
 /// Where the answer to a request for a shape goes.
 pub type Reply = oneshot::Sender<Result<Arc<LiveShape>, CreateError>>;
-
-type Restored = (Arc<ShapeDefinition>, Filter, Arc<ShapeReader>);
-
-/// Why a shape that the journal knows cannot be served.
-enum Unrestored {
-    Files(ShapeLogError),
-    /// Its canonical where clause is not one to this version.
-    Clause,
-}
-
-impl From<ShapeLogError> for Unrestored {
-    fn from(error: ShapeLogError) -> Unrestored {
-        Unrestored::Files(error)
-    }
-}
 
 /// The bytes are gone or wrong, with evidence: no restart brings them back.
 fn is_lost(fault: &StorageFault) -> bool {
@@ -151,8 +124,7 @@ impl Bodies {
 }
 
 impl Executor {
-    /// Performs one effect. Never waits for a disk or the network, but for the files of a shape that is
-    /// restored.
+    /// Performs one effect. Never waits for a disk or the network.
     pub fn perform(&mut self, effect: Effect) -> Outcome {
         match effect {
             Effect::ConnectPostgres => {
@@ -166,7 +138,10 @@ impl Executor {
                 self.acknowledgements.send(generation, lsn);
                 Outcome::Done
             }
-            Effect::RestoreShape { sid, handle } => self.restore(sid, handle),
+            Effect::RestoreShape { sid, handle } => {
+                self.restoring.want(sid, handle);
+                Outcome::Done
+            }
             Effect::OpenShape { sid, .. } => self.open(sid),
             Effect::StartSnapshot { sid, attempt } => {
                 if let Some(shape) = self.shapes.get(&sid) {
@@ -264,22 +239,6 @@ impl Executor {
         self.install(sid, handle, definition, filter, reader, Phase::Opening)
     }
 
-    /// The filter of a definition.
-    ///
-    /// # Errors
-    /// None where the canonical clause is not one to this version.
-    pub fn filter(&self, definition: &ShapeDefinition, handle: Handle) -> Option<Filter> {
-        if let Some(tagger) = RowTagger::of(definition, &self.stack, handle).ok()? {
-            return Some(Filter::Tagged(Arc::new(tagger)));
-        }
-        match &definition.where_sql {
-            Some(sql) => {
-                Predicate::from_canonical(sql, &definition.relation).ok().map(Box::new).map(Filter::Plain)
-            }
-            None => Some(Filter::Everything),
-        }
-    }
-
     /// Hands transactions to the writer of a shape that were to be handed out together: those before
     /// `seq`, or all. Everything that was decided before them has been performed.
     pub fn hand_out(&mut self, sid: Sid, before: Option<Seq>) {
@@ -330,7 +289,7 @@ impl Executor {
     }
 
     pub(super) fn files(&self, handle: Handle) -> ShapeFiles {
-        ShapeFiles::open(Arc::clone(&self.disk), &self.data_dir, handle)
+        self.loader.files(handle)
     }
 
     fn command_stream(&self, command: stream::Command) -> Outcome {
@@ -355,10 +314,18 @@ impl Executor {
         Outcome::Done
     }
 
-    fn restore(&mut self, sid: Sid, handle: Handle) -> Outcome {
-        match self.read_shape(handle) {
+    /// Has the shapes read that are to be restored. Until then only they can be read that have been.
+    pub fn begin_restoring(&mut self) {
+        let shapes = self.restoring.begin(&self.loader, &self.runtime, &self.context.driver);
+        tracing::info!(shapes, "restoring");
+        let reason = "Timeout waiting for shape data to be loaded".to_owned();
+        self.service.set_status(Status::Waiting { reason });
+    }
+
+    /// Makes a shape known that was read from its files.
+    pub fn restore(&mut self, sid: Sid, handle: Handle, read: Result<Restored, Unrestored>) -> Outcome {
+        match read {
             Ok((definition, filter, reader)) => {
-                self.inspector.remember(&definition.relation);
                 if let Err(error) = self.resume_subqueries(sid, &definition, &filter, &reader) {
                     return self.unfolded(sid, handle, error);
                 }
@@ -419,18 +386,6 @@ impl Executor {
                 Outcome::Answer(Input::Invalidate { sid, cause: InvalidationCause::StorageDamaged })
             }
         }
-    }
-
-    fn read_shape(&self, handle: Handle) -> Result<Restored, Unrestored> {
-        let files = self.files(handle);
-        let definition = Arc::new(files.read_definition()?);
-        let filter = self.filter(&definition, handle).ok_or(Unrestored::Clause)?;
-        let reader = ShapeReader::open(&files)?;
-        if !definition.dependencies.is_empty() {
-            make_durable(&files)?;
-        }
-        open_read_only(&files, &reader, Verify::Tail)?;
-        Ok((definition, filter, reader))
     }
 
     fn start_writer(

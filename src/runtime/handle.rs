@@ -490,7 +490,7 @@ pub(crate) mod testing {
         let connections = Connections::new(url.clone(), options.clone(), 1);
         let evaluation = Evaluation::new(false, (url, options), connections.clone());
         let inspector = Inspector::new(connections.clone());
-        tables.iter().for_each(|table| inspector.remember(table));
+        tables.iter().for_each(|table| inspector.remember(&Arc::new(table.clone())));
         Service::new(requests, inspector, Subsets::new(connections, 1), evaluation)
     }
 

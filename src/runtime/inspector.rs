@@ -87,9 +87,20 @@ impl Inspector {
     }
 
     /// Remembers a table from the definition of a shape on disk.
-    pub fn remember(&self, relation: &Relation) {
-        let known = Known { relation: Some(Arc::new(relation.clone())), looked_at: None };
-        self.lock().entry(relation.name.clone()).or_insert(known);
+    pub fn remember(&self, relation: &Arc<Relation>) {
+        let mut tables = self.lock();
+        if !tables.contains_key(&relation.name) {
+            let known = Known { relation: Some(Arc::clone(relation)), looked_at: None };
+            tables.insert(relation.name.clone(), known);
+        }
+    }
+
+    /// The table as it is known, where that is the same: shapes of one table share it.
+    #[must_use]
+    pub fn shared(&self, relation: Arc<Relation>) -> Arc<Relation> {
+        let tables = self.lock();
+        let known = tables.get(&relation.name).and_then(|known| known.relation.as_ref());
+        known.filter(|known| **known == relation).map_or_else(|| Arc::clone(&relation), Arc::clone)
     }
 
     /// The next look asks Postgres.
@@ -101,8 +112,9 @@ impl Inspector {
 
     async fn look(&self, name: &RelationName) -> Result<Option<Arc<Relation>>, PgError> {
         let loan = self.connections.get().await?;
-        let relation = inspect(loan.client(), name).await?.map(Arc::new);
+        let relation = inspect(loan.client(), name).await?;
         loan.give_back();
+        let relation = relation.map(|relation| self.shared(Arc::new(relation)));
         let known = Known { relation: relation.clone(), looked_at: Some(Instant::now()) };
         let mut tables = self.lock();
         if tables.len() >= TABLES_MAX {

@@ -12,6 +12,7 @@ use crate::postgres::{PgErrorKind, SqlClient};
 use crate::replication::{self, ReplicationError};
 use crate::runtime::connections::Connections;
 use crate::runtime::driver::Message;
+use crate::runtime::single_flight::SingleFlight;
 
 /// Longest wait for transactions that wrote to a table before it was published.
 const FENCE_WAIT_MAX: Duration = Duration::from_secs(45);
@@ -33,6 +34,17 @@ pub struct Publishing {
     trees: BTreeMap<Oid, u64>,
     /// One small entry for each table that has had a shape.
     tables: Mutex<BTreeMap<Oid, Arc<tokio::sync::Mutex<Table>>>>,
+    /// Looks at the catalog that have not begun.
+    looks: SingleFlight<Wanted, Result<(), Arc<ReplicationError>>>,
+}
+
+/// What a shape needs of the publication.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Wanted {
+    oid: Oid,
+    name: RelationName,
+    partitioned: bool,
+    columns: Vec<String>,
 }
 
 /// How a table stands, as far as this process has brought it about.
@@ -76,7 +88,8 @@ impl Publishing {
         driver: mpsc::Sender<Message>,
         trees: BTreeMap<Oid, u64>,
     ) -> Publishing {
-        Publishing { admin, publication, manual, driver, trees, tables: Mutex::default() }
+        let (tables, looks) = (Mutex::default(), SingleFlight::default());
+        Publishing { admin, publication, manual, driver, trees, tables, looks }
     }
 
     #[must_use]
@@ -103,14 +116,39 @@ impl Publishing {
     }
 
     /// Sees to it that a table is published, and waits for those who wrote to it before (N3). No
-    /// connection is held while there is nothing to do but to wait.
+    /// connection is held while there is nothing to do but to wait. Those who ask for the same before a
+    /// look at the catalog begins share that look: a thousand new shapes of a table cost a few.
     ///
     /// # Errors
     /// Those of contract 4.4, and `FenceTimeout`.
-    pub async fn publish(&self, definition: &ShapeDefinition) -> Result<(), ReplicationError> {
+    pub async fn publish(
+        self: &Arc<Self>,
+        definition: &ShapeDefinition,
+    ) -> Result<(), Arc<ReplicationError>> {
+        let (relation, columns) = (&definition.relation, &definition.columns);
+        let wanted = Wanted {
+            oid: relation.oid,
+            name: relation.name.clone(),
+            partitioned: relation.partitioned,
+            columns: columns.clone(),
+        };
+        let (publishing, definition) = (Arc::clone(self), definition.clone());
+        let published = self.looks.join(wanted, |landing| async move {
+            // The turn first: who waits for it needs no connection.
+            let turn = publishing.turn(definition.relation.oid).await;
+            // Who comes from now on may have been told of something that this look does not see.
+            drop(landing);
+            publishing.publish_now(turn, &definition).await.map_err(Arc::new)
+        });
+        published.await.unwrap_or_else(|| Err(Arc::new(ReplicationError::Ended)))
+    }
+
+    async fn publish_now(
+        &self,
+        mut turn: OwnedMutexGuard<Table>,
+        definition: &ShapeDefinition,
+    ) -> Result<(), ReplicationError> {
         let relation = &definition.relation;
-        // The turn first: who waits for it needs no connection.
-        let mut turn = self.turn(relation.oid).await;
         let loan = self.admin.get().await?;
         let (client, publication) = (loan.client(), &self.publication);
         replication::check_generated(client, publication, relation, &definition.columns).await?;

@@ -27,6 +27,8 @@ pub struct Router {
     /// Shapes with inner queries, by their own table.
     outers: BTreeMap<Oid, BTreeSet<Sid>>,
     shapes: BTreeMap<Sid, Routed>,
+    /// The columns that the newest shape of a table needs: mostly those that the others need, too.
+    columns: BTreeMap<Oid, Arc<BTreeSet<String>>>,
     relations: BTreeMap<Oid, Arc<WireRelation>>,
     partitions: Partitions,
     /// Tables as the catalog had them when it was last looked at.
@@ -41,7 +43,7 @@ pub struct Router {
 struct Routed {
     definition: Arc<ShapeDefinition>,
     /// Columns whose loss or change of type ends the shape.
-    columns: BTreeSet<String>,
+    columns: Arc<BTreeSet<String>>,
     delegated: Box<[Arc<Delegated>]>,
 }
 
@@ -132,6 +134,13 @@ impl RoutedTransaction {
         if matches!(wants, Wants::Late(late) if late.decided().is_none_or(|it| it.changes.is_empty())) {
             return Ok(());
         }
+        // What one of many shapes wants of a large transaction is found without looking at all of it.
+        if let (Wants::Changes(wanted), Some(changes)) = (wants, self.txn.in_memory()) {
+            return wanted.iter().try_for_each(|(at, op)| match changes.get(*at as usize) {
+                Some(change) => visit(change, *op, None),
+                None => Ok(()),
+            });
+        }
         let mut failed = None;
         let mut position = 0_u32;
         let mut cursor = 0;
@@ -213,7 +222,16 @@ impl Router {
                 self.whole.entry(oid).or_default().insert(sid);
             }
         }
+        let columns = self.shared_columns(oid, columns);
         self.shapes.insert(sid, Routed { definition, columns, delegated });
+    }
+
+    fn shared_columns(&mut self, oid: Oid, columns: BTreeSet<String>) -> Arc<BTreeSet<String>> {
+        let known = self.columns.entry(oid).or_default();
+        if **known != columns {
+            *known = Arc::new(columns);
+        }
+        Arc::clone(known)
     }
 
     /// Routes to a shape with inner queries, once [`Subqueries::begin`] says so.
@@ -223,6 +241,7 @@ impl Router {
         columns.extend(definition.key_columns().into_iter().map(str::to_owned));
         columns.extend(clause_columns.iter().cloned());
         self.outers.entry(oid).or_default().insert(sid);
+        let columns = self.shared_columns(oid, columns);
         self.shapes.insert(sid, Routed { definition, columns, delegated: Box::default() });
     }
 
@@ -240,6 +259,7 @@ impl Router {
                 }
             }
         }
+        let mut used = false;
         for tables in [&mut self.whole, &mut self.filtered, &mut self.outers] {
             if let Some(sids) = tables.get_mut(&oid) {
                 sids.remove(&sid);
@@ -247,6 +267,10 @@ impl Router {
                     tables.remove(&oid);
                 }
             }
+            used |= tables.contains_key(&oid);
+        }
+        if !used {
+            self.columns.remove(&oid);
         }
     }
 

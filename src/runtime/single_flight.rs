@@ -42,6 +42,22 @@ where
     /// The outcome of the work on `key` that runs, or of `work`, which then runs in a task of its own:
     /// one who asks and goes away takes nothing from the others. `None` where it panicked.
     pub async fn run(&self, key: K, work: impl Future<Output = V> + Send + 'static) -> Option<V> {
+        self.join(key, |landing| async move {
+            let outcome = work.await;
+            // Whoever comes from now on asks anew.
+            drop(landing);
+            outcome
+        })
+        .await
+    }
+
+    /// As [`Self::run`], with work that says itself from when on those who come ask anew: once it has
+    /// dropped what it is given. Where it must not look at anything before the last who shares its outcome
+    /// has come, it does so first.
+    pub async fn join<W>(&self, key: K, work: impl FnOnce(Landing<K, V>) -> W) -> Option<V>
+    where
+        W: Future<Output = V> + Send + 'static,
+    {
         let flight = {
             let mut running = lock(&self.running);
             match running.get(&key) {
@@ -50,12 +66,9 @@ where
                     let (done, outcome) = oneshot::channel();
                     let flight = outcome.shared();
                     running.insert(key.clone(), flight.clone());
-                    let landing = Landing { running: Arc::clone(&self.running), key };
+                    let work = work(Landing { running: Arc::clone(&self.running), key });
                     tokio::spawn(async move {
-                        let outcome = work.await;
-                        // Whoever comes from now on asks anew.
-                        drop(landing);
-                        let _nobody_waits = done.send(outcome);
+                        let _nobody_waits = done.send(work.await);
                     });
                     flight
                 }
@@ -66,7 +79,7 @@ where
 }
 
 /// Ends a flight, also where the work panics.
-struct Landing<K: Eq + Hash, V> {
+pub struct Landing<K: Eq + Hash, V> {
     running: Arc<Mutex<HashMap<K, Flight<V>>>>,
     key: K,
 }
@@ -113,6 +126,36 @@ mod tests {
         });
         assert_eq!(later.max(beside), Some(2));
         assert_eq!(calls.load(Ordering::Relaxed), 3);
+    }
+
+    /// What is looked at after the last has joined is true for all of them.
+    #[tokio::test]
+    async fn who_comes_once_the_work_has_begun_waits_for_the_next() {
+        let flights = SingleFlight::<&str, u32>::default();
+        let (calls, turn) = (Arc::new(AtomicU32::new(0)), Arc::new(tokio::sync::Mutex::new(())));
+        let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let ask = || {
+            let (calls, turn) = (Arc::clone(&calls), Arc::clone(&turn));
+            let (begun, go) = (Arc::clone(&begun), Arc::clone(&go));
+            flights.join("a", |landing| async move {
+                let _turn = turn.lock().await;
+                drop(landing);
+                begun.notify_one();
+                go.notified().await;
+                calls.fetch_add(1, Ordering::Relaxed)
+            })
+        };
+        let late = async {
+            begun.notified().await;
+            go.notify_one();
+            let next = async {
+                begun.notified().await;
+                go.notify_one();
+            };
+            tokio::join!(ask(), ask(), next)
+        };
+        let (first, (second, third, ())) = tokio::join!(ask(), late);
+        assert_eq!((first, second, third), (Some(0), Some(1), Some(1)));
     }
 
     #[tokio::test]

@@ -12,13 +12,16 @@ use crate::domain::{LogMode, Sid};
 use crate::engine::Input;
 use crate::events::SnapshotFailure;
 use crate::replication::ReplicationError;
-use crate::runtime::connections::Connections;
+use crate::runtime::connections::{Connections, Place};
 use crate::runtime::driver::Message;
 use crate::runtime::faults;
 use crate::runtime::handle::{LiveShape, Phase, Service, SnapshotProblem};
 use crate::runtime::publishing::{Newcomers, Publishing};
+use crate::runtime::settling::Settling;
 use crate::runtime::subquery::{FoldError, Members, RowTagger, given, load_snapshot};
-use crate::shape_log::{Disk, ShapeFiles, ShapeLogError, SnapshotWriter};
+use crate::shape_log::{
+    Disk, SealedSnapshot, ShapeFiles, ShapeLogError, SnapshotDone, SnapshotWriter, StorageFault, Unsynced,
+};
 use crate::snapshot::{self, OpenSnapshot, RowBatch, SnapshotError};
 use crate::telemetry::{Sampling, SpanKind, Value};
 
@@ -32,6 +35,7 @@ pub struct SnapshotContext {
     pub chunk_bytes: u64,
     pub driver: mpsc::Sender<Message>,
     pub publishing: Arc<Publishing>,
+    pub settling: Settling,
     pub service: Service,
 }
 
@@ -127,22 +131,35 @@ struct Task {
 
 /// Why there will be no rows.
 enum Problem {
-    Replication(ReplicationError),
+    /// Of a look at the catalog that others may share.
+    Replication(Arc<ReplicationError>),
     Snapshot(SnapshotError),
     ShapeLog(ShapeLogError),
     /// The driver is gone, or has started another attempt.
     NotWanted,
 }
 
+impl From<Arc<ReplicationError>> for Problem {
+    fn from(error: Arc<ReplicationError>) -> Problem {
+        Problem::Replication(error)
+    }
+}
+
 impl From<ReplicationError> for Problem {
     fn from(error: ReplicationError) -> Problem {
-        Problem::Replication(error)
+        Problem::Replication(Arc::new(error))
     }
 }
 
 impl From<SnapshotError> for Problem {
     fn from(error: SnapshotError) -> Problem {
         Problem::Snapshot(error)
+    }
+}
+
+impl From<StorageFault> for Problem {
+    fn from(fault: StorageFault) -> Problem {
+        Problem::ShapeLog(fault.into())
     }
 }
 
@@ -166,7 +183,7 @@ impl Task {
             span.end(taken.is_err());
         }
         match taken {
-            Ok((rows, bytes)) => Some(Input::SnapshotCompleted { sid, attempt, rows, bytes }),
+            Ok(SnapshotDone { rows, bytes }) => Some(Input::SnapshotCompleted { sid, attempt, rows, bytes }),
             Err(Problem::NotWanted) => None,
             Err(problem) => {
                 let (failure, told) = self.explain(&problem);
@@ -181,13 +198,18 @@ impl Task {
         }
     }
 
-    async fn take(&self, verdict: oneshot::Receiver<()>) -> Result<(u64, u64), Problem> {
-        let files = self.make_files().await?;
+    async fn take(&self, verdict: oneshot::Receiver<()>) -> Result<SnapshotDone, Problem> {
         self.publish().await?;
+        let _unsettled = self.context.settling.place().await;
         let loan = self.context.query.get().await.map_err(SnapshotError::from)?;
         let (client, place) = loan.split();
         let extra = self.shape.tagger.as_ref().map_or_else(Vec::new, |tagger| tagger.extra_sql());
-        let opened = snapshot::open_with_extra(client, &self.shape.definition, &extra).await?;
+        // Before the engine is told: from then on a writer may want the directory.
+        let (opened, made) = tokio::join!(
+            snapshot::open_with_extra(client, &self.shape.definition, &extra),
+            self.make_files()
+        );
+        let (opened, (files, unsynced)) = (opened?, made?);
         if self.shape.tagger.is_some() {
             let given = given(&opened, &self.shape.definition).await?;
             self.send(Message::Given { sid: self.shape.sid, given }).await?;
@@ -200,23 +222,28 @@ impl Task {
         })
         .await?;
         verdict.await.map_err(|_| Problem::NotWanted)?;
-        let (done, client) = self.copy(&files, opened).await?;
-        if let Some(client) = client {
-            place.keep(client);
+        let sealed = self.copy(&files, opened, place, unsynced).await?;
+        let settled = self.context.settling.settle(sealed).await.ok_or(ShapeLogError::SnapshotFailed)??;
+        if self.shape.definition.is_inner() {
+            self.load().await?;
         }
-        Ok(done)
+        Ok(settled)
     }
 
-    async fn make_files(&self) -> Result<ShapeFiles, Problem> {
+    /// The directory of the shape. It becomes durable with the snapshot: until then a restart starts the
+    /// shape over.
+    async fn make_files(&self) -> Result<(ShapeFiles, Unsynced), Problem> {
         let (context, shape) = (Arc::clone(&self.context), Arc::clone(&self.shape));
-        let make = move || {
-            ShapeFiles::create(Arc::clone(&context.disk), &context.data_dir, shape.handle, &shape.definition)
-        };
         // A retake finds the directory that the first attempt made.
-        if self.attempt > 1 {
-            let context = &self.context;
-            return Ok(ShapeFiles::open(Arc::clone(&context.disk), &context.data_dir, self.shape.handle));
-        }
+        let again = self.attempt > 1;
+        let make = move || {
+            let (disk, data_dir) = (Arc::clone(&context.disk), &context.data_dir);
+            if again {
+                let files = ShapeFiles::open(disk, data_dir, shape.handle);
+                return files.laid_out(data_dir).map(|unsynced| (files, unsynced));
+            }
+            ShapeFiles::lay_out(disk, data_dir, shape.handle, &shape.definition)
+        };
         Ok(blocking(make).await??)
     }
 
@@ -230,26 +257,28 @@ impl Task {
         self.tell(Input::PublicationReady { sid: self.shape.sid, oid: relation.oid, waited_ms }).await
     }
 
+    /// Writes the rows; the connection is free again once they are read.
     async fn copy(
         &self,
         files: &ShapeFiles,
         opened: OpenSnapshot,
-    ) -> Result<((u64, u64), Option<crate::postgres::SqlClient>), Problem> {
+        place: Place,
+        unsynced: Unsynced,
+    ) -> Result<SealedSnapshot, Problem> {
         let visible = opened.visible.clone();
         let reader = Arc::clone(&self.shape.reader);
         let mut writer =
             SnapshotWriter::create(files, &self.shape.definition, reader, self.context.chunk_bytes)?;
         self.shape.set_phase(Phase::Readable);
-        let mut client = None;
         match self.shape.definition.log {
-            LogMode::ChangesOnly => {}
+            LogMode::ChangesOnly => place.keep(opened.leave().await?),
             LogMode::Full => {
                 let mut rows = opened.rows().await?;
                 let mut batch = RowBatch::new();
                 while rows.next_batch(&mut batch).await? {
                     writer = push(writer, &batch, self.shape.tagger.as_deref())?;
                 }
-                client = Some(rows.finish().await?);
+                place.keep(rows.finish().await?);
             }
         }
         // Rows of a partition that came or went meanwhile may be among those that were read, or not.
@@ -257,11 +286,8 @@ impl Task {
         if relation.partitioned {
             self.context.publishing.look_below(relation.oid, Newcomers::MadeAsPartition).await?;
         }
-        let done = blocking(move || writer.finish(&visible)).await??;
-        if self.shape.definition.is_inner() {
-            self.load().await?;
-        }
-        Ok(((done.rows, done.bytes), client))
+        // Into the page cache, as the rows before.
+        Ok(writer.seal(&visible, Some(unsynced))?)
     }
 
     /// The rows of an inner query are what the shapes that depend on it need.

@@ -27,8 +27,10 @@ use crate::runtime::observed::{Observed, Observer};
 use crate::runtime::probe::Probe;
 use crate::runtime::publishing::Publishing;
 use crate::runtime::reconciler::Reconciler;
+use crate::runtime::restoring::{Loader, Restoring};
 use crate::runtime::router::Router;
 use crate::runtime::settings::{INPUTS_MAX, STREAM_BATCHES_MAX, Settings};
+use crate::runtime::settling::Settling;
 use crate::runtime::snapshots::{SnapshotContext, Snapshots};
 use crate::runtime::stream::{Acknowledgements, Idle, StreamTask};
 use crate::runtime::subquery::Resumed;
@@ -324,6 +326,7 @@ impl Parts {
             chunk_bytes: settings.chunk_bytes,
             driver: messages,
             publishing,
+            settling: Settling::spawn(Arc::clone(&disk)).map_err(BootError::Thread)?,
             service: service.clone(),
         });
         let compactor = settings.compaction.map(|policy| {
@@ -335,7 +338,6 @@ impl Parts {
         let executor = Executor {
             service,
             router: Router::new(settings.subquery_buffer_max),
-            inspector,
             snapshots: Snapshots::new(Arc::clone(&context), runtime.clone()),
             context,
             writers,
@@ -343,13 +345,20 @@ impl Parts {
             stream: commands,
             runtime,
             data_dir: settings.data_dir.clone(),
+            loader: Loader {
+                disk: Arc::clone(&disk),
+                data_dir: settings.data_dir.clone(),
+                stack: settings.stack.clone(),
+                inspector: inspector.clone(),
+            },
+            restoring: Restoring::default(),
             disk,
+            inspector,
             shapes: BTreeMap::new(),
             bodies: Bodies::default(),
             waiting: BTreeMap::new(),
             tables,
             table_names: BTreeMap::new(),
-            stack: settings.stack.clone(),
             resumed: Resumed::default(),
             runs: BTreeMap::new(),
             suspects: Arc::default(),

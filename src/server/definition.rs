@@ -71,7 +71,7 @@ async fn inspect_inner(service: &Service, text: &str) -> Result<Relations, Failu
 fn inner_relations(definition: &ShapeDefinition) -> Relations {
     let mut inner = Relations::new();
     for dependency in &definition.dependencies {
-        inner.insert(dependency.relation.name.clone(), dependency.relation.clone());
+        inner.insert(dependency.relation.name.clone(), (*dependency.relation).clone());
         inner.extend(inner_relations(dependency));
     }
     inner
@@ -86,7 +86,7 @@ fn refused(error: ClauseError) -> Failure {
 async fn checked(
     service: &Service,
     asked: &AskedShape,
-    relation: &Relation,
+    relation: &Arc<Relation>,
     inner: &Relations,
 ) -> Result<ShapeDefinition, Failure> {
     let Defined { mut definition, mut parts, compared } = define(asked, relation, inner, &TableTexts::new())?;
@@ -177,7 +177,7 @@ pub(super) struct Defined {
 /// The first rule that the parameters break.
 pub(super) fn define(
     asked: &AskedShape,
-    relation: &Relation,
+    relation: &Arc<Relation>,
     inner: &Relations,
     texts: &TableTexts,
 ) -> Result<Defined, Failure> {
@@ -199,7 +199,7 @@ pub(super) fn define(
     let condition = condition(asked, relation, inner, texts)?;
     let definition = ShapeDefinition {
         where_sql: condition.sql,
-        relation: relation.clone(),
+        relation: Arc::clone(relation),
         columns,
         columns_named,
         replica: asked.replica,
@@ -370,8 +370,8 @@ mod tests {
     }
 
     fn check(columns: Option<&str>, queryable: Option<&str>, expected: &str) {
-        let shape =
-            define(&asked(columns, queryable, None), &relation(), &Relations::new(), &TableTexts::new());
+        let relation = Arc::new(relation());
+        let shape = define(&asked(columns, queryable, None), &relation, &Relations::new(), &TableTexts::new());
         assert_eq!(shown(shape), expected, "{columns:?} {queryable:?}");
     }
 
@@ -419,6 +419,7 @@ mod tests {
     fn generated_columns_are_refused() {
         let mut relation = relation();
         relation.columns.push(crate::domain::Column { generated: true, ..column("g", "int4", None) });
+        let relation = Arc::new(relation);
         assert_eq!(
             shown(define(&asked(None, None, None), &relation, &Relations::new(), &TableTexts::new())),
             r#"{"columns":["The following columns are generated and cannot be included in the shape: g. You can exclude them from the shape by explicitly listing which columns to fetch in the 'columns' query param"]}"#
@@ -439,6 +440,7 @@ mod tests {
         for column in &mut relation.columns {
             column.pk_position = None;
         }
+        let relation = Arc::new(relation);
         assert_eq!(
             shown(define(&asked(Some("id"), None, None), &relation, &Relations::new(), &TableTexts::new())),
             r#"{"columns":["The list of columns must include all primary key columns, missing: k, value"]}"#
@@ -452,7 +454,7 @@ mod tests {
                 keys.iter().map(|key| ((*key).to_owned(), "5".to_owned())).collect();
             shown(define(
                 &AskedShape { params, ..asked(None, None, clause) },
-                &relation(),
+                &Arc::new(relation()),
                 &Relations::new(),
                 &TableTexts::new(),
             ))

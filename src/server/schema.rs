@@ -126,6 +126,8 @@ fn to_ascii(json: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::domain::{LogMode, Oid, Relation, RelationName, Replica};
 
@@ -148,13 +150,13 @@ mod tests {
     fn check(column: Column, expected: &str) {
         let definition = ShapeDefinition {
             columns: vec![column.name.clone()],
-            relation: Relation {
+            relation: Arc::new(Relation {
                 oid: Oid(1),
                 name: RelationName { schema: "public".to_owned(), table: "t".to_owned() },
                 columns: vec![column, self::column("unselected", "text", -1)],
                 partitioned: false,
                 storage: None,
-            },
+            }),
             where_sql: None,
             columns_named: true,
             replica: Replica::Default,

@@ -1,5 +1,7 @@
 //! What tests of the running service need inside of it. Not compiled without the feature `test-hooks`.
 
+use std::sync::Arc;
+
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 
@@ -25,7 +27,8 @@ pub fn read_request(query: &str, body: &[u8], table: &Relation) -> bool {
     // Reads the same fields by other rules.
     let _deletion = AskedDeletion::parse(&fields);
     let Ok(asked) = Asked::parse(&fields) else { return false };
-    let defined = define(&asked.shape, table, &Relations::new(), &TableTexts::new()).is_ok();
+    let relation = Arc::new(table.clone());
+    let defined = define(&asked.shape, &relation, &Relations::new(), &TableTexts::new()).is_ok();
     let subset = AskedSubset::parse(&fields).and_then(|subset| SubsetRequest::new(&asked, subset, table));
     defined && subset.is_ok()
 }

@@ -65,7 +65,7 @@ pub(super) fn relation() -> Relation {
 pub(super) fn definition() -> ShapeDefinition {
     ShapeDefinition {
         columns: ["id", "k", "value"].map(str::to_owned).to_vec(),
-        relation: relation(),
+        relation: Arc::new(relation()),
         where_sql: None,
         columns_named: false,
         replica: Replica::Default,

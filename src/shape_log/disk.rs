@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::error::{FaultClass, FileKind, Named, Stage, StorageFault};
+use super::open_files::{OpenFile, OpenFiles};
 
 /// A directory tree. Paths are whole paths below the data directory.
 pub trait Disk: Send + Sync + fmt::Debug {
@@ -72,6 +73,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// Those of `syncfs`; since Linux 5.8 these include write-back errors of any file.
     fn barrier(&self) -> io::Result<()>;
+
+    /// Where it is counted how many files are open; `None` where nothing limits them.
+    fn open_files(&self) -> Option<&OpenFiles> {
+        None
+    }
 }
 
 /// An open file. All positions are byte offsets; there is no cursor.
@@ -265,6 +271,10 @@ impl Disk for RealDisk {
     fn barrier(&self) -> io::Result<()> {
         rustix::fs::syncfs(&self.root).map_err(io::Error::from)
     }
+
+    fn open_files(&self) -> Option<&OpenFiles> {
+        Some(OpenFiles::of_process())
+    }
 }
 
 #[derive(Debug)]
@@ -296,9 +306,9 @@ impl DiskFile for RealFile {
     }
 }
 
-/// One file of a shape by its path, opened at first use and closed on [`FileSlot::release`], so that
-/// an idle shape holds no descriptor. Clones of the open handle stay valid after a release and after
-/// the file was moved to the trash.
+/// One file of a shape by its path, opened at first use and closed on [`FileSlot::release`], or for want
+/// of descriptors, so that an idle shape holds none. Clones of the open handle stay valid after that, and
+/// after the file was moved to the trash.
 ///
 /// A log may be replaced at its path: a slot never leads from one to the other. One that knows of it is
 /// pinned before ([`FileSlot::pin`]); another finds that what is there is not its file, which has vanished.
@@ -312,10 +322,29 @@ pub(crate) struct FileSlot {
 
 #[derive(Debug, Default)]
 struct SlotState {
-    handle: Option<Arc<dyn DiskFile>>,
+    handle: Option<Handle>,
     /// Of a log that has been open.
     identity: Option<FileIdentity>,
-    pinned: bool,
+    /// Held, so that it is not closed.
+    pinned: Option<Arc<dyn DiskFile>>,
+}
+
+#[derive(Debug)]
+enum Handle {
+    Unlimited(Arc<dyn DiskFile>),
+    Limited(Arc<OpenFile>),
+}
+
+impl SlotState {
+    fn open(&self) -> Option<Arc<dyn DiskFile>> {
+        if let Some(pinned) = &self.pinned {
+            return Some(Arc::clone(pinned));
+        }
+        match self.handle.as_ref()? {
+            Handle::Unlimited(file) => Some(Arc::clone(file)),
+            Handle::Limited(file) => file.get(),
+        }
+    }
 }
 
 impl FileSlot {
@@ -325,9 +354,12 @@ impl FileSlot {
 
     /// A slot of a file that is open already.
     pub fn opened(disk: Arc<dyn Disk>, path: PathBuf, kind: FileKind, file: Arc<dyn DiskFile>) -> FileSlot {
+        let handle = match disk.open_files() {
+            Some(files) => Handle::Limited(files.keep(&file)),
+            None => Handle::Unlimited(Arc::clone(&file)),
+        };
         // Where it cannot be told what it is, it is taken for what is found at the next use.
-        let identity = file.identity().ok();
-        let state = SlotState { handle: Some(file), identity, pinned: false };
+        let state = SlotState { handle: Some(handle), identity: file.identity().ok(), pinned: None };
         FileSlot { disk, path, kind, state: Mutex::new(state) }
     }
 
@@ -338,10 +370,10 @@ impl FileSlot {
     /// The open file; `Vanished` where it does not exist, or another one has taken its place.
     pub fn open(&self) -> Result<Arc<dyn DiskFile>, StorageFault> {
         let mut state = self.state();
-        if let Some(file) = state.handle.as_ref() {
-            return Ok(Arc::clone(file));
+        if let Some(file) = state.open() {
+            return Ok(file);
         }
-        let file = self.disk.open(&self.path).named(Stage::Open, self.kind)?;
+        let (opened, file) = self.counted(|| self.disk.open(&self.path)).named(Stage::Open, self.kind)?;
         if self.kind == FileKind::Log {
             let identity = file.identity().named(Stage::Open, self.kind)?;
             if *state.identity.get_or_insert(identity) != identity {
@@ -349,8 +381,18 @@ impl FileSlot {
                 return Err(StorageFault { class, stage: Stage::Open, file: self.kind });
             }
         }
-        state.handle = Some(Arc::clone(&file));
+        state.handle = Some(opened);
         Ok(file)
+    }
+
+    fn counted(
+        &self,
+        open: impl Fn() -> io::Result<Arc<dyn DiskFile>>,
+    ) -> io::Result<(Handle, Arc<dyn DiskFile>)> {
+        match self.disk.open_files() {
+            Some(files) => files.open(open).map(|(kept, file)| (Handle::Limited(kept), file)),
+            None => open().map(|file| (Handle::Unlimited(Arc::clone(&file)), file)),
+        }
     }
 
     /// The open file, `None` where there is none yet.
@@ -367,33 +409,30 @@ impl FileSlot {
         if let Some(file) = self.open_existing()? {
             return Ok((file, false));
         }
-        let file = self.disk.create(&self.path).named(Stage::Create, self.kind)?;
+        let (opened, file) = self.counted(|| self.disk.create(&self.path)).named(Stage::Create, self.kind)?;
         let mut state = self.state();
         if self.kind == FileKind::Log {
             state.identity = Some(file.identity().named(Stage::Create, self.kind)?);
         }
-        state.handle = Some(Arc::clone(&file));
+        state.handle = Some(opened);
         Ok((file, true))
     }
 
     /// Closes the descriptor once nobody reads through it; the next use opens the file again.
     pub fn release(&self) {
-        let mut state = self.state();
-        if !state.pinned {
-            state.handle = None;
-        }
+        self.state().handle = None;
     }
 
     /// Keeps the file open for as long as the slot exists: its path will lead to another.
     pub fn pin(&self) -> Result<(), StorageFault> {
-        self.open()?;
-        self.state().pinned = true;
+        let file = self.open()?;
+        self.state().pinned = Some(file);
         Ok(())
     }
 
     /// Its path leads to it all the same.
     pub fn unpin(&self) {
-        self.state().pinned = false;
+        self.state().pinned = None;
     }
 
     pub fn sync_directory(&self) -> Result<(), StorageFault> {

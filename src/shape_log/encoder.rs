@@ -32,7 +32,7 @@ pub enum Op {
 }
 
 /// The open messages of one change: none, one, or two (the halves of a key change). Reused from
-/// change to change; may be appended to every shape with the same [`Encoder::same_class`].
+/// change to change.
 #[derive(Debug, Default)]
 pub struct Encoded {
     pub(super) bytes: Vec<u8>,
@@ -49,6 +49,11 @@ impl Encoded {
             start = end;
             (op, message)
         })
+    }
+
+    /// All messages, one after another.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     #[must_use]
@@ -269,19 +274,28 @@ impl Encoder {
 
     /// Two shapes of one class get the same messages for the same change: their rows can be encoded
     /// once and appended to both.
-    #[must_use]
-    pub fn same_class(&self, other: &Encoder) -> bool {
-        self.replica == other.replica
-            && self.start == other.start
-            && self.headers_insert == other.headers_insert
-            && self.columns.len() == other.columns.len()
-            && self
-                .columns
-                .iter()
-                .zip(&other.columns)
-                .all(|(a, b)| a.label == b.label && a.in_key == b.in_key)
-            && self.keys.len() == other.keys.len()
-            && self.keys.iter().zip(&other.keys).all(|(a, b)| a.name == b.name)
+    pub(super) fn class(&self) -> Vec<u8> {
+        let mut class = Vec::new();
+        let mut part = |bytes: &[u8]| {
+            class.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+            class.extend_from_slice(bytes);
+        };
+        part(match self.replica {
+            Replica::Default => b"default",
+            Replica::Full => b"full",
+        });
+        part(&self.start);
+        part(&self.headers_insert);
+        for column in &self.columns {
+            part(&column.label);
+            part(&[u8::from(column.boolean), u8::from(column.in_key)]);
+        }
+        part(b"key");
+        for key in &self.keys {
+            part(key.name.as_bytes());
+            part(&[u8::from(key.boolean)]);
+        }
+        class
     }
 
     fn bind(&mut self, relation: &Arc<WireRelation>) -> Result<usize, EncodeError> {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use crate::domain::{Handle, ShapeDefinition, Timestamp};
 
-use super::disk::{Disk, FileSlot, read_full, write_all};
+use super::disk::{Disk, DiskFile, FileSlot, read_full, write_all};
 use super::error::{FileKind, Named, ShapeLogError, Stage, StorageFault};
 
 const MAGIC: &[u8; 4] = b"SFDF";
@@ -46,22 +46,43 @@ impl ShapeFiles {
         handle: Handle,
         definition: &ShapeDefinition,
     ) -> Result<ShapeFiles, ShapeLogError> {
+        let (files, unsynced) = ShapeFiles::lay_out(disk, data, handle, definition)?;
+        unsynced.sync(files.disk.as_ref())?;
+        Ok(files)
+    }
+
+    /// Makes the directory of a new shape. Nothing of it is durable: it becomes so together with the
+    /// snapshot, before which nobody relies on it.
+    ///
+    /// # Errors
+    /// As [`ShapeFiles::create`].
+    pub fn lay_out(
+        disk: Arc<dyn Disk>,
+        data: &Path,
+        handle: Handle,
+        definition: &ShapeDefinition,
+    ) -> Result<(ShapeFiles, Unsynced), ShapeLogError> {
         let files = ShapeFiles::open(disk, data, handle);
-        let shard = files.dir.parent().unwrap_or(data).to_path_buf();
-        let new_shard = files.disk.create_dir(&shard).named(Stage::Create, FileKind::Directory)?;
+        let shard = files.shard();
+        let new_shard = files.disk.create_dir(shard).named(Stage::Create, FileKind::Directory)?;
         files.disk.create_dir(&files.dir).named(Stage::Create, FileKind::Directory)?;
         let file = files.disk.create(&files.path("definition")).named(Stage::Create, FileKind::Definition)?;
         write_all(file.as_ref(), &encode_definition(definition), 0, FileKind::Definition)?;
-        file.sync_data().named(Stage::Sync, FileKind::Definition)?;
-        let mut entries = vec![files.dir.as_path(), &shard];
-        if new_shard {
-            entries.extend(shard.parent());
-            entries.push(data);
-        }
-        for dir in entries {
-            files.disk.sync_dir(dir).named(Stage::Sync, FileKind::Directory)?;
-        }
-        Ok(files)
+        let unsynced = Unsynced::of(&files, file, new_shard.then_some(data));
+        Ok((files, unsynced))
+    }
+
+    /// The same for a directory that an earlier attempt has made and perhaps not synced.
+    ///
+    /// # Errors
+    /// `Vanished` where there is none.
+    pub fn laid_out(&self, data: &Path) -> Result<Unsynced, ShapeLogError> {
+        let file = self.disk.open(&self.path("definition")).named(Stage::Open, FileKind::Definition)?;
+        Ok(Unsynced::of(self, file, Some(data)))
+    }
+
+    fn shard(&self) -> &Path {
+        self.dir.parent().unwrap_or(&self.dir)
     }
 
     /// The files of a shape that exists; touches nothing.
@@ -136,6 +157,38 @@ impl ShapeFiles {
             FileKind::Index => "log.idx",
         };
         FileSlot::new(Arc::clone(&self.disk), self.path(name), kind)
+    }
+}
+
+/// The directory and the definition of a new shape, as long as they are not durable.
+#[derive(Debug)]
+pub struct Unsynced {
+    definition: Arc<dyn DiskFile>,
+    /// Innermost first.
+    directories: Vec<PathBuf>,
+}
+
+impl Unsynced {
+    /// `new_below`: the data directory, where what is above the directory of the shape may be new, too.
+    fn of(files: &ShapeFiles, definition: Arc<dyn DiskFile>, new_below: Option<&Path>) -> Unsynced {
+        let shard = files.shard();
+        let mut directories = vec![files.dir.clone(), shard.to_path_buf()];
+        // Whoever has made it may not have come to sync its entry.
+        directories.extend(shard.parent().map(Path::to_path_buf));
+        directories.extend(new_below.map(Path::to_path_buf));
+        Unsynced { definition, directories }
+    }
+
+    /// Makes them durable, one by one.
+    ///
+    /// # Errors
+    /// A [`StorageFault`]: nothing of it counts as durable.
+    pub(crate) fn sync(&self, disk: &dyn Disk) -> Result<(), StorageFault> {
+        self.definition.sync_data().named(Stage::Sync, FileKind::Definition)?;
+        for directory in &self.directories {
+            disk.sync_dir(directory).named(Stage::Sync, FileKind::Directory)?;
+        }
+        Ok(())
     }
 }
 

@@ -46,7 +46,7 @@ impl LogWriter {
     /// Syncs the file, and its entry where it is new.
     pub(super) fn sync_file(&mut self) -> Result<(), StorageFault> {
         self.check()?;
-        let file = self.log.open();
+        let file = self.unsynced.clone().map_or_else(|| self.log.open(), Ok);
         let synced = file.and_then(|file| file.sync_data().named(Stage::Sync, FileKind::Log));
         self.noted(synced)?;
         if self.entry_unsynced {
@@ -67,6 +67,7 @@ impl LogWriter {
         assert!(self.unwritten.is_empty(), "a flush writes out first");
         self.entry_unsynced = false;
         self.sync_wanted = false;
+        self.unsynced = None;
         self.durable = self.end;
         self.durable_last = self.last;
         self.publish_durable();

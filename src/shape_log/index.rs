@@ -141,39 +141,49 @@ impl MarkBuilder {
 const BLOCK_LEN: usize = 128;
 
 /// A list that grows at its end and of which old copies stay as they were: a copy costs two
-/// reference counts, an append at most one block.
+/// reference counts, an append at most one block. An empty one has no memory of its own: most shapes
+/// have several.
 #[derive(Clone, Debug)]
 pub(crate) struct AppendList<T> {
     /// Invariant: every block has exactly `BLOCK_LEN` items.
-    full: Arc<Vec<Arc<[T]>>>,
+    full: Option<Arc<Vec<Arc<[T]>>>>,
     /// Invariant: fewer than `BLOCK_LEN` items.
-    open: Arc<Vec<T>>,
+    open: Option<Arc<Vec<T>>>,
 }
 
 impl<T> Default for AppendList<T> {
     fn default() -> AppendList<T> {
-        AppendList { full: Arc::default(), open: Arc::default() }
+        AppendList { full: None, open: None }
     }
 }
 
 impl<T: Copy> AppendList<T> {
+    fn full(&self) -> &[Arc<[T]>] {
+        self.full.as_ref().map_or(&[], |full| full.as_slice())
+    }
+
+    fn open(&self) -> &[T] {
+        self.open.as_ref().map_or(&[], |open| open.as_slice())
+    }
+
     pub fn len(&self) -> usize {
-        self.full.len() * BLOCK_LEN + self.open.len()
+        self.full().len() * BLOCK_LEN + self.open().len()
     }
 
     pub fn push(&mut self, item: T) {
-        let open = Arc::make_mut(&mut self.open);
+        // One item is what most have.
+        let open = Arc::make_mut(self.open.get_or_insert_with(|| Arc::new(Vec::with_capacity(1))));
         open.push(item);
         if open.len() == BLOCK_LEN {
-            Arc::make_mut(&mut self.full).push(Arc::from(open.as_slice()));
+            Arc::make_mut(self.full.get_or_insert_default()).push(Arc::from(open.as_slice()));
             open.clear();
         }
     }
 
     pub fn get(&self, index: usize) -> Option<&T> {
-        match self.full.get(index / BLOCK_LEN) {
+        match self.full().get(index / BLOCK_LEN) {
             Some(block) => block.get(index % BLOCK_LEN),
-            None => self.open.get(index.checked_sub(self.full.len() * BLOCK_LEN)?),
+            None => self.open().get(index.checked_sub(self.full().len() * BLOCK_LEN)?),
         }
     }
 
@@ -183,10 +193,10 @@ impl<T: Copy> AppendList<T> {
 
     /// Index of the first item for which `before` is false; items are sorted by it.
     pub fn partition_point(&self, before: impl Fn(&T) -> bool) -> usize {
-        let block = self.full.partition_point(|block| before(&block[BLOCK_LEN - 1]));
-        let inside = match self.full.get(block) {
+        let block = self.full().partition_point(|block| before(&block[BLOCK_LEN - 1]));
+        let inside = match self.full().get(block) {
             Some(items) => items.partition_point(|item| before(item)),
-            None => self.open.partition_point(|item| before(item)),
+            None => self.open().partition_point(|item| before(item)),
         };
         block * BLOCK_LEN + inside
     }

@@ -31,12 +31,14 @@ mod frame;
 mod index;
 mod json;
 mod message;
+mod open_files;
 mod read_only;
 mod reader;
 mod recovery;
 mod rewrite;
 mod scan;
 mod shared;
+mod shared_encoder;
 mod sim_disk;
 mod snapshot;
 mod tags;
@@ -50,11 +52,12 @@ pub use disk::{Disk, DiskFile, FileIdentity, RealDisk};
 pub use encoder::{Encoded, Encoder, Op, TransactionHeaders, snapshot_columns, snapshot_end};
 pub use error::{EncodeError, FaultClass, FileKind, ShapeLogError, Stage, StorageFault};
 pub use files::{
-    Quarantined, ShapeFiles, list_quarantined, list_shapes, list_trash, purge, purge_quarantined,
+    Quarantined, ShapeFiles, Unsynced, list_quarantined, list_shapes, list_trash, purge, purge_quarantined,
 };
 pub use flush::{SYNC_EACH_MAX, flush_all};
 pub use follow::{Followed, Follower};
 pub use json::messages;
+pub use open_files::OpenFiles;
 pub use read_only::ReadOnlyDisk;
 pub use reader::{Body, Range, Read};
 pub use recovery::{Verify, make_durable, open_read_only};
@@ -62,8 +65,11 @@ pub use rewrite::{
     COMPACTED_TOGETHER_BYTES_MAX, CompactionPolicy, Preparation, Prepared, Switched, is_compactable, prepare,
 };
 pub use scan::LogPiece;
+pub use shared_encoder::SharedEncoder;
 pub use sim_disk::{SimDisk, SimFault};
-pub use snapshot::{SnapshotDone, SnapshotFollow, SnapshotState, SnapshotWriter};
+pub use snapshot::{
+    SETTLE_EACH_MAX, SealedSnapshot, SnapshotDone, SnapshotFollow, SnapshotState, SnapshotWriter, settle_all,
+};
 pub use tags::{Annotation, EVENT_START, Move, RowTags, Unit, move_event};
 pub use view::{ShapeReader, ShapeView};
 pub use writer::{Committed, LogWriter, OPEN_BYTES_MAX, Recovered, TAIL_BYTES_MAX};

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile, FileIdentity};
+use super::open_files::OpenFiles;
 
 /// The machine's file system without its changing calls.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,6 +59,10 @@ impl Disk for ReadOnlyDisk {
 
     fn barrier(&self) -> io::Result<()> {
         refused()
+    }
+
+    fn open_files(&self) -> Option<&OpenFiles> {
+        Some(OpenFiles::of_process())
     }
 }
 

@@ -424,6 +424,7 @@ impl LogWriter {
         self.durable_last = self.last;
         self.compacted = compacted;
         self.entry_unsynced = false;
+        self.unsynced = None;
         self.sync_wanted = false;
         self.index_broken = self.store_marks().is_err();
         let log = LogView {

@@ -15,10 +15,10 @@ use bytes::Bytes;
 
 use crate::domain::{LogMode, PgSnapshot, ShapeDefinition, Value};
 
-use super::disk::{DiskFile, FileSlot, read_full, write_all};
+use super::disk::{Disk, DiskFile, FileSlot, read_full, write_all};
 use super::encoder::{Encoder, snapshot_end};
 use super::error::{FaultClass, FileKind, Named, ShapeLogError, Stage, StorageFault};
-use super::files::ShapeFiles;
+use super::files::{ShapeFiles, Unsynced};
 use super::index::AppendList;
 use super::reader::read_block;
 use super::shared::SharedBlocks;
@@ -32,6 +32,10 @@ const FOOTER_LEN: usize = 40;
 const MAGIC: [u8; 2] = [0xF5, 0x44];
 const VERSION: u8 = 1;
 const CHUNK_END: u32 = 1;
+/// Room for the first rows; most shapes have few.
+const FIRST_ROWS_BYTES: usize = 4 << 10;
+/// Up to this many snapshots are synced one by one, with four or five calls each.
+pub const SETTLE_EACH_MAX: usize = 4;
 
 /// How far a snapshot is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,7 +201,7 @@ impl SnapshotWriter {
             encoder: Encoder::new(definition),
             log: definition.log,
             chunk_bytes_threshold: chunk_bytes_threshold.max(1),
-            block: Vec::with_capacity(BLOCK_BYTES + (16 << 10)),
+            block: Vec::with_capacity(FIRST_ROWS_BYTES),
             chunk_bytes: 0,
             written: 0,
             rows: 0,
@@ -254,7 +258,23 @@ impl SnapshotWriter {
     ///
     /// # Errors
     /// A [`StorageFault`]; readers then see a failed snapshot.
-    pub fn finish(mut self, visible: &PgSnapshot) -> Result<SnapshotDone, ShapeLogError> {
+    pub fn finish(self, visible: &PgSnapshot) -> Result<SnapshotDone, ShapeLogError> {
+        let disk = Arc::clone(&self.files.disk);
+        let sealed = self.seal(visible, None)?;
+        sealed.sync(disk.as_ref())?;
+        Ok(sealed.show())
+    }
+
+    /// Writes the end of the snapshot, for [`settle_all`] to make durable together with others, and with
+    /// what of the shape is not durable yet.
+    ///
+    /// # Errors
+    /// As [`SnapshotWriter::finish`].
+    pub fn seal(
+        mut self,
+        visible: &PgSnapshot,
+        unsynced: Option<Unsynced>,
+    ) -> Result<SealedSnapshot, ShapeLogError> {
         self.block.extend_from_slice(&snapshot_end(visible));
         self.block.push(b',');
         // Rows may be served before they are durable, the end of the snapshot not: a client that has
@@ -262,11 +282,7 @@ impl SnapshotWriter {
         let last = self.append_block(true)?;
         let table = encode_table(&self.blocks, self.rows, self.written);
         write_all(self.file.as_ref(), &table, self.written, FileKind::Snapshot)?;
-        self.file.sync_data().named(Stage::Sync, FileKind::Snapshot)?;
-        self.files.disk.sync_dir(&self.files.dir).named(Stage::Sync, FileKind::Directory)?;
-        self.publish(Some(last), SnapshotState::Complete);
-        self.finished = true;
-        Ok(SnapshotDone { rows: self.rows, bytes: self.written })
+        Ok(SealedSnapshot { writer: self, last, unsynced })
     }
 
     fn write_block(&mut self, chunk_end: bool) -> Result<(), StorageFault> {
@@ -295,6 +311,46 @@ impl SnapshotWriter {
             next
         });
     }
+}
+
+/// A snapshot that is written and not durable. Dropped before it is, it has failed.
+#[derive(Debug)]
+pub struct SealedSnapshot {
+    writer: SnapshotWriter,
+    last: Block,
+    unsynced: Option<Unsynced>,
+}
+
+impl SealedSnapshot {
+    fn sync(&self, disk: &dyn Disk) -> Result<(), StorageFault> {
+        self.writer.file.sync_data().named(Stage::Sync, FileKind::Snapshot)?;
+        match &self.unsynced {
+            Some(unsynced) => unsynced.sync(disk),
+            None => disk.sync_dir(&self.writer.files.dir).named(Stage::Sync, FileKind::Directory),
+        }
+    }
+
+    /// Shows readers the end.
+    fn show(mut self) -> SnapshotDone {
+        self.writer.publish(Some(self.last), SnapshotState::Complete);
+        self.writer.finished = true;
+        SnapshotDone { rows: self.writer.rows, bytes: self.writer.written }
+    }
+}
+
+/// Makes snapshots durable, and shows readers their ends. One result each, in order. Up to
+/// [`SETTLE_EACH_MAX`] are synced one by one; above it one barrier over the file system is cheaper.
+pub fn settle_all(
+    disk: &dyn Disk,
+    sealed: impl IntoIterator<Item = SealedSnapshot>,
+) -> Vec<Result<SnapshotDone, StorageFault>> {
+    let sealed: Vec<SealedSnapshot> = sealed.into_iter().collect();
+    let barrier =
+        (sealed.len() > SETTLE_EACH_MAX).then(|| disk.barrier().named(Stage::Sync, FileKind::Snapshot));
+    sealed
+        .into_iter()
+        .map(|sealed| barrier.unwrap_or_else(|| sealed.sync(disk)).map(|()| sealed.show()))
+        .collect()
 }
 
 impl Drop for SnapshotWriter {

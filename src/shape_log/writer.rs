@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::domain::{Change, Incarnation, Lsn, Offset, ShapeDefinition, Xid};
 
-use super::disk::{FileSlot, write_all};
+use super::disk::{DiskFile, FileSlot, write_all};
 use super::encoder::{CLOSE, CLOSE_LAST, Encoded, Encoder, Op, TransactionHeaders};
 use super::error::{EncodeError, FileKind, Named, ShapeLogError, Stage, StorageFault};
 use super::files::ShapeFiles;
@@ -12,6 +12,7 @@ use super::frame::{FRAME_PAYLOAD_TARGET, FrameBuilder};
 use super::index::{AppendList, Mark, MarkBuilder, RECORD_LEN};
 use super::recovery::{Verify, make_durable, scan};
 use super::rewrite::compacted_end;
+use super::shared_encoder::SharedEncoder;
 use super::tags::{Annotation, Unit};
 use super::view::{ShapeReader, ShapeView, TailFrame};
 
@@ -62,6 +63,9 @@ pub struct LogWriter {
     pub(super) entry_unsynced: bool,
     /// Bytes found in the file at recovery may be in the page cache only.
     pub(super) sync_wanted: bool,
+    /// The file, from what was written first until that is synced: one that is closed in between and
+    /// opened again might not tell of a failed write-back.
+    pub(super) unsynced: Option<Arc<dyn DiskFile>>,
     pub(super) index_broken: bool,
     /// Where the part ends that was compacted last.
     pub(super) compacted: u64,
@@ -166,6 +170,7 @@ impl LogWriter {
             marks_stored: scan.stored,
             entry_unsynced: scan.durable == 0,
             sync_wanted: scan.file_len > scan.durable,
+            unsynced: None,
             index_broken: false,
             compacted,
             fault: None,
@@ -193,15 +198,16 @@ impl LogWriter {
         !self.unwritten.is_empty() || self.end > self.durable || self.sync_wanted
     }
 
+    /// It holds its file open until the next flush.
+    #[must_use]
+    pub fn holds_file(&self) -> bool {
+        self.unsynced.is_some()
+    }
+
     /// The fault after which this writer does nothing more.
     #[must_use]
     pub fn fault(&self) -> Option<StorageFault> {
         self.fault
-    }
-
-    /// The encoder of the shape, for changes that are encoded once for several shapes.
-    pub fn encoder(&mut self) -> &mut Encoder {
-        &mut self.encoder
     }
 
     /// Starts a transaction. One that the log already has is taken in and dropped: the stream sends
@@ -313,23 +319,30 @@ impl LogWriter {
         }
         let mut encoded = std::mem::take(&mut self.encoded);
         let result = self.encoder.encode_tagged(change, op, note, &open.headers, &mut encoded);
-        let result = result.map_err(ShapeLogError::from).and_then(|()| self.append(&encoded));
+        let result = result.map_err(ShapeLogError::from).and_then(|()| self.append(encoded.messages()));
         self.encoded = encoded;
         result
     }
 
-    /// Adds a change that an encoder of the same class has encoded for the same transaction.
+    /// As [`LogWriter::push`], with messages that other shapes of the class may have had made for the same
+    /// transaction, or will get.
     ///
     /// # Errors
     /// As [`LogWriter::push`].
-    pub fn push_encoded(&mut self, encoded: &Encoded) -> Result<(), ShapeLogError> {
+    pub fn push_shared(
+        &mut self,
+        change: &Change,
+        op: Op,
+        shared: &mut SharedEncoder,
+    ) -> Result<(), ShapeLogError> {
         self.check()?;
         let open = self.open.as_mut().expect("a change belongs to an open transaction");
         if open.duplicate {
             open.skipped += 1;
             return Ok(());
         }
-        self.append(encoded)
+        let messages = shared.encode(change, op)?;
+        self.append(messages.iter())
     }
 
     /// Ends the transaction: readers see it from here on.
@@ -454,13 +467,12 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Gives back buffers and descriptors, for a shape that has become idle.
+    /// Gives back buffers, for a shape that will be idle for a while.
     pub fn release(&mut self) {
         if self.open.is_none() {
             self.frame.release();
             self.encoded = Encoded::default();
             self.index.release();
-            self.reader.release_files();
         }
     }
 
@@ -472,8 +484,8 @@ impl LogWriter {
         result.inspect_err(|fault| self.fault = Some(*fault))
     }
 
-    fn append(&mut self, encoded: &Encoded) -> Result<(), ShapeLogError> {
-        for (op, message) in encoded.messages() {
+    fn append<'m>(&mut self, messages: impl Iterator<Item = (u64, &'m [u8])>) -> Result<(), ShapeLogError> {
+        for (op, message) in messages {
             if message.len() >= MESSAGE_BYTES_MAX {
                 return Err(EncodeError::MessageTooLarge { bytes: message.len() as u64 }.into());
             }
@@ -530,6 +542,7 @@ impl LogWriter {
         let opened = self.log.open_or_create();
         let (file, new) = self.noted(opened)?;
         self.entry_unsynced |= new;
+        self.unsynced = Some(Arc::clone(&file));
         let mut joined = Vec::new();
         let mut at = self.written;
         let mut rest = frames.iter().peekable();

@@ -211,18 +211,20 @@ fn select_sql(columns: &[String], definition: &ShapeDefinition, condition: Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use crate::domain::{LogMode, Oid, Relation, RelationName, Replica};
 
     #[test]
     fn quotes_names_and_encloses_the_condition() {
         let mut definition = ShapeDefinition {
-            relation: Relation {
+            relation: Arc::new(Relation {
                 oid: Oid(1),
                 name: RelationName { schema: "public".to_owned(), table: "a\"b".to_owned() },
                 columns: Vec::new(),
                 partitioned: false,
                 storage: None,
-            },
+            }),
             where_sql: None,
             columns: vec!["Id".to_owned(), "v".to_owned()],
             columns_named: false,

@@ -50,6 +50,8 @@ fn subset_sql(definition: &ShapeDefinition, extra: &[String], query: &SubsetQuer
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::domain::{LogMode, Oid, Relation, RelationName, Replica};
 
@@ -57,13 +59,13 @@ mod tests {
     #[test]
     fn both_conditions_are_enclosed() {
         let mut definition = ShapeDefinition {
-            relation: Relation {
+            relation: Arc::new(Relation {
                 oid: Oid(1),
                 name: RelationName { schema: "public".to_owned(), table: "t".to_owned() },
                 columns: Vec::new(),
                 partitioned: false,
                 storage: None,
-            },
+            }),
             where_sql: None,
             columns: vec!["id".to_owned()],
             columns_named: false,

@@ -67,7 +67,7 @@ fn request(query: &[u8], body: &[u8]) -> bool {
     ITEMS.with(|items| {
         let items = items.get_or_init(|| {
             let shape = ShapeFolder::new();
-            shape.files.read_definition().expect("the fixture").relation
+            Relation::clone(&shape.files.read_definition().expect("the fixture").relation)
         });
         read_request(&String::from_utf8_lossy(query), body, items)
     })

@@ -1,7 +1,5 @@
-//! `bench-replication` and `bench-initial-sync`: the service beside what Postgres itself can do,
-//! in the same run on the same data. Quote the ratios; the absolute figures move with the machine.
+//! `bench-initial-sync`: the service beside what Postgres itself can do, in the same run on the same data. Quote the ratios; the absolute figures move with the machine.
 
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,17 +12,10 @@ use crate::http::{HttpClient, encode};
 use crate::service::Service;
 use crate::stage::{Stage, report};
 
-/// Rows in one transaction of the replication benchmark.
-const TRANSACTION_ROWS: u64 = 1_000;
 /// Text that every inserted row's message contains once, and nothing else does.
 const INSERT_MARK: &[u8] = b"\"operation\":\"insert\"";
-/// How long the service may take for all rows before the benchmark gives up.
-const DRAIN_DURATION_MAX: Duration = Duration::from_secs(1_800);
-const MEMORY_BYTES_MAX: u64 = 300 * 1024 * 1024;
-const REPLICATION_RATIO_MIN: f64 = 0.5;
 const INITIAL_SYNC_RATIO_MIN: f64 = 0.3;
-/// Slot of `pg_recvlogical`, and how the service's replication stream is called.
-const PLAIN_SLOT: &str = "bench_plain";
+/// How the service's replication stream is called.
 const STREAM_ID: &str = "bench";
 
 /// About 200 bytes a row.
@@ -40,86 +31,6 @@ pub struct BenchOptions {
     pub postgres: Option<u32>,
 }
 
-/// The service's streaming rate against `pg_recvlogical` draining the same WAL.
-pub async fn replication(options: BenchOptions) -> Outcome<bool> {
-    let stage = Stage::open("bench-replication", options.postgres).await?;
-    let recvlogical = stage.postgres.installation().program("pg_recvlogical")?;
-    stage.sql.batch_execute(SCHEMA).await?;
-    let mut service = Service::start(stage.service_settings(STREAM_ID)).await?;
-    let mut reader = Reader::new(&service, "table=bench");
-    reader.read_to_tail().await?;
-    if !service.terminate().await {
-        return Err("the service did not end by itself on SIGTERM".into());
-    }
-    stage.sql.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&PLAIN_SLOT]).await?;
-    println!("inserting {} rows in transactions of {TRANSACTION_ROWS}, the service is down", options.rows);
-    insert_in_transactions(&stage.sql, options.rows).await?;
-    let end: String = stage.sql.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
-    // Something after the end, so that both receivers see that they are past it.
-    stage.sql.batch_execute("CREATE TABLE bench_end (id int); CHECKPOINT").await?;
-
-    println!("pg_recvlogical drains the WAL up to {end}");
-    let url = stage.url();
-    let plain = tokio::task::spawn_blocking(move || {
-        let started = Instant::now();
-        let status = Command::new(recvlogical)
-            .args([
-                "--slot",
-                PLAIN_SLOT,
-                "--start",
-                "--no-loop",
-                "-f",
-                "/dev/null",
-                "--endpos",
-                &end,
-                "-d",
-                &url,
-            ])
-            .args(["-o", "proto_version=1", "-o"])
-            .arg(format!("publication_names=electric_publication_{STREAM_ID}"))
-            .stderr(Stdio::inherit())
-            .status();
-        status.map(|status| (status.success(), started.elapsed()))
-    })
-    .await??;
-    if !plain.0 {
-        return Err("pg_recvlogical failed".into());
-    }
-
-    println!("the service drains the same WAL to one live client");
-    let (elapsed, peak_bytes) = drain(&mut service, &mut reader, &stage.sql, options.rows).await?;
-    let rate = |duration: Duration| options.rows as f64 / duration.as_secs_f64();
-    let ratio = rate(elapsed) / rate(plain.1);
-    println!("pg_recvlogical   {:>9.0} rows/s  ({:.2} s)", rate(plain.1), plain.1.as_secs_f64());
-    println!(
-        "shapefold        {:>9.0} rows/s  ({:.2} s, to the client)",
-        rate(elapsed),
-        elapsed.as_secs_f64()
-    );
-    println!("ratio            {ratio:>9.2}");
-    println!("memory           {:>9.0} MB at most", peak_bytes as f64 / 1e6);
-    if options.json {
-        let line = serde_json::json!({"bench": "replication", "rows": options.rows, "recvlogical_rows_per_s": rate(plain.1),
-            "service_rows_per_s": rate(elapsed), "ratio": ratio, "peak_memory_bytes": peak_bytes});
-        println!("{line}");
-    }
-    let fast = report(
-        ratio >= REPLICATION_RATIO_MIN,
-        &format!("at least {REPLICATION_RATIO_MIN} of pg_recvlogical"),
-    );
-    Ok(report(peak_bytes < MEMORY_BYTES_MAX, "less than 300 MiB of memory") && fast)
-}
-
-async fn insert_in_transactions(sql: &Client, rows: u64) -> Outcome<()> {
-    let mut first = 0;
-    while first < rows {
-        let last = (first + TRANSACTION_ROWS).min(rows) - 1;
-        sql.batch_execute(&insert(first, last)).await?;
-        first = last + 1;
-    }
-    Ok(())
-}
-
 fn insert(first: u64, last: u64) -> String {
     format!(
         "INSERT INTO bench SELECT n, (n % 100)::int, 'label ' || n, repeat(md5(n::text), 5) \
@@ -127,52 +38,8 @@ fn insert(first: u64, last: u64) -> String {
     )
 }
 
-/// Starts the service; the time from the start of its stream until the client has all rows, and
-/// the service's peak memory.
-async fn drain(
-    service: &mut Service,
-    reader: &mut Reader,
-    sql: &Client,
-    rows: u64,
-) -> Outcome<(Duration, u64)> {
-    service.relaunch()?;
-    let slot = format!("electric_slot_{STREAM_ID}");
-    let launched = Instant::now();
-    loop {
-        let active = sql
-            .query_opt("SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND active", &[&slot])
-            .await?;
-        if active.is_some() {
-            break;
-        }
-        if launched.elapsed() > crate::service::START_DURATION_MAX {
-            return Err("the service did not start its stream".into());
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    let started = Instant::now();
-    service.wait_active(crate::service::START_DURATION_MAX).await?;
-    let mut last_progress = Instant::now();
-    while reader.inserts() < rows {
-        reader.read_once(true).await?;
-        if last_progress.elapsed() > Duration::from_secs(5) {
-            last_progress = Instant::now();
-            println!("  {:>4.0} s: {} rows", started.elapsed().as_secs_f64(), reader.inserts());
-        }
-        if started.elapsed() > DRAIN_DURATION_MAX {
-            return Err(format!("only {} of {rows} rows arrived", reader.inserts()).into());
-        }
-    }
-    let elapsed = started.elapsed();
-    if reader.inserts() != rows {
-        return Err(format!("{} messages for {rows} rows", reader.inserts()).into());
-    }
-    let peak_bytes = service.peak_memory_bytes().ok_or("the service is gone")?;
-    Ok((elapsed, peak_bytes))
-}
-
 /// Reads a shape and counts rows, without looking at them.
-struct Reader {
+pub(crate) struct Reader {
     http: HttpClient,
     query: String,
     handle: Option<String>,
@@ -183,7 +50,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(service: &Service, query: &str) -> Self {
+    pub(crate) fn new(service: &Service, query: &str) -> Self {
         Self {
             http: HttpClient::new(service.address()),
             query: query.to_owned(),
@@ -199,21 +66,36 @@ impl Reader {
         self.inserts.load(Ordering::Relaxed)
     }
 
+    /// Follows the shape until its messages contain that text.
+    pub(crate) async fn read_until(&mut self, text: &[u8]) -> Outcome<()> {
+        let mut found = false;
+        while !found {
+            // It may lie across two pieces of the body.
+            let mut carried = Vec::with_capacity(2 * text.len());
+            self.read_parts(true, |part| {
+                let border = part.len().min(text.len() - 1);
+                carried.extend_from_slice(&part[..border]);
+                found |= memchr::memmem::find(&carried, text).is_some();
+                found |= memchr::memmem::find(part, text).is_some();
+                if border < text.len() - 1 {
+                    carried.drain(..carried.len().saturating_sub(text.len() - 1));
+                } else {
+                    carried.clear();
+                    carried.extend_from_slice(&part[part.len() - border..]);
+                }
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
     /// One request; true when the answer reached the tail.
     async fn read_once(&mut self, live: bool) -> Outcome<bool> {
-        let mut path = format!("/v1/shape?{}&offset={}", self.query, self.offset);
-        if let Some(handle) = &self.handle {
-            path.push_str(&format!("&handle={}", encode(handle)));
-        }
-        if live {
-            path.push_str(&format!("&live=true&cursor={}", self.cursor));
-        }
         // A mark can lie across two pieces of the body: the end of each is looked at again with the next.
         let mut carried: Vec<u8> = Vec::with_capacity(INSERT_MARK.len() * 2);
         let (mut found, mut bytes) = (0_u64, 0_u64);
-        let head = self
-            .http
-            .request_streaming("GET", &path, &[], b"", |part| {
+        let up_to_date = self
+            .read_parts(live, |part| {
                 bytes += part.len() as u64;
                 let border = part.len().min(INSERT_MARK.len() - 1);
                 carried.extend_from_slice(&part[..border]);
@@ -228,18 +110,31 @@ impl Reader {
                 }
             })
             .await?;
+        self.inserts.fetch_add(found, Ordering::Relaxed);
+        self.bytes += bytes;
+        Ok(up_to_date)
+    }
+
+    /// One request, its body in pieces; true when the answer reached the tail.
+    async fn read_parts(&mut self, live: bool, visit: impl FnMut(&[u8])) -> Outcome<bool> {
+        let mut path = format!("/v1/shape?{}&offset={}", self.query, self.offset);
+        if let Some(handle) = &self.handle {
+            path.push_str(&format!("&handle={}", encode(handle)));
+        }
+        if live {
+            path.push_str(&format!("&live=true&cursor={}", self.cursor));
+        }
+        let head = self.http.request_streaming("GET", &path, &[], b"", visit).await?;
         if head.status != 200 {
             return Err(format!("status {} for {path}", head.status).into());
         }
-        self.inserts.fetch_add(found, Ordering::Relaxed);
-        self.bytes += bytes;
         self.handle = head.header("electric-handle").map(str::to_owned);
         self.offset = head.header("electric-offset").ok_or("an answer without electric-offset")?.to_owned();
         self.cursor = head.header("electric-cursor").unwrap_or_default().to_owned();
         Ok(head.header("electric-up-to-date").is_some())
     }
 
-    async fn read_to_tail(&mut self) -> Outcome<()> {
+    pub(crate) async fn read_to_tail(&mut self) -> Outcome<()> {
         while !self.read_once(false).await? {}
         Ok(())
     }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::Outcome;
 use crate::http::{HttpClient, encode};
+use crate::overlap;
 use crate::service::Service;
 use crate::stage::{Stage, report};
 
@@ -45,11 +46,11 @@ pub struct FanoutOptions {
 }
 
 /// A kind of clause: shape number `k` wants the rows of `k`.
-struct Form {
-    name: &'static str,
-    table: &'static str,
-    clause: fn(u64) -> String,
-    shapes_max: u64,
+pub(crate) struct Form {
+    pub(crate) name: &'static str,
+    pub(crate) table: &'static str,
+    pub(crate) clause: fn(u64) -> String,
+    pub(crate) shapes_max: u64,
 }
 
 const FORMS: [Form; 7] = [
@@ -107,7 +108,7 @@ const FOLLOWED: u64 = 3;
 /// Runs all rounds.
 pub async fn run(options: FanoutOptions) -> Outcome<bool> {
     let stage = Stage::open("bench-fanout", options.postgres).await?;
-    for form in FORMS.iter().chain([&EQUAL]) {
+    for form in FORMS.iter().chain([&EQUAL, &overlap::OVERLAP]) {
         stage
             .sql
             .batch_execute(&format!(
@@ -123,9 +124,11 @@ pub async fn run(options: FanoutOptions) -> Outcome<bool> {
     let mut passed = true;
     let (mut first, mut last) = (None, None);
     let mut made = 0;
+    let mut rate = 0.0;
     for shapes in [10, 1_000, 10_000, 100_000].into_iter().filter(|shapes| *shapes <= most) {
         let figures = bench.round(&service, &EQUAL, made, shapes).await?;
         made = shapes;
+        rate = figures.made_per_s;
         first.get_or_insert(figures.service.p50);
         last = Some(figures.service.p50);
     }
@@ -136,6 +139,8 @@ pub async fn run(options: FanoutOptions) -> Outcome<bool> {
             &format!("p50 grows by a factor of {growth:.2}, at most {GROWTH_MAX}"),
         );
     }
+    passed &= overlap::creation(&bench.stage, EQUAL.table, rate, bench.options.json)?;
+    passed &= overlap::overlap(&bench.stage, &service, bench.options.json).await?;
     for form in &FORMS {
         let shapes = form.shapes_max.min(bench.options.shapes);
         let figures = bench.round(&service, form, 0, shapes).await?;
@@ -159,14 +164,15 @@ struct Bench {
 }
 
 #[derive(Clone, Copy)]
-struct Figures {
-    p50: Duration,
-    p99: Duration,
+pub(crate) struct Figures {
+    pub(crate) p50: Duration,
+    pub(crate) p99: Duration,
 }
 
 struct Round {
     service: Figures,
     plain: Figures,
+    made_per_s: f64,
 }
 
 impl Bench {
@@ -194,7 +200,7 @@ impl Bench {
             }
             tokio::time::sleep(PAUSE).await;
         }
-        let round = Round { service: figures(ours), plain: figures(theirs) };
+        let round = Round { service: figures(ours), plain: figures(theirs), made_per_s: rate };
         let shown = |figures: Figures| {
             format!(
                 "p50 {:>7.2} ms  p99 {:>7.2} ms",
@@ -239,7 +245,7 @@ impl Bench {
     }
 }
 
-async fn wait_for(arrivals: &mut mpsc::Receiver<(u64, Instant)>, number: u64) -> Outcome<Instant> {
+pub(crate) async fn wait_for(arrivals: &mut mpsc::Receiver<(u64, Instant)>, number: u64) -> Outcome<Instant> {
     loop {
         match arrivals.recv().await {
             Some((seen, at)) if seen >= number => return Ok(at),
@@ -249,7 +255,7 @@ async fn wait_for(arrivals: &mut mpsc::Receiver<(u64, Instant)>, number: u64) ->
     }
 }
 
-fn figures(mut samples: Vec<Duration>) -> Figures {
+pub(crate) fn figures(mut samples: Vec<Duration>) -> Figures {
     samples.sort_unstable();
     let at = |percent: usize| {
         samples
@@ -261,7 +267,7 @@ fn figures(mut samples: Vec<Duration>) -> Figures {
 }
 
 /// Asks for shapes `made..shapes`, over several connections.
-async fn make(service: &Service, form: &Form, made: u64, shapes: u64) -> Outcome<()> {
+pub(crate) async fn make(service: &Service, form: &Form, made: u64, shapes: u64) -> Outcome<()> {
     let next = Arc::new(AtomicU64::new(made));
     let makers: Vec<_> = (0..MAKERS)
         .map(|_| {
@@ -273,7 +279,10 @@ async fn make(service: &Service, form: &Form, made: u64, shapes: u64) -> Outcome
                     if number >= shapes {
                         return Ok::<(), crate::Failure>(());
                     }
-                    let path = format!("/v1/shape?table={table}&offset=-1&where={}", encode(&clause(number)));
+                    let path = match clause(number).as_str() {
+                        "" => format!("/v1/shape?table={table}&offset=-1"),
+                        clause => format!("/v1/shape?table={table}&offset=-1&where={}", encode(clause)),
+                    };
                     loop {
                         let answer = http.get(&path).await?;
                         match answer.status {
@@ -299,13 +308,13 @@ fn marks(text: &[u8]) -> Option<u64> {
 }
 
 /// One client that follows the shape by long-poll.
-struct LiveClient {
-    arrivals: mpsc::Receiver<(u64, Instant)>,
+pub(crate) struct LiveClient {
+    pub(crate) arrivals: mpsc::Receiver<(u64, Instant)>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl LiveClient {
-    async fn start(service: &Service, form: &Form) -> Outcome<Self> {
+    pub(crate) async fn start(service: &Service, form: &Form) -> Outcome<Self> {
         let base = format!("/v1/shape?table={}&where={}", form.table, encode(&(form.clause)(FOLLOWED)));
         let mut http = HttpClient::new(service.address());
         let (mut offset, mut handle, mut cursor) = ("-1".to_owned(), String::new(), String::new());

@@ -3,8 +3,8 @@
 //! Nothing here is part of the service. It starts a private Postgres ([`postgres`]) and the real
 //! service binary ([`service`]), speaks HTTP to it with a client of its own ([`http`],
 //! [`shape_client`]), and compares what a client holds with SQL ([`compare`]). The commands on top
-//! are [`demo`], [`demo_check`], [`soak`], [`oracle`], [`chaos`], [`rolling`], [`mod@bench`], [`fanout`]
-//! and [`scenarios`]; what a benchmark found is noted through [`measure`].
+//! are [`demo`], [`demo_check`], [`soak`], [`oracle`], [`chaos`], [`rolling`], [`mod@bench`], [`replication`],
+//! [`fanout`] and [`scenarios`]; what a benchmark found is noted through [`measure`].
 
 pub mod audit;
 pub mod bench;
@@ -21,8 +21,10 @@ pub mod journal;
 pub mod measure;
 pub mod node;
 pub mod oracle;
+mod overlap;
 pub mod page;
 pub mod postgres;
+pub mod replication;
 pub mod rolling;
 pub mod scenarios;
 pub mod service;

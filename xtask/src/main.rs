@@ -252,7 +252,7 @@ async fn run(arguments: Arguments) -> Outcome<bool> {
             let other = other.or_else(|| rolling::other_build(&default_binary().ok()?));
             rolling::run(RollingOptions { rounds, seed, postgres, other }).await
         }
-        Task::BenchReplication(bench) => bench::replication(options(bench)).await,
+        Task::BenchReplication(bench) => shapefold_xtask::replication::run(options(bench)).await,
         Task::BenchInitialSync(bench) => bench::initial_sync(options(bench)).await,
         Task::BenchHttp { clients, writes, json } => {
             bench_http::run(BenchHttpOptions { clients, writes, json, postgres }).await

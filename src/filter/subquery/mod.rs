@@ -232,6 +232,6 @@ impl Clause {
 
 /// The relations of an inner query and of those inside it.
 fn collect(definition: &ShapeDefinition, inner: &mut Relations) {
-    inner.insert(definition.relation.name.clone(), definition.relation.clone());
+    inner.insert(definition.relation.name.clone(), (*definition.relation).clone());
     definition.dependencies.iter().for_each(|dependency| collect(dependency, inner));
 }

@@ -1,6 +1,7 @@
 //! From the tree of the grammar to a tree of conditions and memberships.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rupg_sql::nodes::{
     BoolExpr, BoolExprType, List, Node, RangeVar, SelectStmt, SetOperation, SubLink, SubLinkType,
@@ -114,7 +115,7 @@ impl Parser<'_> {
             compared.push(name);
         }
         let definition = ShapeDefinition {
-            relation,
+            relation: Arc::new(relation),
             where_sql,
             columns,
             columns_named: true,

@@ -90,7 +90,7 @@ impl Driver {
         let newest = self.core.engine().state().last_handle_micros;
         let micros = u64::try_from(clock::now().0).unwrap_or(0).max(newest + 1);
         let handle = Handle { hash: definition.hash().0, micros };
-        let Some(filter) = self.executor.filter(definition, handle) else {
+        let Some(filter) = self.executor.loader.filter(definition, handle) else {
             tracing::error!("a where clause was accepted that its canonical form is not");
             return None;
         };

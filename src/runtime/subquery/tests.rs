@@ -27,13 +27,13 @@ fn members() -> Members {
         base: None,
     };
     let definition = ShapeDefinition {
-        relation: Relation {
+        relation: Arc::new(Relation {
             oid: Oid(7),
             name: RelationName { schema: "public".to_owned(), table: "t".to_owned() },
             columns: vec![column("id", Some(0)), column("v", None)],
             partitioned: false,
-            storage: None,
-        },
+                storage: None,
+            }),
         where_sql: None,
         columns: vec!["id".to_owned(), "v".to_owned()],
         columns_named: true,

@@ -1,5 +1,6 @@
 //! Writers: one light incarnation per active shape, many to a thread.
 
+mod classes;
 mod pool;
 mod thread;
 

@@ -17,17 +17,18 @@ use crate::replication::ReplicationError;
 use crate::runtime::faults;
 use crate::runtime::handle::LiveShape;
 use crate::runtime::router::{RoutedTransaction, Wants};
+use crate::runtime::writers::classes::{ClassId, Classes};
 use crate::runtime::writers::{Command, Report};
 use crate::shape_log::{
-    CompactionPolicy, Disk, LogWriter, Prepared, ShapeFiles, ShapeLogError, Stage, StorageFault, Switched,
-    Verify, flush_all, is_compactable,
+    CompactionPolicy, Disk, LogWriter, OpenFiles, Prepared, ShapeFiles, ShapeLogError, SharedEncoder, Stage,
+    StorageFault, Switched, Verify, flush_all, is_compactable,
 };
 
-/// Logs that are flushed together, each with a file or two open.
+/// Logs that are flushed together, each with its file open until it is synced; fewer where the process
+/// may have few descriptors.
 const FLUSHED_AT_ONCE_MAX: usize = 2_048;
-/// With more writers than this in one thread, files are closed after each flush: the process has a
-/// bounded number of descriptors, and shapes need not.
-const OPEN_WRITERS_MAX: usize = 2_048;
+/// With more writers than this in one thread, buffers are given back after each flush.
+const BUFFERED_WRITERS_MAX: usize = 2_048;
 
 /// Settings of the writers.
 #[derive(Clone, Debug)]
@@ -44,12 +45,19 @@ pub struct PoolSettings {
 pub struct WriterPool {
     settings: PoolSettings,
     disk: Arc<dyn Disk>,
-    writers: BTreeMap<Sid, Incarnated>,
+    /// Boxed, since those that are flushed are taken out meanwhile.
+    writers: BTreeMap<Sid, Box<Incarnated>>,
     /// Writers that have taken in something which they have not reported as durable. Invariant: those
     /// with `taken > reported`.
     owing: BTreeSet<Sid>,
     /// Writers whose readers are shown nothing before it is durable, and wait for it.
     behind: BTreeSet<Sid>,
+    /// Writers that hold their file open until they are flushed, at least: at most
+    /// `flushed_at_once`.
+    holding: usize,
+    flushed_at_once: usize,
+    /// How rows are encoded: most shapes share that with others.
+    classes: Classes,
     /// Shared with every shape of this thread: see [`LiveShape::published`].
     published: Arc<AtomicU64>,
     reports: Vec<Report>,
@@ -63,6 +71,7 @@ pub struct WriterPool {
 struct Incarnated {
     incarnation: Incarnation,
     shape: Arc<LiveShape>,
+    class: ClassId,
     log: LogWriter,
     /// The newest transaction that it has taken in, and the newest that it has reported as durable.
     taken: Seq,
@@ -98,12 +107,17 @@ impl From<ReplicationError> for Failure {
 impl WriterPool {
     #[must_use]
     pub fn new(settings: PoolSettings, disk: Arc<dyn Disk>, published: Arc<AtomicU64>) -> WriterPool {
+        // Half of the files that may be open, whoever the others are used by.
+        let files = disk.open_files().map_or(usize::MAX, OpenFiles::max);
         WriterPool {
             settings,
             disk,
             writers: BTreeMap::new(),
             owing: BTreeSet::new(),
             behind: BTreeSet::new(),
+            holding: 0,
+            classes: Classes::default(),
+            flushed_at_once: (files / 2).clamp(1, FLUSHED_AT_ONCE_MAX),
             published,
             reports: Vec::new(),
             #[cfg(feature = "test-hooks")]
@@ -117,20 +131,22 @@ impl WriterPool {
             Command::Start { sid, incarnation, shape, files, replay, complete, owes_from } => {
                 self.start(now, (sid, incarnation), &shape, &files);
                 for (seq, routed) in replay {
-                    self.deliver(now, (sid, incarnation), seq, &routed, owes_from);
+                    self.deliver(now, (sid, incarnation), seq, (&routed, false), owes_from);
                 }
                 if complete && self.writers.contains_key(&sid) {
                     shape.set_lagging(false);
                 }
             }
             Command::Deliver { seq, routed, to } => {
+                let shared = to.len() > 1;
                 for writer in to {
-                    self.deliver(now, writer, seq, &routed, None);
+                    self.deliver(now, writer, seq, (&routed, shared), None);
+                    self.bound_files();
                 }
             }
             Command::Run { sid, incarnation, run, owes_from } => {
                 for (seq, routed) in run {
-                    self.deliver(now, (sid, incarnation), seq, &routed, owes_from);
+                    self.deliver(now, (sid, incarnation), seq, (&routed, false), owes_from);
                 }
             }
             Command::Stop { sid, incarnation, cause } => self.stop(sid, incarnation, cause),
@@ -149,6 +165,14 @@ impl WriterPool {
             Command::Sabotage { sid, times } => {
                 self.sabotaged.insert(sid, times);
             }
+        }
+        self.bound_files();
+    }
+
+    /// Flushes where too many files are held open for it.
+    fn bound_files(&mut self) {
+        if self.holding >= self.flushed_at_once {
+            self.flush();
         }
     }
 
@@ -174,7 +198,8 @@ impl WriterPool {
     pub fn flush(&mut self) {
         self.behind.clear();
         let owing: Vec<Sid> = std::mem::take(&mut self.owing).into_iter().collect();
-        for sids in owing.chunks(FLUSHED_AT_ONCE_MAX) {
+        self.holding = 0;
+        for sids in owing.chunks(self.flushed_at_once) {
             self.flush_some(sids);
         }
     }
@@ -191,18 +216,21 @@ impl WriterPool {
         for sid in &behind {
             self.owing.remove(sid);
         }
-        for sids in behind.chunks(FLUSHED_AT_ONCE_MAX) {
+        for sids in behind.chunks(self.flushed_at_once) {
             self.flush_some(sids);
         }
     }
 
-    /// Flushes the writers of these shapes, ascending.
+    /// Flushes the writers of these shapes. What that costs does not depend on how many others there are.
     fn flush_some(&mut self, sids: &[Sid]) {
-        let many = self.writers.len() > OPEN_WRITERS_MAX;
-        let logs = self.writers.iter_mut().filter(|(sid, _)| sids.binary_search(sid).is_ok());
-        let results = flush_all(self.disk.as_ref(), logs.map(|(_, writer)| &mut writer.log));
+        let many = self.writers.len() > BUFFERED_WRITERS_MAX;
+        let mut dirty: Vec<(Sid, Box<Incarnated>)> =
+            sids.iter().filter_map(|sid| self.writers.remove_entry(sid)).collect();
+        let results = flush_all(self.disk.as_ref(), dirty.iter_mut().map(|(_, writer)| &mut writer.log));
+        let sids: Vec<Sid> = dirty.iter().map(|(sid, _)| *sid).collect();
+        self.writers.extend(dirty);
         let mut reports = Vec::with_capacity(sids.len());
-        for (sid, result) in sids.iter().copied().zip(results) {
+        for (sid, result) in sids.into_iter().zip(results) {
             match result {
                 Ok(_) => {
                     if let Some(writer) = self.writers.get_mut(&sid) {
@@ -267,16 +295,17 @@ impl WriterPool {
         }));
         self.writers.insert(
             sid,
-            Incarnated {
+            Box::new(Incarnated {
                 incarnation,
                 shape: Arc::clone(shape),
+                class: self.classes.enter(&shape.definition),
                 log,
                 taken: Seq(0),
                 reported: Seq(0),
                 active_at: now,
                 idle_told: false,
                 look_at: 0,
-            },
+            }),
         );
     }
 
@@ -285,7 +314,7 @@ impl WriterPool {
         now: Timestamp,
         (sid, incarnation): (Sid, Incarnation),
         seq: Seq,
-        routed: &RoutedTransaction,
+        (routed, shared): (&RoutedTransaction, bool),
         owes_from: Option<Seq>,
     ) {
         let Some(writer) = self.writers.get_mut(&sid) else { return };
@@ -296,6 +325,8 @@ impl WriterPool {
         }
         writer.active_at = now;
         writer.idle_told = false;
+        let held = writer.log.holds_file();
+        let shared = shared.then(|| self.classes.encoder(writer.class, &routed.txn));
         #[cfg(feature = "test-hooks")]
         let left = self.sabotaged.get_mut(&sid);
         let result = guarded(|| {
@@ -304,13 +335,14 @@ impl WriterPool {
                 *left -= 1;
                 writer.take_half_and_panic(sid, routed);
             }
-            writer.take(sid, routed)
+            writer.take(sid, routed, shared)
         });
         match result {
             Ok(()) => {
                 if owes_from.is_none_or(|from| seq < from) {
                     writer.taken = writer.taken.max(seq);
                 }
+                self.holding += usize::from(!held && writer.log.holds_file());
                 self.owing.insert(sid);
                 if writer.log.is_behind() {
                     self.behind.insert(sid);
@@ -386,6 +418,7 @@ impl WriterPool {
         self.owing.remove(&sid);
         self.behind.remove(&sid);
         if let Some(writer) = self.writers.remove(&sid) {
+            self.classes.leave(writer.class);
             writer.shape.set_lagging(true);
             match cause {
                 ExitCause::Suspended | ExitCause::Drained => {}
@@ -435,15 +468,25 @@ impl Incarnated {
     }
 
     /// Takes in a transaction: whole, or not at all.
-    fn take(&mut self, sid: Sid, routed: &RoutedTransaction) -> Result<(), Failure> {
+    fn take(
+        &mut self,
+        sid: Sid,
+        routed: &RoutedTransaction,
+        mut shared: Option<&mut SharedEncoder>,
+    ) -> Result<(), Failure> {
         let log = &mut self.log;
         let late = match routed.wants(sid) {
             Some(Wants::Late(late)) => Some((late, late.decided().ok_or(Failure::Undecided)?)),
             Some(Wants::Tables(_) | Wants::Changes(_)) | None => None,
         };
         log.begin(routed.txn.lsn, routed.txn.xid)?;
-        let mut pushed =
-            routed.for_each(sid, |change, op, note| Ok::<(), Failure>(log.push_tagged(change, op, note)?));
+        let mut pushed = routed.for_each(sid, |change, op, note| {
+            match (&mut shared, note) {
+                (Some(shared), None) => log.push_shared(change, op, shared)?,
+                (_, note) => log.push_tagged(change, op, note)?,
+            }
+            Ok::<(), Failure>(())
+        });
         if let (Ok(()), Some(event)) = (&pushed, late.and_then(|(_, decided)| decided.event.as_ref())) {
             pushed = log.push_message(event).map_err(Failure::from);
         }

@@ -1,5 +1,7 @@
 //! What a request has to pass before anything is read.
 
+use std::sync::Arc;
+
 use axum::http::Method;
 
 use crate::runtime::handle::Status;
@@ -166,7 +168,7 @@ async fn a_waiting_service_serves_what_there_is() {
 async fn existing_shapes_are_served_without_postgres() {
     let world = world(Settings::default());
     let mut definition = definition();
-    definition.relation.name.table = "never_seen".to_owned();
+    Arc::make_mut(&mut definition.relation).name.table = "never_seen".to_owned();
     let made = world.make(definition);
     made.commit(100, &[1]);
     for live in ["", "&live=true"] {

@@ -1,7 +1,7 @@
 //! The messages of the contract, 1.10 and 3.4, to the byte.
 
 use super::*;
-use crate::shape_log::{EncodeError, Encoded, Encoder, TransactionHeaders, snapshot_columns};
+use crate::shape_log::{EncodeError, Encoded, Encoder, SharedEncoder, TransactionHeaders, snapshot_columns};
 
 fn encode(definition: &ShapeDefinition, change: &Change, op: Op) -> String {
     let mut out = Encoded::default();
@@ -172,10 +172,47 @@ fn what_cannot_be_encoded_is_refused() {
 #[test]
 fn a_class_is_what_decides_the_bytes() {
     let base = definition();
-    let class = |definition: &ShapeDefinition| Encoder::new(definition);
+    let class = |definition: &ShapeDefinition| Encoder::new(definition).class();
     let filtered = ShapeDefinition { where_sql: Some("id = 1".to_owned()), ..base.clone() };
-    assert!(class(&base).same_class(&class(&filtered)));
+    assert_eq!(class(&base), class(&filtered));
     let full = ShapeDefinition { replica: Replica::Full, ..base.clone() };
     let narrow = ShapeDefinition { columns: vec!["id".to_owned()], ..base.clone() };
-    assert!(!class(&base).same_class(&class(&full)) && !class(&base).same_class(&class(&narrow)));
+    assert!(class(&base) != class(&full) && class(&base) != class(&narrow));
+}
+
+/// Whoever asks first, and however often: what one of a class is given is what each would make.
+#[test]
+fn shapes_of_a_class_share_what_each_would_make() {
+    let base = definition();
+    let relation = wire(&base);
+    let changes = [
+        insert(0, &relation, &["1", "a", "t"]),
+        update(&base, Some(&["1", "a", "t"]), &["2", "b", "t"]),
+        Change::Delete { op: 6, relation, old: tuple(&["2", "b", "t"]) },
+    ];
+    let mut shared = SharedEncoder::new(&base);
+    for (lsn, xid) in [(456, 12), (900, 13)] {
+        let headers = TransactionHeaders::new(Lsn(lsn), Xid(xid));
+        shared.begin(Lsn(lsn), Xid(xid));
+        for _shape in 0..3 {
+            for (change, op) in changes.iter().zip([Op::Insert, Op::Update, Op::Delete]) {
+                let mut own = Encoded::default();
+                Encoder::new(&base).encode(change, op, &headers, &mut own).expect("encodes");
+                let given = shared.encode(change, op).expect("encodes");
+                assert!(own.messages().eq(given.iter()), "{op:?} at {lsn}");
+            }
+            // The same change means something else to a shape that it enters.
+            let mut own = Encoded::default();
+            Encoder::new(&base).encode(&changes[1], Op::Insert, &headers, &mut own).expect("encodes");
+            assert!(own.messages().eq(shared.encode(&changes[1], Op::Insert).expect("encodes").iter()));
+        }
+    }
+    let invalid = insert(8, &wire(&base), &["1", "a", "t"]);
+    let mut other = (*wire(&base)).clone();
+    other.columns.pop();
+    let short = insert(10, &Arc::new(other), &["1", "a"]);
+    assert!(shared.encode(&invalid, Op::Insert).is_ok());
+    for _shape in 0..2 {
+        assert_eq!(shared.encode(&short, Op::Insert).err(), Some(EncodeError::ColumnMissing { column: 1 }));
+    }
 }

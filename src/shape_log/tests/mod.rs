@@ -58,7 +58,7 @@ fn table(name: RelationName, columns: &[(&str, u32)], key: &[&str]) -> ShapeDefi
     selected.sort_unstable();
     let columns = columns.iter().map(column).collect();
     ShapeDefinition {
-        relation: Relation { oid: Oid(100), name, columns, partitioned: false, storage: None },
+        relation: Arc::new(Relation { oid: Oid(100), name, columns, partitioned: false, storage: None }),
         where_sql: None,
         columns: selected,
         columns_named: false,

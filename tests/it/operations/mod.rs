@@ -3,6 +3,7 @@
 mod collector;
 mod configuration;
 mod connections;
+mod descriptors;
 mod doctor;
 mod failover;
 mod limits;

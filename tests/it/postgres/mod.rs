@@ -99,7 +99,7 @@ impl Harness {
         let mut columns: Vec<String> = relation.columns.iter().map(|column| column.name.clone()).collect();
         columns.sort();
         ShapeDefinition {
-            relation,
+            relation: std::sync::Arc::new(relation),
             where_sql: where_sql.map(str::to_owned),
             columns,
             columns_named: false,

@@ -75,7 +75,7 @@ impl Kind {
             predicate.sql().to_owned()
         });
         Arc::new(ShapeDefinition {
-            relation,
+            relation: Arc::new(relation),
             where_sql,
             columns: self.columns.iter().map(|name| (*name).to_owned()).collect(),
             columns_named: self.columns.len() < ALL.len(),
