@@ -31,6 +31,7 @@ mod story;
 mod stream;
 pub mod subquery;
 pub mod subset;
+mod watchdog;
 pub mod writers;
 
 pub use boot::{BootError, replay};

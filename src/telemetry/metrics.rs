@@ -29,6 +29,10 @@ pub struct Metrics {
     /// Shapes that owe something.
     pub shapes_owing: IntGauge,
     pub invalidations: IntCounterVec,
+    /// 1 while more shapes would have to be given up than may be.
+    pub give_up_exhausted: IntGauge,
+    /// For how long a part of the pipeline has shown no sign of life; only of those that stand still.
+    pub part_still_seconds: GaugeVec,
     pub receive_lag_millis: Histogram,
     pub transactions: IntCounter,
     pub transaction_changes: IntCounter,
@@ -141,6 +145,14 @@ impl Metrics {
             writers: r.gauge("shapefold_writers", "Writers that run."),
             shapes_owing: r.gauge("shapefold_shapes_owing", "Shapes that owe a transaction."),
             invalidations: r.counters("shapefold_invalidations_total", "Shapes ended, by cause.", &["cause"]),
+            give_up_exhausted: r.gauge(
+                "shapefold_give_up_exhausted",
+                "1 while more shapes would have to be given up than may be: none is.",
+            ),
+            part_still_seconds: r.add(GaugeVec::new(
+                Opts::new("shapefold_part_still_seconds", "Since when a part of the pipeline stands still."),
+                &["part"],
+            )),
             receive_lag_millis: r.histogram(
                 "electric_postgres_replication_transaction_received_receive_lag",
                 "Milliseconds from commit to receipt.",

@@ -1,6 +1,7 @@
 //! The service as a whole: what goes wrong around it, how it recovers, what it says.
 
 mod evaluation;
+mod failing_disk;
 mod faults;
 mod findings;
 mod handover;
@@ -10,6 +11,7 @@ mod http_encoding;
 mod http_limits;
 mod http_live;
 mod http_log;
+mod liveness;
 mod ownership;
 mod partitions;
 mod quarantine;
