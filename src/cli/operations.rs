@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::cli::values;
 use crate::runtime::settings::{CompactionPolicy, Failover, Operation, Trust};
+use crate::state::{Allowance, REMEMBERED};
 
 /// The least that `ELECTRIC_REPLICATION_IDLE_TIMEOUT` may be; shorter ones would only make the service
 /// connect again and again. Tests may not wait that long.
@@ -96,6 +97,36 @@ pub struct Operations {
         default_value = "30s"
     )]
     pub ready_stall_after: Duration,
+    /// A part of the pipeline that shows no sign of life for so long raises the alarm.
+    #[arg(long, env = "SHAPEFOLD_WATCHDOG_AFTER", value_parser = values::duration, default_value = "10s")]
+    pub watchdog_after: Duration,
+    /// The state is saved, and what it covers archived, after so many events of the journal.
+    #[arg(
+        long,
+        env = "SHAPEFOLD_CHECKPOINT_EVENTS",
+        value_parser = clap::value_parser!(u64).range(10..),
+        default_value = "200000"
+    )]
+    pub checkpoint_events: u64,
+    /// At most so many shapes are given up within the window because they seem to be beyond help.
+    #[arg(
+        long,
+        env = "SHAPEFOLD_GIVE_UP_SHAPES_MAX",
+        value_parser = values::positive,
+        default_value = "1000"
+    )]
+    pub give_up_shapes_max: usize,
+    /// At most this part of all shapes, in percent; one may always be.
+    #[arg(
+        long,
+        env = "SHAPEFOLD_GIVE_UP_PERCENT_MAX",
+        value_parser = clap::value_parser!(u32).range(0..=100),
+        default_value = "10"
+    )]
+    pub give_up_percent_max: u32,
+    /// The window of the two. At most 1h.
+    #[arg(long, env = "SHAPEFOLD_GIVE_UP_WINDOW", value_parser = give_up_window, default_value = "10min")]
+    pub give_up_window: Duration,
     /// Base URL of an OpenTelemetry collector that takes OTLP over HTTP: traces and metrics.
     #[arg(long, env = "ELECTRIC_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
@@ -185,6 +216,17 @@ impl Operations {
             expiry_interval: self.shape_expiry_interval,
             poll_interval: self.system_metrics_poll_interval,
             stall_after: self.ready_stall_after,
+            watchdog_after: self.watchdog_after,
+        }
+    }
+
+    /// How many shapes may be given up on suspicion.
+    #[must_use]
+    pub fn give_up(&self) -> Allowance {
+        Allowance {
+            shapes_max: self.give_up_shapes_max,
+            percent_max: self.give_up_percent_max,
+            window: self.give_up_window,
         }
     }
 
@@ -193,6 +235,14 @@ impl Operations {
     pub fn shapes_max(&self) -> Option<usize> {
         self.max_shapes.or(self.experimental_max_shapes)
     }
+}
+
+fn give_up_window(text: &str) -> Result<Duration, String> {
+    let window = values::duration(text)?;
+    if window > REMEMBERED {
+        return Err("must be at most 1h".to_owned());
+    }
+    Ok(window)
 }
 
 fn idle_timeout(text: &str) -> Result<Duration, String> {

@@ -352,11 +352,15 @@ fn settings(arguments: Arguments, data_dir: &Path) -> Result<Parts, String> {
         compaction: arguments.operations.compaction(),
         flush_interval: Duration::from_millis(50),
         writer_idle_after: Duration::from_secs(30),
-        checkpoint_events: 200_000,
+        checkpoint_events: arguments.operations.checkpoint_events,
         checkpoint_interval: Duration::from_secs(300),
         archive_age_max: Duration::from_secs(72 * 3600),
         archive_bytes_max: 2 << 30,
-        policy: Policy { stall_grace: arguments.flush_stall_grace_period, ..Policy::default() },
+        policy: Policy {
+            stall_grace: arguments.flush_stall_grace_period,
+            give_up: arguments.operations.give_up(),
+            ..Policy::default()
+        },
         operation: arguments.operations.to_settings(),
         observe: admin.is_some(),
         projection_check_interval: arguments.admin.projection_check_interval,

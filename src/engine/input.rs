@@ -1,12 +1,14 @@
 //! What the world tells the engine. An input may be refused; a refusal changes nothing.
 
+use std::time::Duration;
+
 use crate::domain::{
     DefinitionHash, Epoch, EventId, Generation, Handle, Incarnation, Lineage, Lsn, Oid, PgSnapshot, Seq, Sid,
     SidSet, Timestamp, Xid,
 };
 use crate::events::{
     DestructionResult, DrainCause, ExitCause, FaultClass, FileKind, IntentId, InvalidationCause,
-    LossEvidence, PreviousEnd, ProcessInfo, SnapshotFailure, Stage, StopCause,
+    LossEvidence, Part, PreviousEnd, ProcessInfo, SnapshotFailure, Stage, StopCause,
 };
 
 /// One message from the world.
@@ -147,8 +149,8 @@ pub enum Input {
         sid: Sid,
         incarnation: Incarnation,
     },
-    /// The writers that the runtime really runs. Asked for when everything recorded had been
-    /// performed; `asked` is the newest event then.
+    /// The writers that the runtime really runs. What was decided up to the event `asked` had been
+    /// performed when they were asked for.
     LiveWriters {
         asked: EventId,
         live: Vec<(Sid, Incarnation)>,
@@ -156,6 +158,20 @@ pub enum Input {
     /// The outcome of one group flush.
     Flushed {
         reports: Vec<FlushReport>,
+    },
+    /// The threads of the writers have taken in everything up to here, as far as it was handed to them.
+    HandedOut {
+        upto: Lsn,
+    },
+    /// The watchdog saw no sign of life of a part of the pipeline for so long.
+    StoodStill {
+        part: Part,
+        still: Duration,
+    },
+    /// It goes on.
+    WentOn {
+        part: Part,
+        still: Duration,
     },
     /// Time passes.
     Tick,

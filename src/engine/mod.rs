@@ -17,12 +17,13 @@ pub use effect::Effect;
 pub use input::{Boot, Commit, Compaction, FlushReport, Input, PostgresReady, Refusal};
 pub use policy::Policy;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 
 use recent::RecentCommits;
 
 use crate::domain::{EventId, Lsn, Oid, PgSnapshot, Seq, Sid, Timestamp};
-use crate::events::{Durability, Event, ProjectionName, Recorded};
+use crate::events::{Durability, Event, Part, ProjectionName, Recorded};
 use crate::projections::Projections;
 use crate::state::State;
 
@@ -48,12 +49,31 @@ struct Scratch {
     idle_at: Lsn,
     /// Nobody owed anything below this number when it was last told.
     forgotten: Seq,
-    /// The newest event that started a writer.
-    writer_started: EventId,
+    /// Writers that were started since the last audit, by shape, and the event that did.
+    started: BTreeMap<Sid, EventId>,
+    watch: Watch,
     /// A view was found to differ from the fold: acknowledge nothing until a restart.
     ack_frozen: bool,
     /// The views that did.
     drifted: Vec<ProjectionName>,
+}
+
+/// What the watch over progress remembers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Watch {
+    /// When it last looked.
+    looked_at: Timestamp,
+    /// Since when shapes are suspected.
+    suspected: BTreeMap<Sid, Timestamp>,
+    /// Shapes whose writers have failed as often as they may and which were not given up.
+    worn_out: BTreeSet<Sid>,
+    /// What the threads of the writers have taken in; `None` where nobody tells.
+    handed: Option<Lsn>,
+    /// Parts of the pipeline that stand still.
+    still: BTreeSet<Part>,
+    /// Deferrals in a row, and until when the newest lasts.
+    deferrals: u32,
+    deferred_until: Timestamp,
 }
 
 /// What one input led to.
@@ -128,11 +148,12 @@ impl Engine {
             told,
             idle_at,
             forgotten,
-            writer_started: _,
+            started: _,
+            watch,
             ack_frozen,
             drifted: _,
         } = &self.scratch;
-        (nothing, recent, acked_at, told, idle_at, forgotten, ack_frozen).hash(into);
+        (nothing, recent, acked_at, told, idle_at, forgotten, watch, ack_frozen).hash(into);
     }
 
     /// Takes one input.

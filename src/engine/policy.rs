@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::state::Allowance;
+
 /// Settings of the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -16,9 +18,16 @@ pub struct Policy {
     /// A shape that owes and makes no progress for this long is suspected, and after as much again
     /// invalidated (`ELECTRIC_FLUSH_STALL_GRACE_PERIOD`).
     pub stall_grace: Duration,
-    /// At most this many shapes are invalidated for stalling in one tick: a cause that hits all of
-    /// them (a full disk) must not purge them.
+    /// At most this many shapes are invalidated for stalling at a time.
     pub stall_invalidations_max: usize,
+    /// How many may be given up on suspicion: a cause that hits all of them (a disk that hangs) must not
+    /// purge them. Where more would have to be, none is, and the acknowledgement waits.
+    pub give_up: Allowance,
+    /// How often in a row the shapes that would be given up wait another `stall_grace` because a part of the
+    /// pipeline stands still.
+    pub deferrals_max: u32,
+    /// Longest pause before another attempt to restart a writer, where its shape may not be given up.
+    pub writer_backoff_max: Duration,
     /// Transactions that may be held for a shape whose snapshot is not open yet.
     pub snapshot_backlog_max: usize,
 }
@@ -32,6 +41,9 @@ impl Default for Policy {
             snapshot_attempts_max: 10,
             stall_grace: Duration::from_secs(60),
             stall_invalidations_max: 1,
+            give_up: Allowance { shapes_max: 1_000, percent_max: 10, window: Duration::from_secs(600) },
+            deferrals_max: 10,
+            writer_backoff_max: Duration::from_secs(10),
             snapshot_backlog_max: 100_000,
         }
     }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use codec::{CodecError, KindSearch, RECORD_VERSION, decode, encode};
 pub use consumer::{ConsumerEvent, ExitCause};
-pub use flush::FlushEvent;
+pub use flush::{FlushEvent, Part};
 pub use journal::{JournalEvent, ProjectionName};
 pub use ownership::{
     DestructionCause, DestructionResult, DestructionTarget, DrainCause, FaultClass, FileKind, IntentId,
@@ -171,6 +171,12 @@ pub fn names() -> &'static [&'static str] {
         "StallSuspected",
         "FlushWatermark",
         "ShapesFlushed",
+        "BudgetExhausted",
+        "BudgetRestored",
+        "BudgetSpent",
+        "StallsDeferred",
+        "ProgressStopped",
+        "ProgressResumed",
         "StateSnapshot",
         "SegmentSealed",
         "SegmentRetired",

@@ -124,6 +124,7 @@ impl Projection for FlushTracker {
             ) => self.follow(state, *sid),
             Event::Shape(_)
             | Event::Stream(_)
+            | Event::Flush(_)
             | Event::Ownership(_)
             | Event::Consumer(_)
             | Event::Journal(_) => {}

@@ -27,6 +27,8 @@ pub struct Core {
 #[derive(Debug)]
 struct Waiting {
     after: EventId,
+    /// The newest event before the step that decided it.
+    before: EventId,
     effect: Effect,
 }
 
@@ -81,18 +83,19 @@ impl Core {
 
     fn queue(&mut self, step: Step) -> Persist {
         let last = self.engine.state().last;
+        let before = step.events.first().map_or(last, |first| EventId(first.id.0 - 1));
         let after = step.barrier.unwrap_or(EventId(0));
         let mut sync = step.barrier.is_some();
         for effect in step.effects {
             match effect {
                 Effect::SendStatus { .. } => {
                     sync = true;
-                    self.acks.push_back(Waiting { after: last, effect });
+                    self.acks.push_back(Waiting { after: last, before, effect });
                 }
                 // Nothing that was decided before may still be done, and no journal waited for: it
                 // lies in a directory that is no longer ours.
-                Effect::Abort => self.acks.push_front(Waiting { after: EventId(0), effect }),
-                effect => self.effects.push_back(Waiting { after, effect }),
+                Effect::Abort => self.acks.push_front(Waiting { after: EventId(0), before, effect }),
+                effect => self.effects.push_back(Waiting { after, before, effect }),
             }
         }
         Persist { events: step.events, sync }
@@ -129,6 +132,12 @@ impl Core {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.effects.is_empty()
+    }
+
+    /// Whatever was decided by events up to this one, acknowledgements aside, has been performed.
+    #[must_use]
+    pub fn performed_upto(&self) -> EventId {
+        self.effects.front().map_or(self.engine.state().last, |waiting| waiting.before)
     }
 
     /// The newest event that the journal has on stable storage.

@@ -38,6 +38,7 @@ use crate::runtime::settings::{HELD_BYTES_MAX, Operation, QUEUED_DELIVERIES_MAX}
 use crate::runtime::story;
 use crate::runtime::stream::Batch;
 use crate::runtime::subquery::{Members, Moved, Resumed};
+use crate::runtime::watchdog::Pulse;
 use crate::runtime::writers::Report;
 use crate::shape_log::{ShapeLogError, StorageFault};
 use crate::state::Life;
@@ -90,9 +91,12 @@ pub enum Message {
 /// Why the process must stop. What was not acknowledged comes again from Postgres.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
-    #[error("the journal failed: {0}")]
+    #[error("the journal failed: {0}; see to the disk and start again: nothing acknowledged is lost")]
     Journal(JournalError),
-    #[error("a sync of the shape logs failed: {0}; what the page cache holds can no longer be trusted")]
+    #[error(
+        "a sync of the shape logs failed: {0}; what the page cache holds can no longer be \
+             trusted; see to the disk and start again: nothing acknowledged is lost"
+    )]
     Sync(StorageFault),
     #[error("the data directory is no longer owned: {0}")]
     OwnershipLost(NotHeld),
@@ -133,6 +137,7 @@ pub struct Driver {
     /// Those who look at the journal from outside.
     watched: Option<observed::Observer>,
     held: Held,
+    pulse: Arc<Pulse>,
     state: Loop,
 }
 
@@ -189,6 +194,7 @@ impl Driver {
         queues: Queues,
         (keeper, archiver, reserve): (Keeper, Archiver, Reserve),
         (operation, watched, check_interval): (Operation, Option<observed::Observer>, Duration),
+        pulse: Arc<Pulse>,
     ) -> Driver {
         let now = Instant::now();
         let state = Loop {
@@ -229,6 +235,7 @@ impl Driver {
             observer,
             watched,
             held,
+            pulse,
             state,
         }
     }
@@ -259,6 +266,7 @@ impl Driver {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            self.pulse.beat();
             if self.settle()? {
                 break;
             }
@@ -266,6 +274,12 @@ impl Driver {
             let take_requests = self.held.takes_requests();
             tokio::select! {
                 biased;
+                // First: what is due now and then is due however much else there is.
+                _ = tick.tick() => {
+                    if self.tick()? {
+                        break;
+                    }
+                }
                 Some(notice) = self.queues.notices.recv() => self.notice(notice)?,
                 Some(report) = self.queues.reports.recv() => self.report(report)?,
                 Some(archived) = self.queues.archived.recv() => self.archived(archived)?,
@@ -273,11 +287,6 @@ impl Driver {
                 Some(answers) = self.held.answered() => self.answers(answers),
                 Some(request) = self.queues.requests.recv(), if take_requests => self.request(request),
                 Some(batch) = self.queues.batches.recv(), if read_stream => self.batch(batch),
-                _ = tick.tick() => {
-                    if self.tick()? {
-                        break;
-                    }
-                }
             }
         }
         Ok(())
@@ -302,6 +311,7 @@ impl Driver {
             while self.may_perform()
                 && let Some(effect) = self.core.next_effect()
             {
+                self.pulse.beat();
                 match self.executor.perform(effect) {
                     Outcome::Done => {}
                     Outcome::Answer(input) => self.input(input),

@@ -18,6 +18,8 @@ use crate::runtime::observed::CheckReport;
 use crate::runtime::progress::Progress;
 use crate::runtime::standby::{Standby, Standing};
 use crate::runtime::subset::Subsets;
+#[cfg(feature = "test-hooks")]
+use crate::runtime::watchdog::Watched;
 use crate::telemetry::{Metrics, Tracer};
 
 pub use live::{LiveShape, Phase, SnapshotProblem, Suspects};
@@ -111,6 +113,9 @@ struct Shared {
     /// Reads of all shapes so far.
     uses: AtomicU64,
     evaluation: Evaluation,
+    /// What tests may hold up.
+    #[cfg(feature = "test-hooks")]
+    parts: OnceLock<Vec<Watched>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -171,6 +176,8 @@ impl Service {
                 wake: Notify::new(),
                 uses: AtomicU64::new(1),
                 evaluation,
+                #[cfg(feature = "test-hooks")]
+                parts: OnceLock::new(),
             }),
         };
         service.tell_status(&service.status());
@@ -335,6 +342,24 @@ impl Service {
     pub async fn meddle(&self) {
         let wrong = Request::Meddle(crate::events::ProjectionName::ShapeIndex);
         let _closed = self.shared.requests.send(wrong).await;
+    }
+
+    /// The parts of the pipeline, for tests that hold them up.
+    #[cfg(feature = "test-hooks")]
+    pub(in crate::runtime) fn hold_by(&self, parts: Vec<Watched>) {
+        let _first = self.shared.parts.set(parts);
+    }
+
+    /// Holds a part of the pipeline up, or lets it go on; whether there is such a part.
+    #[cfg(feature = "test-hooks")]
+    pub fn hold(&self, name: &str, held: bool) -> bool {
+        let parts = self.shared.parts.get().into_iter().flatten();
+        let mut found = false;
+        for watched in parts.filter(|watched| watched.part.to_string() == name) {
+            watched.pulse.hold(held);
+            found = true;
+        }
+        found
     }
 
     /// See [`Request::Sabotage`].

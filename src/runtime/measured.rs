@@ -5,18 +5,23 @@ use std::time::Instant;
 
 use crate::domain::EventId;
 use crate::journal::{Checkpoint, Entry, Journal, JournalError};
+use crate::runtime::watchdog::Pulse;
 use crate::telemetry::Metrics;
 
 /// Does what the journal in it does, and counts it.
 pub(super) struct Measured<J> {
     pub journal: J,
     pub metrics: Arc<Metrics>,
+    /// Beats while it works.
+    pub pulse: Arc<Pulse>,
 }
 
 impl<J: Journal> Journal for Measured<J> {
     fn append(&mut self, batch: &[Entry]) -> Result<(), JournalError> {
         let begun = Instant::now();
+        self.pulse.begin();
         let result = self.journal.append(batch);
+        self.pulse.end();
         self.metrics.journal_append_seconds.observe(begun.elapsed().as_secs_f64());
         self.metrics.journal_entries.inc_by(batch.len() as u64);
         result
@@ -24,7 +29,9 @@ impl<J: Journal> Journal for Measured<J> {
 
     fn sync(&mut self) -> Result<EventId, JournalError> {
         let begun = Instant::now();
+        self.pulse.begin();
         let result = self.journal.sync();
+        self.pulse.end();
         self.metrics.journal_sync_seconds.observe(begun.elapsed().as_secs_f64());
         result
     }
@@ -38,7 +45,10 @@ impl<J: Journal> Journal for Measured<J> {
     }
 
     fn checkpoint(&mut self, upto: EventId, state: &[u8]) -> Result<(), JournalError> {
-        self.journal.checkpoint(upto, state)
+        self.pulse.begin();
+        let result = self.journal.checkpoint(upto, state);
+        self.pulse.end();
+        result
     }
 
     fn checkpoints(&self) -> Result<Vec<Checkpoint>, JournalError> {

@@ -35,6 +35,7 @@ mod stream;
 pub mod subquery;
 pub mod subset;
 mod turns;
+mod watchdog;
 pub mod writers;
 
 pub use boot::{BootError, replay};

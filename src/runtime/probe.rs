@@ -14,6 +14,10 @@ use crate::telemetry::Metrics;
 
 /// Longest wait for an answer of Postgres.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Nearer than this, a limit is worth a warning.
+const NEAR: Duration = Duration::from_secs(600);
+/// A shape that has owed for so long is named in it.
+const HELD_LONG: Duration = Duration::from_secs(5);
 /// A rate is the mean over about this long.
 const RATE_OVER: Duration = Duration::from_secs(60);
 
@@ -69,6 +73,7 @@ impl Probe {
     pub(super) async fn run(self) {
         let mut status = self.service.watch_status();
         let (mut wal, mut disk) = (Rate::default(), Rate::default());
+        let mut warned = None;
         let mut probed = Probed::default();
         loop {
             self.host();
@@ -84,6 +89,9 @@ impl Probe {
             let metrics = self.service.metrics();
             metrics.disk_seconds_left.set(probed.disk_seconds_left.unwrap_or(f64::INFINITY));
             metrics.slot.seconds_left.set(probed.slot_seconds_left.unwrap_or(f64::INFINITY));
+            let soonest =
+                [probed.slot_seconds_left, probed.disk_seconds_left].into_iter().flatten().reduce(f64::min);
+            self.warn(soonest, &mut warned);
             if probed.wal_end > Lsn(0) {
                 self.service.progress().probed(probed);
             }
@@ -92,6 +100,30 @@ impl Probe {
                 _ = status.wait_for(|status| *status == Status::Draining) => return,
             }
         }
+    }
+
+    /// Says that a limit is near, and which shapes hold the log; again when half of the time has passed.
+    fn warn(&self, left: Option<f64>, warned: &mut Option<f64>) {
+        let Some(left) = left.filter(|left| *left < NEAR.as_secs_f64()) else {
+            *warned = None;
+            return;
+        };
+        if warned.is_some_and(|before| left > before / 2.0) {
+            return;
+        }
+        *warned = Some(left);
+        let report = self.service.progress().report(Instant::now());
+        let holders: Vec<String> = report
+            .iter()
+            .flat_map(|report| report.holder.iter().chain(&report.next_holders))
+            .filter(|holder| holder.waiting >= HELD_LONG)
+            .map(|holder| holder.handle.to_string())
+            .collect();
+        tracing::warn!(
+            seconds_left = left.round(),
+            holders = holders.join(" "),
+            "max_slot_wal_keep_size or the end of the disk is near, at the present rate"
+        );
     }
 
     async fn slot(&self) -> Result<SlotState, PgError> {

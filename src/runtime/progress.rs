@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::domain::{Handle, Lsn};
+use crate::events::Part;
 
 /// Growth of the log of Postgres that is no evidence of work: what an idle server writes by itself.
 const GROWTH_MIN: u64 = 64 << 10;
@@ -20,7 +21,14 @@ pub struct DriverView {
     /// Memory of what they owe, bytes.
     pub held_bytes: u64,
     pub holder: Option<Holder>,
+    /// Those that have owed longest after it, at most [`HOLDERS_MAX`].
+    pub next_holders: Vec<Holder>,
+    /// Since when more shapes would have to be given up than may be.
+    pub exhausted: Option<Duration>,
 }
+
+/// Shapes that are named beside the one that has owed longest.
+pub const HOLDERS_MAX: usize = 9;
 
 /// The shape that has owed longest: it holds up the acknowledgement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +64,11 @@ pub struct Report {
     pub owing: usize,
     pub held_bytes: u64,
     pub holder: Option<Holder>,
+    pub next_holders: Vec<Holder>,
+    /// Since when more shapes would have to be given up than may be.
+    pub exhausted: Option<Duration>,
+    /// Parts of the pipeline that stand still.
+    pub still: Vec<(Part, Duration)>,
     pub slot_seconds_left: Option<f64>,
     pub disk_seconds_left: Option<f64>,
 }
@@ -72,6 +85,7 @@ struct Seen {
     driver: Option<DriverView>,
     probed: Option<Probed>,
     moved: Option<Moved>,
+    still: Vec<(Part, Duration)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +128,11 @@ impl Progress {
         }
     }
 
+    /// What the watchdog sees.
+    pub fn standing(&self, still: Vec<(Part, Duration)>) {
+        self.lock().still = still;
+    }
+
     /// Streaming has begun anew: what was before says nothing about it.
     pub fn restart(&self, now: Instant) {
         let mut seen = self.lock();
@@ -137,6 +156,9 @@ impl Progress {
             owing: view.owing,
             held_bytes: view.held_bytes,
             holder: view.holder.clone(),
+            next_holders: view.next_holders.clone(),
+            exhausted: view.exhausted,
+            still: seen.still.clone(),
             slot_seconds_left: seen.probed.and_then(|probed| probed.slot_seconds_left),
             disk_seconds_left: seen.probed.and_then(|probed| probed.disk_seconds_left),
         })
@@ -148,10 +170,37 @@ impl Progress {
 }
 
 impl Report {
+    /// What is wrong with the service as a whole: a part of the pipeline stands still, or more shapes make no
+    /// progress than may be given up.
+    #[must_use]
+    pub fn alarm(&self) -> Option<String> {
+        if let Some((part, still)) = self.still.first() {
+            return Some(format!("{part} has shown no sign of life for {} s", still.as_secs()));
+        }
+        if let Some(exhausted) = self.exhausted {
+            let holder = self.holder.as_ref().map_or_else(String::new, |holder| {
+                format!(
+                    "; the longest is {}, which has owed a transaction for {} s",
+                    holder.handle,
+                    holder.waiting.as_secs()
+                )
+            });
+            return Some(format!(
+                "more shapes make no progress than may be given up, for {} s: none is given up, nothing that they \
+                 owe is acknowledged{holder}",
+                exhausted.as_secs()
+            ));
+        }
+        None
+    }
+
     /// Why this is no progress, where it is none: there was something to do for so long, and what is
     /// flushed has not moved.
     #[must_use]
     pub fn stalled(&self, after: Duration) -> Option<String> {
+        if let Some(alarm) = self.alarm() {
+            return Some(alarm);
+        }
         if self.still_for < after {
             return None;
         }
@@ -187,7 +236,14 @@ mod tests {
             lsn: Lsn(90),
             waiting: Duration::from_secs(seconds),
         });
-        DriverView { boundary: Lsn(boundary), owing: holder.iter().count(), held_bytes: 10, holder }
+        DriverView {
+            boundary: Lsn(boundary),
+            owing: holder.iter().count(),
+            held_bytes: 10,
+            holder,
+            next_holders: Vec::new(),
+            exhausted: None,
+        }
     }
 
     fn probe(wal_end: u64) -> Probed {
@@ -228,5 +284,23 @@ mod tests {
         // A new stream starts with a clean sheet.
         progress.restart(after(71));
         assert_eq!(progress.report(after(72)).expect("published").stalled(grace), None);
+    }
+
+    /// What the watchdog and the engine know is told at once, whatever the boundary does.
+    #[test]
+    fn a_standstill_and_an_exhausted_budget_are_told() {
+        let progress = Progress::default();
+        let begun = Instant::now();
+        let stalled = || progress.report(begun).expect("published").stalled(Duration::from_secs(30));
+        progress.publish(begun, view(100, Some(65)));
+        progress.standing(vec![(Part::Writers(1), Duration::from_secs(12))]);
+        assert_eq!(stalled().as_deref(), Some("writers-1 has shown no sign of life for 12 s"));
+        progress.standing(Vec::new());
+        assert_eq!(stalled(), None);
+        progress
+            .publish(begun, DriverView { exhausted: Some(Duration::from_secs(7)), ..view(100, Some(65)) });
+        let told = stalled().expect("an alarm");
+        assert!(told.contains("more shapes make no progress than may be given up, for 7 s"), "{told}");
+        assert!(told.contains("the longest is 1-2, which has owed a transaction for 65 s"), "{told}");
     }
 }

@@ -78,6 +78,8 @@ pub struct Operation {
     pub poll_interval: Duration,
     /// After so long without progress, though there was something to do, the service is not ready.
     pub stall_after: Duration,
+    /// `SHAPEFOLD_WATCHDOG_AFTER`: a part of the pipeline without a sign of life for so long stands still.
+    pub watchdog_after: Duration,
 }
 
 impl Settings {

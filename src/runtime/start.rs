@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::Input;
-use crate::events::DrainCause;
+use crate::events::{DrainCause, Part};
 use crate::inspect::{Follower, History, OwnJournal};
 use crate::journal::{JournalError, JournalPaths, JournalThread, Notice, Reserve, Retention};
 use crate::ownership::Trust;
@@ -36,6 +37,7 @@ use crate::runtime::stream::{Acknowledgements, Idle, StreamTask};
 use crate::runtime::subquery::Resumed;
 use crate::runtime::subset::Subsets;
 use crate::runtime::turns;
+use crate::runtime::watchdog::{Pulse, Watchdog, Watched};
 use crate::runtime::writers::{PoolSettings, WriterThreads};
 use crate::shape_log::{Disk, RealDisk};
 
@@ -136,7 +138,7 @@ struct Parts {
 impl Parts {
     async fn run(mut self) -> Result<(), Stopped> {
         let Some(opened) = self.own().await? else { return Ok(()) };
-        let (driver, boot, stream) = self.assemble(opened)?;
+        let (driver, boot, stream, watchdog) = self.assemble(opened)?;
         tokio::spawn(stream.run());
         let (tell, ended) = oneshot::channel();
         // A thread of its own: nothing that the HTTP server does can hold it up.
@@ -154,7 +156,7 @@ impl Parts {
             .map_err(BootError::Thread)?;
         let result = ended.await.unwrap_or(Err(Stopped::Panicked));
         // It has nothing left to do but to end.
-        drop(thread);
+        drop((thread, watchdog));
         result
     }
 
@@ -199,7 +201,7 @@ impl Parts {
         }
     }
 
-    fn assemble(self, opened: Opened) -> Result<(Driver, Input, StreamTask), Stopped> {
+    fn assemble(self, opened: Opened) -> Result<(Driver, Input, StreamTask, Watchdog), Stopped> {
         let Parts {
             settings,
             service,
@@ -236,8 +238,9 @@ impl Parts {
             observe.send_replace(Some(Observed { live, history }));
             (wake, watched) = (Some(more), Some(Observer::new(own, follower)));
         }
+        let (driver_pulse, journal_pulse) = (Pulse::new(), Pulse::resting());
         let journal = JournalThread::spawn(
-            Measured { journal, metrics: Arc::clone(&metrics) },
+            Measured { journal, metrics: Arc::clone(&metrics), pulse: Arc::clone(&journal_pulse) },
             Box::new(move |message| {
                 if let (Notice::Durable(upto), Some(wake)) = (&message, &wake) {
                     wake.durable(*upto);
@@ -263,6 +266,15 @@ impl Parts {
             },
         )
         .map_err(BootError::Thread)?;
+
+        let mut parts = vec![
+            Watched { part: Part::Driver, pulse: Arc::clone(&driver_pulse) },
+            Watched { part: Part::Journal, pulse: journal_pulse },
+        ];
+        parts.extend(writers.watched());
+        #[cfg(feature = "test-hooks")]
+        service.hold_by(parts.clone());
+        let watchdog = watch_over(parts, &service, &messages, settings.operation.watchdog_after)?;
 
         let slot = if settings.temporary_slot && settings.operation.random_slot_name {
             random_slot_name()
@@ -375,9 +387,30 @@ impl Parts {
         let keeper = Keeper::new(&settings, checkpoint);
         let keeping = (keeper, archiver, reserve);
         let watching = (settings.operation.clone(), watched, settings.projection_check_interval);
-        let driver = Driver::new(core, executor, journal, lock, queues, keeping, watching);
-        Ok((driver, Input::Boot(boot), stream))
+        let driver = Driver::new(core, executor, journal, lock, queues, keeping, watching, driver_pulse);
+        Ok((driver, Input::Boot(boot), stream, watchdog))
     }
+}
+
+/// The watchdog over the parts of the pipeline. It has no part in any of them: what it tells the driver is
+/// left out where the queue is full, and told again later.
+fn watch_over(
+    parts: Vec<Watched>,
+    service: &Service,
+    messages: &mpsc::Sender<Message>,
+    after: Duration,
+) -> Result<Watchdog, BootError> {
+    let (service, messages) = (service.clone(), messages.clone());
+    let metrics = Arc::clone(service.metrics());
+    let publish = move |still: Vec<(Part, Duration)>| {
+        metrics.part_still_seconds.reset();
+        for (part, since) in &still {
+            metrics.part_still_seconds.with_label_values(&[&part.to_string()]).set(since.as_secs_f64());
+        }
+        service.progress().standing(still);
+    };
+    let tell = move |input| messages.try_send(Message::Input(input)).is_ok();
+    Watchdog::spawn(parts, after, publish, tell).map_err(BootError::Thread)
 }
 
 /// Waits for a request to drain; before the directory is ours there is nothing else to do about it.

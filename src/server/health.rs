@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::domain::Lsn;
 use crate::runtime::handle::{Service, Status};
-use crate::runtime::progress::Report;
+use crate::runtime::progress::{self, Report};
 
 use super::response::{JSON, Reply};
 
@@ -21,9 +21,10 @@ struct Health<'a> {
     message: Option<&'a str>,
 }
 
-pub(super) fn health(status: &Status) -> Reply {
+/// `alarm`: what is wrong although the service is active. It stays 200: restarting it would not help.
+pub(super) fn health(status: &Status, alarm: Option<&str>) -> Reply {
     let (code, health) = match status {
-        Status::Active => (StatusCode::OK, Health { status: "active", message: None }),
+        Status::Active => (StatusCode::OK, Health { status: "active", message: alarm }),
         Status::Waiting { reason } => {
             (StatusCode::ACCEPTED, Health { status: "waiting", message: Some(reason) })
         }
@@ -70,6 +71,15 @@ struct Progress {
     shapes_owing: usize,
     held_bytes: u64,
     holder: Option<Holder>,
+    /// The shapes that have owed longest after it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    next_holders: Vec<Holder>,
+    /// Since when more shapes make no progress than may be given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    give_up_exhausted_ms: Option<u64>,
+    /// Parts of the pipeline that stand still.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    standing_still: Vec<Still>,
     slot_limit_seconds: Option<f64>,
     disk_limit_seconds: Option<f64>,
 }
@@ -80,6 +90,12 @@ struct Holder {
     /// The oldest transaction that it owes.
     lsn: String,
     waiting_ms: u64,
+}
+
+#[derive(Serialize)]
+struct Still {
+    part: String,
+    still_ms: u64,
 }
 
 /// 200 where a load balancer may send clients here, else 503; the body says why.
@@ -119,13 +135,26 @@ impl Progress {
             wal_grown_bytes: report.grown,
             shapes_owing: report.owing,
             held_bytes: report.held_bytes,
-            holder: report.holder.as_ref().map(|holder| Holder {
-                shape_handle: holder.handle.to_string(),
-                lsn: holder.lsn.to_string(),
-                waiting_ms: millis(holder.waiting),
-            }),
+            holder: report.holder.as_ref().map(Holder::of),
+            next_holders: report.next_holders.iter().map(Holder::of).collect(),
+            give_up_exhausted_ms: report.exhausted.map(millis),
+            standing_still: report
+                .still
+                .iter()
+                .map(|(part, still)| Still { part: part.to_string(), still_ms: millis(*still) })
+                .collect(),
             slot_limit_seconds: report.slot_seconds_left,
             disk_limit_seconds: report.disk_seconds_left,
+        }
+    }
+}
+
+impl Holder {
+    fn of(holder: &progress::Holder) -> Holder {
+        Holder {
+            shape_handle: holder.handle.to_string(),
+            lsn: holder.lsn.to_string(),
+            waiting_ms: millis(holder.waiting),
         }
     }
 }
@@ -156,13 +185,20 @@ mod tests {
             (Status::Draining, 202, r#"{"status":"starting","message":"shutting down"}"#),
         ] {
             assert_eq!(
-                health(&status).to_string(),
+                health(&status, None).to_string(),
                 format!(
                     "{code}\ncontent-type: application/json; charset=utf-8\n\
                      cache-control: no-cache, no-store, must-revalidate\n\n{body}"
                 )
             );
         }
+    }
+
+    #[test]
+    fn an_alarm_is_told_and_is_no_reason_to_restart() {
+        let told = health(&Status::Active, Some("driver stands still")).to_string();
+        assert!(told.starts_with("200\n"), "{told}");
+        assert!(told.ends_with(r#"{"status":"active","message":"driver stands still"}"#), "{told}");
     }
 
     #[test]
@@ -175,6 +211,9 @@ mod tests {
             owing: 0,
             held_bytes: 0,
             holder: None,
+            next_holders: Vec::new(),
+            exhausted: None,
+            still: Vec::new(),
             slot_seconds_left: None,
             disk_seconds_left: Some(60.0),
         };

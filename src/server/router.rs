@@ -51,6 +51,9 @@ enum Route {
     /// Makes the writer of a shape panic.
     #[cfg(feature = "test-hooks")]
     TestPanic,
+    /// Holds a part of the pipeline up, or lets it go on.
+    #[cfg(feature = "test-hooks")]
+    TestHold,
     Unknown,
 }
 
@@ -69,6 +72,8 @@ impl Route {
             ["v1", "ready"] => Route::Ready,
             #[cfg(feature = "test-hooks")]
             ["test-hooks", "panic"] => Route::TestPanic,
+            #[cfg(feature = "test-hooks")]
+            ["test-hooks", "hold"] => Route::TestHold,
             _ => Route::Unknown,
         }
     }
@@ -81,7 +86,7 @@ impl Route {
             Route::Health => "health",
             Route::Ready => "ready",
             #[cfg(feature = "test-hooks")]
-            Route::TestPanic => "test",
+            Route::TestPanic | Route::TestHold => "test",
             Route::Unknown => "unknown",
         }
     }
@@ -91,7 +96,7 @@ impl Route {
             Route::Shape => "GET, POST, HEAD, DELETE, OPTIONS",
             Route::Root | Route::Health | Route::Ready | Route::Unknown => "GET, HEAD",
             #[cfg(feature = "test-hooks")]
-            Route::TestPanic => "POST",
+            Route::TestPanic | Route::TestHold => "POST",
         }
     }
 }
@@ -203,7 +208,10 @@ where
         (Route::Root, Method::GET | Method::HEAD) => {
             respond(StatusCode::OK, HeaderMap::with_capacity(10), Body::empty())
         }
-        (Route::Health, Method::GET | Method::HEAD) => health(&app.service.status()).into_response(),
+        (Route::Health, Method::GET | Method::HEAD) => {
+            let alarm = app.service.progress().report(Instant::now()).and_then(|report| report.alarm());
+            health(&app.service.status(), alarm.as_deref()).into_response()
+        }
         (Route::Ready, Method::GET | Method::HEAD) => {
             readiness(&app.service, app.settings.stall_after).into_response()
         }
@@ -231,7 +239,13 @@ where
             reply.unwrap_or_else(|failure| failure.reply(&method)).into_response()
         }
         #[cfg(feature = "test-hooks")]
-        (Route::TestPanic, _) => Failure::NotFound.reply(&method).into_response(),
+        (Route::TestHold, Method::POST) => {
+            let fields = Fields::from_query(parts.uri.query().unwrap_or_default());
+            let reply = super::test_hooks::hold(app, &fields);
+            reply.unwrap_or_else(|failure| failure.reply(&method)).into_response()
+        }
+        #[cfg(feature = "test-hooks")]
+        (Route::TestPanic | Route::TestHold, _) => Failure::NotFound.reply(&method).into_response(),
         (Route::Root | Route::Shape | Route::Health | Route::Ready | Route::Unknown, _) => {
             Failure::NotFound.reply(&method).into_response()
         }

@@ -43,3 +43,14 @@ pub(super) async fn panic(app: &App, fields: &Fields) -> Result<Reply, Failure> 
     app.service.sabotage(shape.sid, times).await;
     Ok(Reply { status: StatusCode::ACCEPTED, headers: HeaderMap::new(), body: Bytes::new() })
 }
+
+/// `POST /test-hooks/hold?part=driver&held=true`: that part of the pipeline (as the journal names it) stands
+/// still at its next sign of life, until it is let go with `held=false`. Asks nothing of the driver.
+pub(super) fn hold(app: &App, fields: &Fields) -> Result<Reply, Failure> {
+    let held = fields.text("held").is_none_or(|text| text == "true");
+    let part = fields.text("part").unwrap_or_default();
+    if !app.service.hold(part, held) {
+        return Err(Failure::NotFound);
+    }
+    Ok(Reply { status: StatusCode::ACCEPTED, headers: HeaderMap::new(), body: Bytes::new() })
+}

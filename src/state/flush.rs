@@ -7,6 +7,15 @@ use crate::state::State;
 impl State {
     pub(super) fn apply_flush(&mut self, recorded: &Recorded, event: &FlushEvent) {
         match event {
+            FlushEvent::BudgetExhausted { .. } => {
+                self.owner.budget.exhausted = Some((recorded.id, recorded.at));
+            }
+            FlushEvent::BudgetSpent { .. } => self.owner.budget.spend(recorded.at),
+            FlushEvent::BudgetRestored { .. } => self.owner.budget.exhausted = None,
+            // What they lead to is in other events.
+            FlushEvent::StallsDeferred { .. }
+            | FlushEvent::ProgressStopped { .. }
+            | FlushEvent::ProgressResumed { .. } => {}
             FlushEvent::Flushed { shapes } => {
                 for (sid, upto) in shapes {
                     self.flushed(recorded, *sid, *upto);

@@ -4,6 +4,7 @@
 //! however damaged, folds to some state. Whether an event was *legal* is asked by
 //! [`crate::projections::forensics`]; whether it *may happen* by `engine::decide`.
 
+mod budget;
 mod consumer;
 mod flush;
 mod ownership;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use budget::{Allowance, Budget, REMEMBERED, REMEMBERED_MAX, is_suspicion};
 pub use consumer::{Retry, Writer};
 pub use ownership::{Owner, OwnerPhase};
 pub use shape::{Invalidation, Life, Shape, Steps, Tombstone, Tombstones};

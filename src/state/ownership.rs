@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::Epoch;
 use crate::events::{DestructionTarget, IntentId, OwnershipEvent, PreviousEnd, ProcessInfo};
-use crate::state::{State, StreamPhase};
+use crate::state::{Budget, State, StreamPhase};
 
 /// Who owns the data directory.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,6 +17,9 @@ pub struct Owner {
     /// Destruction that was announced and not yet reported as done.
     pub open_intents: Vec<(IntentId, DestructionTarget)>,
     pub last_intent: IntentId,
+    /// What may be given up on suspicion.
+    #[serde(default, skip_serializing_if = "Budget::is_default")]
+    pub budget: Budget,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -32,6 +32,10 @@ pub struct Metrics {
     pub compactions: IntCounter,
     /// Bytes of logs that were given back by them.
     pub compacted_bytes: IntCounter,
+    /// 1 while more shapes would have to be given up than may be.
+    pub give_up_exhausted: IntGauge,
+    /// For how long a part of the pipeline has shown no sign of life; only of those that stand still.
+    pub part_still_seconds: GaugeVec,
     pub receive_lag_millis: Histogram,
     pub transactions: IntCounter,
     pub transaction_changes: IntCounter,
@@ -147,6 +151,14 @@ impl Metrics {
             compactions: r
                 .counter("shapefold_compactions_total", "Logs of shapes replaced by compacted ones."),
             compacted_bytes: r.counter("shapefold_compacted_bytes_total", "Bytes that these gave back."),
+            give_up_exhausted: r.gauge(
+                "shapefold_give_up_exhausted",
+                "1 while more shapes would have to be given up than may be: none is.",
+            ),
+            part_still_seconds: r.add(GaugeVec::new(
+                Opts::new("shapefold_part_still_seconds", "Since when a part of the pipeline stands still."),
+                &["part"],
+            )),
             receive_lag_millis: r.histogram(
                 "electric_postgres_replication_transaction_received_receive_lag",
                 "Milliseconds from commit to receipt.",

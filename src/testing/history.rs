@@ -206,8 +206,12 @@ fn leave_out(event: &Event, sid: Sid) -> Event {
         Event::Flush(FlushEvent::Flushed { shapes } | FlushEvent::Watermark { except: shapes, .. }) => {
             shapes.retain(|(own, _)| *own != sid);
         }
-        Event::Ownership(_) | Event::Stream(_) | Event::Shape(_) | Event::Consumer(_) | Event::Journal(_) => {
-        }
+        Event::Ownership(_)
+        | Event::Stream(_)
+        | Event::Shape(_)
+        | Event::Consumer(_)
+        | Event::Flush(_)
+        | Event::Journal(_) => {}
     }
     event
 }

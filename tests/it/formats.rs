@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use samples::{additions, causes_of_tables, operations, promotion, recorded};
+use samples::{additions, causes_of_tables, liveness, operations, promotion, recorded};
 use shapefold::events::{RECORD_VERSION, Recorded, decode, encode, names};
 use shapefold::state::{STATE_VERSION, State};
 
@@ -51,6 +51,7 @@ fn events_of_version_1_are_read_for_ever() {
     reads_for_ever("events/v1-strangers.hex", &additions());
     reads_for_ever("events/v1-operations.hex", &operations());
     reads_for_ever("events/v1-promotion.hex", &promotion());
+    reads_for_ever("events/v1-liveness.hex", &liveness());
 }
 
 fn reads_for_ever(name: &str, samples: &[Recorded]) {
@@ -73,7 +74,7 @@ fn reads_for_ever(name: &str, samples: &[Recorded]) {
 fn names_lists_every_event_once() {
     let listed: BTreeSet<&str> = names().iter().copied().collect();
     assert_eq!(listed.len(), names().len(), "a name twice");
-    let samples = [recorded(), promotion()].concat();
+    let samples = [recorded(), promotion(), liveness()].concat();
     let sampled: BTreeSet<&str> = samples.iter().map(|recorded| recorded.event.name()).collect();
     assert_eq!(sampled, listed);
     assert_eq!(names_in_the_sources(), listed.iter().map(|name| (*name).to_owned()).collect());
@@ -110,6 +111,7 @@ fn a_checkpoint_of_version_1_is_read_or_refused() {
         assert_eq!(State::from_bytes(&bytes), None);
     }
     recorded().iter().skip(FOLDED).for_each(|recorded| state.apply(recorded));
+    liveness().iter().take(2).for_each(|recorded| state.apply(recorded));
     assert_eq!(State::from_bytes(&state.to_bytes()), Some(state.clone()), "what was added is kept, too");
     let mut newer = state.to_bytes();
     newer[0] = STATE_VERSION + 1;

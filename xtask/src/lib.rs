@@ -3,8 +3,9 @@
 //! Nothing here is part of the service. It starts a private Postgres ([`postgres`]) and the real
 //! service binary ([`service`]), speaks HTTP to it with a client of its own ([`http`],
 //! [`shape_client`]), and compares what a client holds with SQL ([`compare`]). The commands on top
-//! are [`demo`], [`demo_check`], [`soak`], [`oracle`], [`chaos`], [`rolling`], [`mod@bench`], [`replication`],
-//! [`fanout`] and [`scenarios`]; what a benchmark found is noted through [`measure`].
+//! are [`demo`], [`demo_check`], [`soak`], [`oracle`], [`chaos`], [`faults`], [`dying_writers`], [`rolling`],
+//! [`mod@bench`], [`replication`], [`fanout`] and [`scenarios`]; what a benchmark found is noted through
+//! [`measure`].
 
 pub mod audit;
 pub mod bench;
@@ -15,7 +16,9 @@ pub mod compare;
 pub mod demo;
 pub mod demo_check;
 pub mod directory;
+pub mod dying_writers;
 pub mod fanout;
+pub mod faults;
 pub mod http;
 pub mod journal;
 pub mod measure;

@@ -9,7 +9,9 @@ use shapefold_xtask::bench_journal::{self, JournalOptions};
 use shapefold_xtask::chaos::{self, ChaosOptions};
 use shapefold_xtask::demo::{self, DemoOptions};
 use shapefold_xtask::directory::{RunDirectory, dev_directory};
+use shapefold_xtask::dying_writers::{self, WritersOptions};
 use shapefold_xtask::fanout::{self, FanoutOptions};
+use shapefold_xtask::faults::{self, FaultsOptions};
 use shapefold_xtask::measure::report;
 use shapefold_xtask::oracle;
 use shapefold_xtask::postgres::{Installation, MAJOR_VARIABLE, Server, stop_leftover};
@@ -83,6 +85,21 @@ enum Task {
         /// The second build: a path to its binary. The debug build where there is one
         #[arg(long)]
         other: Option<std::path::PathBuf>,
+    },
+    /// Errors, short writes and delays of the file system under the running service, and a disk that fills up
+    ChaosFaults {
+        /// Only the rows whose stage or fault contains this
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// Writers that die at random, and whether the audit finds them and nobody else
+    ChaosWriters {
+        #[arg(long, default_value_t = 300_000)]
+        shapes: u32,
+        #[arg(long, default_value_t = 120)]
+        seconds: u32,
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// Streaming rate against pg_recvlogical
     BenchReplication(Bench),
@@ -251,6 +268,15 @@ async fn run(arguments: Arguments) -> Outcome<bool> {
         Task::ChaosRolling { rounds, seed, other } => {
             let other = other.or_else(|| rolling::other_build(&default_binary().ok()?));
             rolling::run(RollingOptions { rounds, seed, postgres, other }).await
+        }
+        Task::ChaosFaults { only } => faults::run(FaultsOptions { postgres, only }).await,
+        Task::ChaosWriters { shapes, seconds, seed } => {
+            let options = WritersOptions { shapes, seconds, seed };
+            tokio::task::spawn_blocking(move || {
+                dying_writers::run(&options).map_err(|error| error.to_string())
+            })
+            .await?
+            .map_err(Into::into)
         }
         Task::BenchReplication(bench) => shapefold_xtask::replication::run(options(bench)).await,
         Task::BenchInitialSync(bench) => bench::initial_sync(options(bench)).await,

@@ -1,9 +1,18 @@
 //! The replication slot: what Postgres keeps for the service, and how long it still will.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::domain::Timestamp;
+use crate::inspect::Source;
+use crate::journal::OfflineJournal;
 use crate::postgres::{PgError, SqlClient};
+use crate::projections::forensics::Position;
+use crate::projections::{FlushTracker, Projection};
+use crate::runtime::clock;
 use crate::runtime::settings::Settings;
+use crate::state::State;
 
 use super::findings::{Findings, bytes};
 
@@ -12,6 +21,10 @@ const WATCHED: Duration = Duration::from_secs(1);
 /// So much kept log is worth a word.
 const RETAINED_WANTED: i64 = 1 << 30;
 const FAILOVER_VERSION: u32 = 170_000;
+/// A shape that has owed for so long is worth a word.
+const HELD_WANTED: Duration = Duration::from_secs(10);
+/// Shapes that are named.
+const HOLDERS_MAX: usize = 5;
 
 /// Columns that differ by version are read by way of JSON: absent ones are NULL.
 const SQL: &str = "
@@ -83,10 +96,39 @@ pub(super) async fn look(
         failover: row.try_get(8)?,
     };
     describe(&name, &slot, client.server_version(), findings);
+    if let Some(held) = held_by(&settings.data_dir) {
+        findings.warning(
+            "slot",
+            held,
+            "See `shapefold journal holding` for each; one that never gets on can be ended with DELETE /v1/shape.",
+        );
+    }
     if let (false, Some(safe)) = (unlimited, slot.safe) {
         time_left(client, safe, findings).await?;
     }
     Ok(())
+}
+
+/// The shapes that hold the log of Postgres, by what the journal says. `None` where none has done so for long, or
+/// where no journal can be read: the look at the directory tells about that.
+fn held_by(data_dir: &Path) -> Option<String> {
+    let journal = Arc::new(OfflineJournal::open(data_dir).ok()?);
+    let state = Source::over(journal, Vec::new()).fold(Position::End);
+    name_holders(&state, clock::now())
+}
+
+fn name_holders(state: &State, now: Timestamp) -> Option<String> {
+    let tracker = FlushTracker::recompute(state);
+    let mut holders = tracker.blockers().filter_map(|(_, sid)| {
+        let shape = state.shape(sid)?;
+        let waiting = now.since(shape.progressed_at);
+        (waiting >= HELD_WANTED).then(|| format!("{} for {} s", shape.handle, waiting.as_secs()))
+    });
+    let named: Vec<String> = holders.by_ref().take(HOLDERS_MAX).collect();
+    let more = holders.count();
+    let others = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let named = (!named.is_empty()).then(|| named.join(", "))?;
+    Some(format!("its log is held by shapes that owe a transaction: {named}{others}"))
 }
 
 fn describe(name: &str, slot: &Slot, version: u32, findings: &mut Findings) {
@@ -170,6 +212,44 @@ mod tests {
             invalidated: None,
             failover: true,
         }
+    }
+
+    #[test]
+    fn the_shapes_that_hold_the_log_are_named() {
+        use crate::domain::{DefinitionHash, Epoch, EventId, Generation, Handle, Lsn, Oid, Seq, Sid, Xid};
+        use crate::events::{Event, Recorded, ShapeEvent, StreamEvent};
+        let begun = Timestamp(1_000_000_000);
+        let mut state = State::default();
+        let mut take = |event: Event| {
+            let id = state.last.next();
+            state.apply(&Recorded { id, at: begun, epoch: Epoch(1), because: None::<EventId>, event });
+            state.clone()
+        };
+        for number in 1..=7 {
+            let (sid, handle) = (Sid(number), Handle { hash: 9, micros: u64::from(number) });
+            let (definition, oid) = (DefinitionHash(1), Oid(5));
+            take(ShapeEvent::Created { sid, handle, definition, oid }.into());
+            take(ShapeEvent::Routed { sid, after: Seq(0), after_lsn: Lsn(0) }.into());
+        }
+        let routed = StreamEvent::TxnRouted {
+            seq: Seq(1),
+            generation: Generation(1),
+            lsn: Lsn(100),
+            xid: Xid(7),
+            committed_at: begun,
+            changes: 1,
+            bytes: 1,
+            set: (1..=7).map(Sid).collect(),
+        };
+        let state = take(routed.into());
+        assert_eq!(name_holders(&state, begun.plus(Duration::from_secs(9))), None);
+        assert_eq!(
+            name_holders(&state, begun.plus(Duration::from_secs(61))).as_deref(),
+            Some(
+                "its log is held by shapes that owe a transaction: 9-1 for 61 s, 9-2 for 61 s, 9-3 for 61 s, \
+                 9-4 for 61 s, 9-5 for 61 s and 2 more"
+            )
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit};
@@ -16,6 +17,8 @@ const FREE_BYTES_WANTED: u64 = 5 << 30;
 const FREE_BYTES_MIN: u64 = 16 << 20;
 /// Each shape has a directory and a few files.
 const FREE_INODES_WANTED: u64 = 100_000;
+/// How long the disk is watched to learn how fast it fills.
+const WATCHED: Duration = Duration::from_millis(500);
 /// Every acknowledgement waits for one.
 const SYNC_WANTED: Duration = Duration::from_millis(50);
 
@@ -152,7 +155,15 @@ fn space(place: &Path, findings: &mut Findings) {
         }
     };
     let free = found.f_bavail.saturating_mul(found.f_frsize);
-    let message = format!("{} are free", bytes(free));
+    thread::sleep(WATCHED);
+    let left = rustix::fs::statvfs(place).ok().and_then(|now| {
+        let taken = free.saturating_sub(now.f_bavail.saturating_mul(now.f_frsize));
+        (taken > 0).then(|| free as f64 / (taken as f64 / WATCHED.as_secs_f64()))
+    });
+    let message = match left {
+        Some(seconds) => format!("{} are free: {:.0} min at the present rate", bytes(free), seconds / 60.0),
+        None => format!("{} are free", bytes(free)),
+    };
     if free < FREE_BYTES_MIN {
         findings.problem("disk", message, "Make room: the service ends itself where there is none.");
     } else if free < FREE_BYTES_WANTED {

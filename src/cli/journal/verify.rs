@@ -13,6 +13,7 @@ use crate::projections::forensics::{
 
 use super::{DAMAGED, Failure, VIOLATED, Where};
 use crate::inspect::{DAMAGES_KEPT_MAX, Source, answers, check};
+use crate::state::Allowance;
 
 /// Violations and damages listed one by one.
 const LISTED_MAX: usize = DAMAGES_KEPT_MAX;
@@ -141,6 +142,10 @@ pub struct WhatIf {
     /// Every difference as one JSON object a line, and last one with the counts.
     #[arg(long)]
     json: bool,
+    /// Shapes that may be given up on suspicion within ten minutes, and not more than the service's own share of
+    /// all. Without it, as many as were.
+    #[arg(long)]
+    give_up_shapes: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -167,6 +172,9 @@ impl WhatIf {
             },
             stall_grace: self.stall_grace,
             stall_invalidations_max: self.stall_invalidations,
+            give_up: self
+                .give_up_shapes
+                .map(|shapes_max| Allowance { shapes_max, ..Policy::default().give_up }),
         };
         let mut other = Other::new(alternative, &state);
         let mut count = 0_usize;

@@ -1,19 +1,16 @@
 //! Deciding about writers. What happens after one ends depends on how it ended *and* on what it
 //! still owes, never on the cause alone.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
-
 use crate::domain::{EventId, Incarnation, Lsn, Seq, Sid};
 use crate::engine::{Decision, Effect, Refusal};
 use crate::events::{ConsumerEvent, ExitCause, InvalidationCause};
-use crate::state::{Life, Shape, StreamPhase, Writer};
+use crate::state::{Life, Shape, Writer};
 
 impl Decision<'_> {
     pub(in crate::engine) fn start_writer(&mut self, sid: Sid, because: EventId) {
         let incarnation = self.state().shapes[&sid].last_incarnation.next();
-        self.engine.scratch.writer_started =
-            self.record(Some(because), ConsumerEvent::Started { sid, incarnation });
+        let started = self.record(Some(because), ConsumerEvent::Started { sid, incarnation });
+        self.engine.scratch.started.insert(sid, started);
         // What this connection has not brought again yet comes to the writer when it does.
         let received = self.state().stream.received;
         let replay: Vec<Seq> = self.state().shapes[&sid]
@@ -99,17 +96,19 @@ impl Decision<'_> {
         let oldest = shape.pending.front().copied();
         let failed_before =
             shape.retry.filter(|retry| Some(retry.seq) == oldest).map_or(0, |retry| retry.attempts);
-        let attempts_max = self.engine.policy.writer_attempts_max;
-        if failed_before >= attempts_max {
+        let policy = &self.engine.policy;
+        let (attempts_max, backoff_max) = (policy.writer_attempts_max, policy.writer_backoff_max);
+        let backoff = policy.writer_backoff.saturating_mul(1 << failed_before.min(16)).min(backoff_max);
+        if failed_before >= attempts_max && self.may_give_up_worn_out(sid) {
             let cause = InvalidationCause::WriterFailed { attempts: failed_before };
             let running = self.state().shapes[&sid].life < Life::Live;
             self.invalidate(sid, cause, Some(exited), running);
             return;
         }
         let attempt = failed_before + 1;
-        let backoff = self.engine.policy.writer_backoff.saturating_mul(1 << failed_before.min(16));
         let due = self.now.plus(backoff);
         self.record(Some(exited), ConsumerEvent::RestartScheduled { sid, attempt, due });
+        self.tell_worn_out();
     }
 
     pub(super) fn restart_writers(&mut self) {
@@ -149,54 +148,22 @@ impl Decision<'_> {
     ) -> Result<(), Refusal> {
         // Also while draining: the end would wait for ever for a writer that is gone.
         self.require_owned()?;
-        if self.engine.scratch.writer_started > asked {
-            // Some writer was started after the question; the answer says nothing about it.
-            return Ok(());
-        }
-        let live: BTreeSet<(Sid, Incarnation)> = live.iter().copied().collect();
-        let missing: Vec<_> =
-            self.engine.projections.registry.iter().filter(|writer| !live.contains(writer)).collect();
+        let mut live = live.to_vec();
+        live.sort_unstable();
+        // Of a writer that was started after the question the answer says nothing.
+        let started = &self.engine.scratch.started;
+        let missing: Vec<_> = self
+            .engine
+            .projections
+            .registry
+            .iter()
+            .filter(|writer| live.binary_search(writer).is_err())
+            .filter(|(sid, _)| started.get(sid).is_none_or(|event| *event <= asked))
+            .collect();
+        self.engine.scratch.started.retain(|_, event| *event > asked);
         for (sid, incarnation) in missing {
             self.writer_exited(sid, incarnation, ExitCause::Vanished)?;
         }
         Ok(())
-    }
-
-    /// Alive is not progress: a shape that owes and does not get on is named, and after as long
-    /// again given up; so few at a time that a cause which hits all cannot purge them.
-    pub(super) fn watch_progress(&mut self) {
-        if self.state().stream.phase != StreamPhase::Streaming {
-            return;
-        }
-        let (now, grace) = (self.now, self.engine.policy.stall_grace);
-        let received = self.state().stream.received;
-        let late: Vec<(Sid, Seq, Duration, bool)> = self
-            .engine
-            .projections
-            .flush_tracker
-            .blockers()
-            .filter_map(|(seq, sid)| {
-                let shape = self.state().shape(sid)?;
-                let age = now.since(shape.progressed_at);
-                let stalled = age > grace && shape.visible.is_some() && self.arrived(seq, received);
-                stalled.then_some((sid, seq, age, shape.suspected))
-            })
-            .collect();
-        let mut given_up = 0;
-        for (sid, oldest, age, suspected) in late {
-            if !suspected {
-                let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-                self.record(None, ConsumerEvent::StallSuspected { sid, oldest, age_ms });
-            } else if age > grace.saturating_mul(2) && given_up < self.engine.policy.stall_invalidations_max {
-                given_up += 1;
-                let because = self.last_event();
-                let running = self.state().shapes[&sid].life < Life::Live;
-                self.invalidate(sid, InvalidationCause::Stalled, Some(because), running);
-            }
-        }
-    }
-
-    fn arrived(&self, seq: Seq, received: Lsn) -> bool {
-        self.state().window.get(seq).is_some_and(|txn| txn.lsn <= received)
     }
 }

@@ -7,6 +7,7 @@ mod lineage;
 mod ownership;
 mod shape;
 mod stream;
+mod watch;
 
 use crate::domain::{EventId, Sid};
 use crate::engine::{Decision, Input, Refusal};
@@ -60,6 +61,12 @@ impl Decision<'_> {
             Input::WriterIdle { sid, incarnation } => self.writer_idle(sid, incarnation),
             Input::LiveWriters { asked, live } => self.live_writers(asked, &live),
             Input::Flushed { reports } => self.flushed(&reports),
+            Input::HandedOut { upto } => {
+                self.engine.scratch.watch.handed = Some(upto);
+                Ok(())
+            }
+            Input::StoodStill { part, still } => self.stood_still(part, still),
+            Input::WentOn { part, still } => self.went_on(part, still),
             Input::Tick => {
                 self.tick();
                 Ok(())

@@ -3,10 +3,10 @@
 use crate::domain::{DefinitionHash, EventId, Handle, Lsn, Oid, PgSnapshot, Sid};
 use crate::engine::{Decision, Effect, Refusal};
 use crate::events::{
-    DestructionCause, DestructionTarget, ExitCause, IntentId, InvalidationCause, OwnershipEvent, RemovalStep,
-    ShapeEvent, SnapshotFailure,
+    DestructionCause, DestructionTarget, ExitCause, FlushEvent, IntentId, InvalidationCause, OwnershipEvent,
+    RemovalStep, ShapeEvent, SnapshotFailure,
 };
-use crate::state::{Life, Shape, Writer};
+use crate::state::{Life, Shape, Writer, is_suspicion};
 
 impl Decision<'_> {
     pub(super) fn create_shape(
@@ -200,6 +200,9 @@ impl Decision<'_> {
         let outers: Vec<Sid> = self.engine.projections.shape_index.dependents(sid).collect();
         let invalidated = self.record(because, ShapeEvent::Invalidated { sid, cause });
         self.record(Some(invalidated), ShapeEvent::Unrouted { sid });
+        if is_suspicion(cause) {
+            self.record(Some(invalidated), FlushEvent::BudgetSpent { sid });
+        }
         self.ask(Effect::RotateReaders { sid, cause });
         match self.state().shapes[&sid].writer {
             Writer::Live { incarnation, .. } => {

@@ -180,6 +180,17 @@ fn flush(event: &FlushEvent) -> Value {
     match event {
         FlushEvent::Watermark { upto, except } => json!({"upto": upto, "except": pairs(except)}),
         FlushEvent::Flushed { shapes } => json!({"shapes": pairs(shapes)}),
+        FlushEvent::BudgetExhausted { due, spent, allowed } => {
+            json!({"due": due, "spent": spent, "allowed": allowed})
+        }
+        FlushEvent::BudgetSpent { sid } => json!({"sid": sid}),
+        FlushEvent::BudgetRestored { frozen_ms } => json!({"frozen_ms": frozen_ms}),
+        FlushEvent::StallsDeferred { shapes, deferral, until } => {
+            json!({"shapes": shapes, "deferral": deferral, "until": until.to_string()})
+        }
+        FlushEvent::ProgressStopped { part, still_ms } | FlushEvent::ProgressResumed { part, still_ms } => {
+            json!({"part": part.to_string(), "still_ms": still_ms})
+        }
     }
 }
 

@@ -81,6 +81,7 @@ impl Filter {
             }
             Event::Ownership(_)
             | Event::Stream(_)
+            | Event::Flush(_)
             | Event::Shape(_)
             | Event::Consumer(_)
             | Event::Journal(_) => return false,
@@ -107,7 +108,7 @@ pub fn concerns(event: &Event, wanted: Sid) -> bool {
         Event::Ownership(OwnershipEvent::DestructiveIntent { target, .. }) => {
             matches!(target, DestructionTarget::ShapeFiles(sid) | DestructionTarget::ShapeLog(sid) if *sid == wanted)
         }
-        Event::Ownership(_) | Event::Stream(_) | Event::Journal(_) => false,
+        Event::Ownership(_) | Event::Stream(_) | Event::Flush(_) | Event::Journal(_) => false,
     }
 }
 
@@ -138,9 +139,12 @@ fn concerns_table(event: &Event, wanted: Oid, names: &Names) -> bool {
         Event::Flush(FlushEvent::Flushed { shapes } | FlushEvent::Watermark { except: shapes, .. }) => {
             shapes.iter().any(|(sid, _)| of_table(*sid))
         }
-        Event::Shape(_) | Event::Consumer(_) | Event::Ownership(_) | Event::Stream(_) | Event::Journal(_) => {
-            subject(event).is_some_and(of_table)
-        }
+        Event::Shape(_)
+        | Event::Consumer(_)
+        | Event::Flush(_)
+        | Event::Ownership(_)
+        | Event::Stream(_)
+        | Event::Journal(_) => subject(event).is_some_and(of_table),
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::domain::{EventId, Sid, Timestamp};
 use crate::events::{
-    ConsumerEvent, Event, ExitCause, InvalidationCause, JournalEvent, OwnershipEvent, PreviousEnd, Recorded,
-    ShapeEvent, StopCause, StreamEvent,
+    ConsumerEvent, Event, ExitCause, FlushEvent, InvalidationCause, JournalEvent, OwnershipEvent,
+    PreviousEnd, Recorded, ShapeEvent, StopCause, StreamEvent,
 };
 use crate::projections::forensics::{Checker, Invariant, Names, Violation, gap, sentence, subject};
 use crate::state::{OwnerPhase, State};
@@ -315,7 +315,10 @@ fn unusual(event: &Event, active: bool) -> Option<Kind> {
                 (*pending > 0 && active).then_some(Kind::WriterDied)
             }
         },
-        Event::Consumer(ConsumerEvent::StallSuspected { .. }) => Some(Kind::Stall),
+        Event::Consumer(ConsumerEvent::StallSuspected { .. })
+        | Event::Flush(FlushEvent::BudgetExhausted { .. } | FlushEvent::ProgressStopped { .. }) => {
+            Some(Kind::Stall)
+        }
         Event::Shape(ShapeEvent::SnapshotFailed { .. }) => Some(Kind::SnapshotFailed),
         Event::Shape(ShapeEvent::Invalidated { cause, .. }) => match cause {
             InvalidationCause::Deleted

@@ -128,8 +128,11 @@ fn is_flow(event: &Event) -> bool {
     match event {
         Event::Stream(StreamEvent::TxnRouted { .. })
         | Event::Flush(FlushEvent::Watermark { .. } | FlushEvent::Flushed { .. }) => true,
-        Event::Stream(_) | Event::Consumer(_) | Event::Ownership(_) | Event::Shape(_) | Event::Journal(_) => {
-            false
-        }
+        Event::Stream(_)
+        | Event::Flush(_)
+        | Event::Consumer(_)
+        | Event::Ownership(_)
+        | Event::Shape(_)
+        | Event::Journal(_) => false,
     }
 }

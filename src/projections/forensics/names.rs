@@ -41,6 +41,7 @@ impl Names {
             | Event::Stream(_)
             | Event::Shape(_)
             | Event::Consumer(_)
+            | Event::Flush(_)
             | Event::Journal(_) => &[],
         };
         for sid in subject(event).into_iter().chain(flushed.iter().take(NAMED_MAX).map(|(sid, _)| *sid)) {

@@ -262,6 +262,26 @@ fn flush(event: &FlushEvent, names: &Names) -> String {
             [(sid, upto)] => format!("shape {} has flushed up to transaction {upto}", names.call(*sid)),
             shapes => format!("{} shapes have flushed, up to {}", shapes.len(), newest(shapes)),
         },
+        FlushEvent::BudgetExhausted { due, spent, allowed } => format!(
+            "{} shapes would have to be given up and {spent} were lately, of {allowed} allowed: none is, \
+             what they owe holds the acknowledgement",
+            commas(*due)
+        ),
+        FlushEvent::BudgetSpent { sid } => format!("shape {} counts as given up", names.call(*sid)),
+        FlushEvent::BudgetRestored { frozen_ms } => {
+            format!("shapes may be given up again, after {frozen_ms} ms")
+        }
+        FlushEvent::StallsDeferred { shapes, deferral, until } => format!(
+            "{} shapes without progress wait until {until} (deferral {deferral}): a part of the pipeline \
+             stands still",
+            commas(*shapes)
+        ),
+        FlushEvent::ProgressStopped { part, still_ms } => {
+            format!("the watchdog saw no sign of life of {part} for {still_ms} ms")
+        }
+        FlushEvent::ProgressResumed { part, still_ms } => {
+            format!("{part} goes on after it stood still for {still_ms} ms")
+        }
     }
 }
 

@@ -41,9 +41,12 @@ pub fn touched(before: &State, event: &Event) -> Vec<Sid> {
         Event::Ownership(OwnershipEvent::Acquired { .. }) => {
             before.shapes.keys().take(SHAPES_MAX).copied().collect()
         }
-        Event::Ownership(_) | Event::Stream(_) | Event::Shape(_) | Event::Consumer(_) | Event::Journal(_) => {
-            subject(event).into_iter().collect()
-        }
+        Event::Ownership(_)
+        | Event::Stream(_)
+        | Event::Shape(_)
+        | Event::Consumer(_)
+        | Event::Flush(_)
+        | Event::Journal(_) => subject(event).into_iter().collect(),
     };
     if let Event::Shape(ShapeEvent::Created { sid, .. }) = event {
         sids.push(*sid);

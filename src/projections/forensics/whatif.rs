@@ -12,7 +12,7 @@ use crate::domain::{EventId, Sid, Timestamp};
 use crate::events::{ConsumerEvent, Event, InvalidationCause, Recorded, ShapeEvent};
 use crate::projections::forensics::{Payer, payer};
 use crate::projections::{FlushTracker, Projection};
-use crate::state::{OwnerPhase, State, StreamPhase};
+use crate::state::{Allowance, OwnerPhase, State, StreamPhase, is_suspicion};
 
 /// The engine looks at progress this often; the journal does not say when it did.
 const TICK: Duration = Duration::from_secs(1);
@@ -23,6 +23,8 @@ pub struct Alternative {
     pub writer_attempts_max: u32,
     pub stall_grace: Duration,
     pub stall_invalidations_max: usize,
+    /// `None`: as many as were.
+    pub give_up: Option<Allowance>,
 }
 
 /// One decision that would have been another.
@@ -47,6 +49,8 @@ pub struct WhatIf {
     ended: BTreeSet<Sid>,
     /// An exit that owed something, until the next event shows what was decided upon it.
     exited: Option<(EventId, Timestamp, Sid)>,
+    /// When shapes were given up, of late and long ago.
+    spent: Vec<Timestamp>,
     /// Decisions that were the same.
     pub same: u64,
 }
@@ -62,6 +66,7 @@ impl WhatIf {
             given_up: BTreeSet::new(),
             ended: BTreeSet::new(),
             exited: None,
+            spent: Vec::new(),
             same: 0,
         }
     }
@@ -96,6 +101,10 @@ impl WhatIf {
             }
             Event::Shape(ShapeEvent::Invalidated { sid, cause }) => {
                 self.invalidated(before, recorded, *sid, *cause, &mut differences);
+                if is_suspicion(*cause) {
+                    self.spent.push(recorded.at);
+                    differences.extend(self.over_budget(after, recorded, *sid));
+                }
             }
             Event::Consumer(ConsumerEvent::Exited { sid, pending, .. })
                 if *pending > 0 && after.owner.phase == OwnerPhase::Active =>
@@ -189,6 +198,21 @@ impl WhatIf {
         }
         self.suspected.remove(&sid);
         self.given_up.remove(&sid);
+    }
+
+    /// Whether a shape that was given up would have been kept, because too many were lately.
+    fn over_budget(&self, after: &State, recorded: &Recorded, sid: Sid) -> Option<Difference> {
+        let give_up = self.other.give_up?;
+        let recent = |at: &&Timestamp| recorded.at.since(**at) < give_up.window;
+        let spent = self.spent.iter().rev().take_while(recent).count();
+        let allowed = give_up.of(after.shapes.len());
+        (spent > allowed).then(|| {
+            let text = format!(
+                "would have been kept (BudgetExhausted): {spent} shapes were given up in {} s, {allowed} allowed",
+                give_up.window.as_secs()
+            );
+            difference(recorded, sid, text)
+        })
     }
 
     /// What the watch over progress would have done by now.

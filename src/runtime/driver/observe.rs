@@ -11,7 +11,7 @@ use crate::events::{Event, InvalidationCause, Recorded, ShapeEvent};
 use crate::replication::Transaction;
 use crate::runtime::clock;
 use crate::runtime::handle::{REQUESTS_MAX, Service, Status};
-use crate::runtime::progress::{DriverView, Holder};
+use crate::runtime::progress::{DriverView, HOLDERS_MAX, Holder};
 use crate::runtime::settings::{
     HELD_BYTES_MAX, INPUTS_MAX, Operation, QUEUED_DELIVERIES_MAX, STREAM_BATCHES_MAX,
 };
@@ -62,21 +62,26 @@ impl Driver {
     fn publish(&self, now: Instant) {
         let engine = self.core.engine();
         let (state, tracker) = (engine.state(), &engine.projections().flush_tracker);
-        let holder = tracker.blockers().next().and_then(|(seq, sid)| {
+        let mut holders = tracker.blockers().filter_map(|(seq, sid)| {
             let shape = state.shape(sid)?;
             let lsn = state.window.get(seq)?.lsn;
             let waiting = clock::now().since(shape.progressed_at);
             Some(Holder { handle: shape.handle, lsn, waiting })
         });
+        let (holder, next_holders) = (holders.next(), holders.take(HOLDERS_MAX).collect());
+        let exhausted = state.owner.budget.exhausted.map(|(_, since)| clock::now().since(since));
         let view = DriverView {
             boundary: state.stream.acked.max(state.stream.confirmed),
             owing: tracker.pending_shapes(),
             held_bytes: self.executor.bodies.bytes(),
             holder,
+            next_holders,
+            exhausted,
         };
         let metrics = self.executor.service.metrics();
         metrics.held_bytes.set(int(view.held_bytes));
         metrics.shapes_owing.set(int(view.owing as u64));
+        metrics.give_up_exhausted.set(i64::from(view.exhausted.is_some()));
         let waiting = view.holder.as_ref().map_or(Duration::ZERO, |holder| holder.waiting);
         metrics.oldest_pending_seconds.set(waiting.as_secs_f64());
         metrics.journal_last.set(int(state.last.0));

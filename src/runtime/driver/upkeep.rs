@@ -103,9 +103,9 @@ impl Driver {
             self.watch_space();
             self.executor.look_into_suspects();
         }
-        if now.duration_since(self.state.checked.audit) >= AUDIT_INTERVAL && self.core.is_settled() {
+        if now.duration_since(self.state.checked.audit) >= AUDIT_INTERVAL {
             self.state.checked.audit = now;
-            let asked = self.core.engine().state().last;
+            let asked = self.core.performed_upto();
             // Asked twice at the same event, a thread that answers twice would answer for one that is
             // busy, whose writers would count as gone.
             if self.state.audit.as_ref().is_none_or(|audit| audit.asked != asked) {
@@ -126,6 +126,7 @@ impl Driver {
             self.note_queries();
         }
         self.check_part();
+        self.input(Input::HandedOut { upto: self.executor.writers.reached() });
         self.input(Input::Tick);
         self.observe(now);
         self.ask_position();

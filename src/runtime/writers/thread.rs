@@ -7,7 +7,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::domain::{EventId, Lsn, Sid};
+use crate::events::Part;
 use crate::runtime::clock;
+use crate::runtime::watchdog::{Pulse, Watched};
 use crate::runtime::writers::pool::thread_of;
 use crate::runtime::writers::{Command, PoolSettings, Report, WriterPool};
 use crate::shape_log::Disk;
@@ -33,6 +35,7 @@ struct Thread {
     commands: Option<Sender<Command>>,
     queued: Arc<AtomicUsize>,
     published: Arc<AtomicU64>,
+    pulse: Arc<Pulse>,
     join: Option<JoinHandle<()>>,
 }
 
@@ -57,10 +60,12 @@ impl WriterThreads {
                 let pool = WriterPool::new(settings.clone(), Arc::clone(disk), Arc::clone(&published));
                 let report = report.clone();
                 let (counter, metrics) = (Arc::clone(&queued), Arc::clone(metrics));
-                let join = thread::Builder::new()
-                    .name(format!("writers-{number}"))
-                    .spawn(move || run(pool, &queue, &counter, flush_interval, &metrics, &report))?;
-                Ok(Thread { commands: Some(commands), queued, published, join: Some(join) })
+                let pulse = Pulse::new();
+                let beats = Arc::clone(&pulse);
+                let join = thread::Builder::new().name(format!("writers-{number}")).spawn(move || {
+                    run(pool, &queue, (&counter, &beats), flush_interval, &metrics, &report)
+                })?;
+                Ok(Thread { commands: Some(commands), queued, published, pulse, join: Some(join) })
             })
             .collect::<std::io::Result<Vec<Thread>>>()?;
         Ok(WriterThreads { threads })
@@ -111,6 +116,23 @@ impl WriterThreads {
         Arc::clone(&self.threads[thread_of(sid, self.threads.len())].published)
     }
 
+    /// Signs of life of each.
+    #[must_use]
+    pub(in crate::runtime) fn watched(&self) -> Vec<Watched> {
+        let watched = |(number, thread): (u32, &Thread)| Watched {
+            part: Part::Writers(number),
+            pulse: Arc::clone(&thread.pulse),
+        };
+        (0..).zip(&self.threads).map(watched).collect()
+    }
+
+    /// Every thread has taken in what was handed out up to here.
+    #[must_use]
+    pub fn reached(&self) -> Lsn {
+        let published = self.threads.iter().map(|thread| thread.published.load(Ordering::Acquire));
+        Lsn(published.min().unwrap_or(u64::MAX))
+    }
+
     /// Commands that wait.
     #[must_use]
     pub fn queued(&self) -> usize {
@@ -145,7 +167,7 @@ impl Drop for WriterThreads {
 fn run(
     mut pool: WriterPool,
     queue: &Receiver<Command>,
-    queued: &AtomicUsize,
+    (queued, pulse): (&AtomicUsize, &Pulse),
     flush_interval: Duration,
     metrics: &Metrics,
     report: &impl Fn(Report),
@@ -157,7 +179,10 @@ fn run(
             Some(since) => flush_interval.saturating_sub(since.elapsed()),
             None => IDLE_CHECK_INTERVAL,
         };
-        match queue.recv_timeout(wait) {
+        pulse.end();
+        let received = queue.recv_timeout(wait);
+        pulse.begin();
+        match received {
             Ok(command) => {
                 let now = clock::now();
                 pool.perform(now, command);

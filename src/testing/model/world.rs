@@ -11,7 +11,7 @@ use crate::events::{
     ConsumerEvent, Event, IntentId, OwnershipEvent, PreviousEnd, ProcessInfo, ShapeEvent, StreamEvent,
 };
 use crate::projections::forensics::Checker;
-use crate::state::State;
+use crate::state::{Allowance, State};
 
 use crate::testing::model::choices::Choices;
 use crate::testing::model::disk::Disk;
@@ -143,7 +143,9 @@ impl World {
             snapshot_backlog_max: [100, 2][choices.below(2)],
             snapshot_attempts_max: [10, 2][choices.below(2)],
             writer_attempts_max: [3, 1][choices.below(2)],
-            stall_grace: Duration::from_secs([60, 2][choices.below(2)]),
+            stall_grace: Duration::from_millis([60_000, 2_000, 300][choices.below(3)]),
+            // Every fourth shape may be beyond help, and the quiet end must come.
+            give_up: Allowance { shapes_max: 1_000, percent_max: 50, window: Duration::from_secs(2) },
             ..Policy::default()
         };
         let cursed = choices.below(4) == 3;

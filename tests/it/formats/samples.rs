@@ -7,7 +7,7 @@ use shapefold::domain::{
 use shapefold::events::{
     AckCause, ConsumerEvent, DestructionCause, DestructionResult, DestructionTarget, DrainCause, Event,
     ExitCause, FaultClass, FileKind, FlushEvent, HistoryCause, IntentId, InvalidationCause, JournalEvent,
-    LossEvidence, OwnershipEvent, PreviousEnd, ProcessInfo, ProjectionName, Recorded, RemovalStep,
+    LossEvidence, OwnershipEvent, Part, PreviousEnd, ProcessInfo, ProjectionName, Recorded, RemovalStep,
     ShapeEvent, SnapshotFailure, Stage, StopCause, StreamEvent,
 };
 
@@ -42,6 +42,22 @@ pub fn promotion() -> Vec<Recorded> {
         StreamEvent::Queried { upto: Lsn(1_300) }.into(),
         StreamEvent::TimelineFollowed { from: 1, to: 2, fork: Lsn(1_350) }.into(),
     ])
+}
+
+/// Kinds that came with the budget and the watchdog.
+pub fn liveness() -> Vec<Recorded> {
+    let until = Timestamp(1_774_000_060_000_000);
+    let mut events: Vec<Event> = vec![
+        FlushEvent::BudgetExhausted { due: 40, spent: 2, allowed: 10 }.into(),
+        FlushEvent::BudgetSpent { sid: FIRST }.into(),
+        FlushEvent::BudgetRestored { frozen_ms: 61_000 }.into(),
+        FlushEvent::StallsDeferred { shapes: 7, deferral: 3, until }.into(),
+    ];
+    for part in [Part::Driver, Part::Journal, Part::Writers(1)] {
+        events.push(FlushEvent::ProgressStopped { part, still_ms: 10_250 }.into());
+        events.push(FlushEvent::ProgressResumed { part, still_ms: 30_000 }.into());
+    }
+    numbered(events)
 }
 
 fn numbered(events: Vec<Event>) -> Vec<Recorded> {

@@ -3,6 +3,7 @@
 mod compaction;
 mod constructs;
 mod evaluation;
+mod failing_disk;
 mod faults;
 mod findings;
 mod handover;
@@ -12,6 +13,7 @@ mod http_encoding;
 mod http_limits;
 mod http_live;
 mod http_log;
+mod liveness;
 mod ownership;
 mod partitions;
 mod quarantine;

@@ -24,7 +24,7 @@ use shapefold::runtime::replay;
 use shapefold::runtime::router::{RoutedTransaction, Router};
 use shapefold::runtime::writers::{Command, PoolSettings, Report, WriterPool};
 use shapefold::shape_log::{CompactionPolicy, SimDisk};
-use shapefold::state::State;
+use shapefold::state::{Allowance, State};
 
 use super::clients::{Client, Mark, Served};
 use super::compaction::Compactor;
@@ -228,6 +228,8 @@ impl World {
         let policy = Policy {
             ack_interval: Duration::from_millis([0, 250][choices.below(2)]),
             snapshot_backlog_max: [100, 3][choices.below(2)],
+            // Every third shape may be beyond help, and the quiet end must come.
+            give_up: Allowance { shapes_max: 1_000, percent_max: 50, window: Duration::from_secs(1) },
             ..Policy::default()
         };
         let calm = [1, 4, 16][choices.below(3)];

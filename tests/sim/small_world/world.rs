@@ -15,7 +15,7 @@ use shapefold::domain::{
 use shapefold::engine::{Boot, Effect, Engine, Input, Policy, Step};
 use shapefold::events::{ExitCause, IntentId, PreviousEnd, ProcessInfo, Recorded, encode};
 use shapefold::projections::forensics::Checker;
-use shapefold::state::{OwnerPhase, State, Tombstones};
+use shapefold::state::{Allowance, OwnerPhase, State, Tombstones};
 
 /// Both shapes are on one table.
 pub const TABLE: Oid = Oid(100);
@@ -216,6 +216,8 @@ pub fn policy() -> Policy {
         writer_backoff: Duration::ZERO,
         writer_attempts_max: 2,
         snapshot_attempts_max: 2,
+        // Time stands still here: a window never passes.
+        give_up: Allowance { shapes_max: 2, percent_max: 100, window: Duration::ZERO },
         ..Policy::default()
     }
 }
