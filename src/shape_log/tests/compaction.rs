@@ -500,7 +500,7 @@ fn who_follows_the_files_meets_the_switch() {
     let recovered =
         LogWriter::recover(&files, &definition(), Arc::clone(&reader), how.0, how.1, how.2).expect("empty");
     let (mut writer, relation) = (recovered.0, wire(&definition()));
-    let mut update = |writer: &mut LogWriter, tx: u64| {
+    let update = |writer: &mut LogWriter, tx: u64| {
         let row = |tx: u64| tuple(&["1", &text((tx % 50) as usize), "f"]);
         let change =
             Change::Update { op: 0, relation: Arc::clone(&relation), old: Some(row(tx - 1)), new: row(tx) };

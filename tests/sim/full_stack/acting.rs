@@ -87,6 +87,8 @@ impl World {
                 if trashing > 0 {
                     let number = self.choices.below(trashing);
                     self.trash_works(number);
+                } else {
+                    self.compactor_works();
                 }
             }
             80..=82 => self.connect(),
@@ -94,8 +96,7 @@ impl World {
                 let number = self.choices.below(self.clients.len());
                 self.client_works(number);
             }
-            95 => self.compactor_works(),
-            96 => self.tick(),
+            95 | 96 => self.tick(),
             _ => self.rare(),
         }
     }
@@ -127,7 +128,7 @@ impl World {
                 self.stats.count("died when chance had it");
                 self.crash();
             }
-            7 if wrong && self.choices.chance(30) => self.drain(),
+            7 if wrong && self.choices.chance(60) => self.drain(),
             8 if wrong => {
                 if let Some(sid) = self.choices.one(&self.snapshot_tasks()) {
                     self.snapshot_fails(sid);
