@@ -91,7 +91,7 @@ async fn checked(
 ) -> Result<ShapeDefinition, Failure> {
     let Defined { mut definition, mut parts, compared } = define(asked, relation, inner, &TableTexts::new())?;
     if !compared.is_empty() && service.find(&definition).is_none() {
-        let tables = inner.values().chain([relation]).filter(|table| compared.contains(&table.name));
+        let tables = inner.values().chain([&**relation]).filter(|table| compared.contains(&table.name));
         let texts = texts(service, asked, (relation, inner), &tables.collect::<Vec<_>>()).await?;
         if texts.values().any(|texts| *texts != Texts::default()) {
             let other = define(asked, relation, inner, &texts)?;
@@ -114,7 +114,7 @@ async fn checked(
 async fn texts(
     service: &Service,
     asked: &AskedShape,
-    (relation, inner): (&Relation, &Relations),
+    (relation, inner): (&Arc<Relation>, &Relations),
     tables: &[&Relation],
 ) -> Result<TableTexts, Failure> {
     let evaluation = service.evaluation();
@@ -371,7 +371,8 @@ mod tests {
 
     fn check(columns: Option<&str>, queryable: Option<&str>, expected: &str) {
         let relation = Arc::new(relation());
-        let shape = define(&asked(columns, queryable, None), &relation, &Relations::new(), &TableTexts::new());
+        let shape =
+            define(&asked(columns, queryable, None), &relation, &Relations::new(), &TableTexts::new());
         assert_eq!(shown(shape), expected, "{columns:?} {queryable:?}");
     }
 
@@ -425,7 +426,12 @@ mod tests {
             r#"{"columns":["The following columns are generated and cannot be included in the shape: g. You can exclude them from the shape by explicitly listing which columns to fetch in the 'columns' query param"]}"#
         );
         assert_eq!(
-            shown(define(&asked(Some("id,k,g"), None, None), &relation, &Relations::new(), &TableTexts::new())),
+            shown(define(
+                &asked(Some("id,k,g"), None, None),
+                &relation,
+                &Relations::new(),
+                &TableTexts::new()
+            )),
             r#"{"columns":["The following columns are generated and cannot be included in the shape: g"]}"#
         );
         assert_eq!(

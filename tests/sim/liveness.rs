@@ -86,6 +86,7 @@ impl Fleet {
             slot_lost: false,
             published: vec![TABLE],
             publication_created: false,
+            lineage: shapefold::domain::Lineage::default(),
         }));
     }
 

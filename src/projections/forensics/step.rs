@@ -70,9 +70,12 @@ pub fn touched_count(before: &State, event: &Event) -> usize {
             before.shapes.values().filter(owes).count()
         }
         Event::Ownership(OwnershipEvent::Acquired { .. }) => before.shapes.len(),
-        Event::Ownership(_) | Event::Stream(_) | Event::Shape(_) | Event::Consumer(_) | Event::Journal(_) => {
-            touched(before, event).len()
-        }
+        Event::Flush(_)
+        | Event::Ownership(_)
+        | Event::Stream(_)
+        | Event::Shape(_)
+        | Event::Consumer(_)
+        | Event::Journal(_) => touched(before, event).len(),
     }
 }
 
@@ -89,9 +92,12 @@ pub fn touches(before: &State, event: &Event, sid: Sid) -> bool {
             shape.and_then(|shape| shape.pending.front()).is_some_and(|oldest| oldest <= upto)
         }
         Event::Ownership(OwnershipEvent::Acquired { .. }) => before.shapes.contains_key(&sid),
-        Event::Ownership(_) | Event::Stream(_) | Event::Shape(_) | Event::Consumer(_) | Event::Journal(_) => {
-            touched(before, event).contains(&sid)
-        }
+        Event::Flush(_)
+        | Event::Ownership(_)
+        | Event::Stream(_)
+        | Event::Shape(_)
+        | Event::Consumer(_)
+        | Event::Journal(_) => touched(before, event).contains(&sid),
     }
 }
 

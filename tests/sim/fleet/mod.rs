@@ -460,7 +460,6 @@ impl Fleet {
             | Effect::StopStream
             | Effect::RestoreShape { .. }
             | Effect::OpenShape { .. }
-            | Effect::PublishSnapshot { .. }
             | Effect::ForgetBefore { .. }
             | Effect::RotateReaders { .. }
             | Effect::QuarantineFiles { .. }
@@ -483,6 +482,7 @@ impl Fleet {
             slot_lost: false,
             published: vec![TABLE],
             publication_created: false,
+            lineage: shapefold::domain::Lineage::default(),
         }
     }
 

@@ -75,6 +75,7 @@ impl Writers {
             | Event::Stream(_)
             | Event::Shape(_)
             | Event::Consumer(_)
+            | Event::Flush(_)
             | Event::Journal(_) => {}
         }
     }

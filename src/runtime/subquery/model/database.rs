@@ -83,7 +83,7 @@ impl Database {
         let clause = self.parse(table, clause).ok()?;
         let dependencies = clause.dependencies().to_vec();
         (!dependencies.is_empty()).then(|| ShapeDefinition {
-            relation: self.relations[table].clone(),
+            relation: Arc::new(self.relations[table].clone()),
             where_sql: Some(clause.sql().to_owned()),
             columns: COLUMNS.map(str::to_owned).to_vec(),
             columns_named: false,
@@ -204,6 +204,7 @@ fn relation(table: usize) -> Relation {
         name: RelationName { schema: "public".to_owned(), table: format!("t{table}") },
         columns: COLUMNS.iter().enumerate().map(column).collect(),
         partitioned: false,
+        storage: None,
     }
 }
 

@@ -46,7 +46,7 @@ impl Process {
         let mut router = Router::new(BUFFER_MAX);
         Database::new().wire().iter().for_each(|relation| drop(router.announce(relation)));
         router.subqueries.begin_at(from);
-        let settings = PoolSettings { chunk_bytes: u64::MAX, idle_after: Duration::MAX };
+        let settings = PoolSettings { chunk_bytes: u64::MAX, idle_after: Duration::MAX, compaction: None };
         let published = Arc::new(AtomicU64::new(0));
         let pool = WriterPool::new(settings, Arc::new(disk.clone()), Arc::clone(&published));
         let mut process = Process {
