@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::{header, started, tail};
+use crate::service::until;
 use crate::support::{Service, WAIT_DURATION_MAX};
 
 /// An open stream: what comes, with the time at which it came, and the end.
@@ -95,6 +96,12 @@ async fn headers_backlog_and_errors() {
     let path = live_path(&service, "").await;
     database.execute("INSERT INTO items SELECT i, repeat('x', 100) FROM generate_series(1, 100) i").await;
     database.execute("INSERT INTO items VALUES (101, 'last')").await;
+    until("everything is in the log", async || {
+        let (_, messages) = tail(&service, "table=items").await;
+        let changes = messages.iter().filter(|message| message["headers"]["lsn"].is_string());
+        (changes.count() == 101).then_some(())
+    })
+    .await;
     let plain = service.get(&path.replace("&live=true&live_sse=true", "")).await;
     assert_eq!(plain.header("electric-up-to-date"), None, "the backlog has more than one chunk");
     for alias in ["live_sse", "experimental_live_sse"] {
