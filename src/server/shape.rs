@@ -79,6 +79,12 @@ pub(super) async fn get(app: &App, call: Call) -> Result<Response, Failure> {
     {
         return Err(not_now(app));
     }
+    if subset.is_none()
+        && let Some(shape) = known(app, &asked)
+    {
+        let permit = app.admission.settle(permit);
+        return Reading { app, shape, asked, method, if_none_match, schema: None }.serve(permit).await;
+    }
     let definition = resolve(&app.service, &asked.shape, asked.handle, asked.live).await?;
     if let Some(subset) = subset {
         let subset = SubsetRequest::new(&asked, (*subset)?, &definition.relation)?;
@@ -91,9 +97,19 @@ pub(super) async fn get(app: &App, call: Call) -> Result<Response, Failure> {
     }
     let asked_now = (!asked.live).then(|| definition.clone());
     let shape = Box::pin(locate(app, &asked, definition)).await?;
+    if asked.live && asked.handle == Some(shape.handle) {
+        app.known.remember(shape.handle, &asked.shape);
+    }
     let schema = asked_now.map(|now| current_schema(&shape.definition, &now));
     let permit = app.admission.settle(permit);
     Reading { app, shape, asked, method, if_none_match, schema }.serve(permit).await
+}
+
+/// The shape of a live request that asks for it in words that were understood before. Live requests are
+/// not compared with the catalog: see [`resolve`].
+fn known(app: &App, asked: &Asked) -> Option<Arc<LiveShape>> {
+    let handle = asked.handle.filter(|handle| asked.live && app.known.is(*handle, &asked.shape))?;
+    app.service.shape(handle).filter(|shape| shape.phase() == Phase::Readable)
 }
 
 /// What may change while a shape goes on, such as NOT NULL, is told as it is now; a type only as the

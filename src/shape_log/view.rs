@@ -7,7 +7,7 @@
 //! publish-then-drop is the only order that [`replace`] allows. The model in `tests/publication.rs`
 //! explores it, next to the order that loses rows.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use super::error::{FileKind, ShapeLogError};
 use super::files::ShapeFiles;
 use super::frame::FrameHeader;
 use super::index::{AppendList, Mark};
+use super::shared::SharedPiece;
 use super::snapshot::SnapshotView;
 
 /// One state of a shape as readers see it. Reading from it: reader.rs.
@@ -155,6 +156,8 @@ pub(crate) fn replace<V>(place: &impl Place<V>, change: impl Fn(&V) -> V) -> Arc
 pub struct ShapeReader {
     view: ArcSwap<ShapeView>,
     changed: Notify,
+    /// Made for the first who reads events.
+    events: OnceLock<Box<SharedPiece>>,
 }
 
 impl ShapeReader {
@@ -177,13 +180,20 @@ impl ShapeReader {
     fn with_snapshot(files: &ShapeFiles, snapshot: SnapshotView) -> Arc<ShapeReader> {
         let log = LogView::empty(Arc::new(files.slot(FileKind::Log)));
         let view = ShapeView { incarnation: Incarnation(0), snapshot, log, held_back: false };
-        Arc::new(ShapeReader { view: ArcSwap::from_pointee(view), changed: Notify::new() })
+        let view = ArcSwap::from_pointee(view);
+        Arc::new(ShapeReader { view, changed: Notify::new(), events: OnceLock::new() })
     }
 
     /// The current view.
     #[must_use]
     pub fn view(&self) -> Arc<ShapeView> {
         self.view.load_full()
+    }
+
+    /// Where those who are sent the log as events share them.
+    #[must_use]
+    pub fn shared_events(&self) -> &SharedPiece {
+        self.events.get_or_init(Box::default)
     }
 
     /// The first view, from now on, of which `wanted` holds. Registers, then checks, so that no
