@@ -22,10 +22,7 @@ pub(super) struct Known {
 
 impl Default for Known {
     fn default() -> Known {
-        Known {
-            places: (0..PLACES).map(|_| ArcSwapOption::empty()).collect(),
-            hasher: RandomState::new(),
-        }
+        Known { places: (0..PLACES).map(|_| ArcSwapOption::empty()).collect(), hasher: RandomState::new() }
     }
 }
 

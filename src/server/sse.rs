@@ -163,12 +163,15 @@ impl Events {
         if len < SHARED_BYTES_MIN {
             return Bytes::from(events(piece));
         }
-        self.shape.reader.shared_events().get(self.at, at, len, || events(piece))
+        self.shape.reader.shared().events.get(self.at, at, len, || events(piece))
     }
 
     /// What there is after what was sent.
     fn look(&self) -> Result<Next, ShapeLogError> {
         let view = self.shape.reader.view();
+        if let Some(rows) = self.shape.reader.recent(self.at, &view) {
+            return Ok(Next::Rows { rows: Rows::Whole(rows), end: view.last(), up_to_date: true });
+        }
         match view.read(self.at)? {
             Read::Range(range) if range.end == self.at && !(self.owes_end && range.up_to_date) => {
                 Ok(Next::Wait)

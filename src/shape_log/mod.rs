@@ -55,11 +55,11 @@ pub use json::messages;
 pub use read_only::ReadOnlyDisk;
 pub use reader::{Body, Range, Read};
 pub use recovery::{Verify, open_read_only};
-pub use shared::SharedPiece;
+pub use shared::{SharedPiece, SharedRows};
 pub use sim_disk::{SimDisk, SimFault};
 pub use snapshot::{SnapshotDone, SnapshotFollow, SnapshotState, SnapshotWriter};
 pub use tags::{Annotation, EVENT_START, Move, RowTags, Unit, move_event};
-pub use view::{ShapeReader, ShapeView};
+pub use view::{RECENT_BYTES_MAX, ShapeReader, ShapeView};
 pub use writer::{Committed, LogWriter, OPEN_BYTES_MAX, Recovered, TAIL_BYTES_MAX};
 
 /// Default of `ELECTRIC_SHAPE_CHUNK_BYTES_THRESHOLD` (contract 1.11).

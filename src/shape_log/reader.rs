@@ -201,6 +201,16 @@ impl Body {
         self.frames.is_none() && self.blocks.is_none()
     }
 
+    /// Bytes of all that comes, at most; `None` for a snapshot.
+    #[must_use]
+    pub fn len_max(&self) -> Option<u64> {
+        if self.blocks.is_some() {
+            return None;
+        }
+        let file = self.frames.as_ref().map_or(0, |(frames, stop)| stop - frames.at);
+        Some(file + self.tail.iter().map(|frame| u64::from(frame.header.payload_len)).sum::<u64>())
+    }
+
     fn next_piece(&mut self, max: usize) -> Result<Option<Bytes>, StorageFault> {
         if let Some(blocks) = self.blocks.as_mut() {
             let piece = blocks.next_piece(max);
@@ -219,12 +229,7 @@ impl Body {
         Ok(self.tail_piece())
     }
 
-    fn file_piece(
-        &mut self,
-        frames: &mut FrameReader,
-        stop: u64,
-        max: usize,
-    ) -> Result<Bytes, StorageFault> {
+    fn file_piece(&mut self, frames: &mut FrameReader, stop: u64, max: usize) -> Result<Bytes, StorageFault> {
         let mut piece = Vec::with_capacity(usize::try_from(stop - frames.at).unwrap_or(max).min(max));
         while frames.at < stop && (piece.is_empty() || frames.next_fits(max.saturating_sub(piece.len()))) {
             let at = frames.at;

@@ -47,6 +47,42 @@ impl SharedPiece {
     }
 }
 
+/// What those who follow one log share.
+#[derive(Debug, Default)]
+pub struct SharedRows {
+    /// The last rows as events.
+    pub events: SharedPiece,
+    recent: Mutex<Option<Recent>>,
+}
+
+/// The newest rows of a log.
+#[derive(Debug)]
+struct Recent {
+    from: Offset,
+    end: Offset,
+    rows: Bytes,
+}
+
+impl SharedRows {
+    /// The rows after `from` up to `end`, if somebody has just read them.
+    pub(crate) fn recent(&self, from: Offset, end: Offset) -> Option<Bytes> {
+        let recent = self.lock();
+        recent.as_ref().filter(|recent| recent.from == from && recent.end == end).map(|r| r.rows.clone())
+    }
+
+    pub(crate) fn remember(&self, from: Offset, end: Offset, rows: Bytes) {
+        *self.lock() = Some(Recent { from, end, rows });
+    }
+
+    pub(crate) fn forget(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Recent>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The blocks of one snapshot file by their position.
 #[derive(Debug, Default)]
 pub(crate) struct SharedBlocks {
@@ -106,6 +142,20 @@ mod tests {
         drop((first, again));
         assert_eq!(shared.get(0, || read(b"anew")).expect("read"), "anew", "nobody held it");
         assert_eq!(shared.get(9, || Err("a fault")), Err("a fault"));
+    }
+
+    #[test]
+    fn the_newest_rows_are_found_by_both_their_ends() {
+        let (shared, from) = (SharedRows::default(), Offset::SNAPSHOT_END);
+        let end = |tx| Offset::new(crate::domain::Lsn(tx), 0);
+        assert_eq!(shared.recent(from, end(1)), None);
+        shared.remember(from, end(1), Bytes::from_static(b"one"));
+        assert_eq!(shared.recent(from, end(1)).expect("remembered"), "one");
+        assert_eq!((shared.recent(from, end(2)), shared.recent(end(1), end(1))), (None, None));
+        shared.remember(end(1), end(2), Bytes::from_static(b"two"));
+        assert_eq!(shared.recent(from, end(1)), None);
+        shared.forget();
+        assert_eq!(shared.recent(end(1), end(2)), None);
     }
 
     #[test]

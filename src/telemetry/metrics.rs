@@ -224,8 +224,10 @@ impl Metrics {
             resident_bytes: r.gauge("process_resident_memory_bytes", "Memory of this process."),
             open_files: r.gauge("process_open_fds", "Open files of this process."),
             spans_dropped: r.counter("shapefold_spans_dropped_total", "Spans that found their queue full."),
-            lines_dropped: r
-                .counter("shapefold_log_lines_dropped_total", "Lines of the log that found their queue full."),
+            lines_dropped: r.counter(
+                "shapefold_log_lines_dropped_total",
+                "Lines of the log that found their queue full.",
+            ),
             exports: r.counters(
                 "shapefold_exports_total",
                 "Exports to the collector.",

@@ -87,7 +87,8 @@ pub struct Span {
 /// One line for a person: `ELECTRIC_OTEL_DEBUG`.
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hex = |f: &mut fmt::Formatter<'_>, id: &[u8]| id.iter().try_for_each(|byte| write!(f, "{byte:02x}"));
+        let hex =
+            |f: &mut fmt::Formatter<'_>, id: &[u8]| id.iter().try_for_each(|byte| write!(f, "{byte:02x}"));
         write!(f, "span {} trace_id=", self.name)?;
         hex(f, &self.context.trace_id)?;
         f.write_str(" span_id=")?;

@@ -141,7 +141,8 @@ async fn run_single(stage: &Stage, number: usize, way: Way, options: BenchHttpOp
         let at = Instant::now();
         stage.sql.batch_execute(&sql).await?;
         let arrived = wait_for(&mut plain.arrivals, mark as u64);
-        let arrived = tokio::time::timeout(SETTLE_DURATION_MAX, arrived).await.map_err(|_| "no commit came")??;
+        let arrived =
+            tokio::time::timeout(SETTLE_DURATION_MAX, arrived).await.map_err(|_| "no commit came")??;
         begun.push(at);
         if write >= WARM_UP {
             theirs.push(arrived.saturating_duration_since(at));

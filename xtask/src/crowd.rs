@@ -179,9 +179,8 @@ impl Crowd<'_> {
         while let Some(found) = memmem::find(rest, COLUMN) {
             rest = &rest[found + COLUMN.len()..];
             let digits = rest.iter().take_while(|byte| byte.is_ascii_digit());
-            let write = digits.fold(0, |number: u32, digit| {
-                number.wrapping_mul(10).wrapping_add(u32::from(digit - b'0'))
-            });
+            let write = digits
+                .fold(0, |number: u32, digit| number.wrapping_mul(10).wrapping_add(u32::from(digit - b'0')));
             self.receipts.push(Receipt { write, at });
             self.told.received.fetch_add(1, Ordering::Relaxed);
         }

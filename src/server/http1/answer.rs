@@ -246,7 +246,8 @@ mod tests {
             assert!(!head.contains("content-length") && !head.contains("transfer-encoding"), "{head}");
         }
         let last = head(get, StatusCode::NOT_FOUND, Body::empty(), true);
-        let expected = "HTTP/1.1 404 Not Found\r\nelectric-offset: 0_0\r\ndate: then\r\nconnection: close\r\n";
+        let expected =
+            "HTTP/1.1 404 Not Found\r\nelectric-offset: 0_0\r\ndate: then\r\nconnection: close\r\n";
         assert_eq!(last, format!("{expected}content-length: 0\r\n\r\n"));
     }
 

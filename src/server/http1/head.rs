@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn a_request_without_a_body() {
-        let input = "GET /v1/shape?table=a%20b HTTP/1.1\r\nHost: x\r\nX-A:  1 \r\nx-a: 2\r\nempty:\r\n\r\nGET ";
+        let input =
+            "GET /v1/shape?table=a%20b HTTP/1.1\r\nHost: x\r\nX-A:  1 \r\nx-a: 2\r\nempty:\r\n\r\nGET ";
         let plain = request(input);
         assert_eq!(plain.len, input.len() - 4, "what follows is the next one");
         assert!(!plain.close);

@@ -156,7 +156,10 @@ async fn requests_follow_each_other_in_whatever_pieces_they_come() {
     };
     let at_once = answers(server.send(&three).await).await;
     assert_eq!(at_once.matches("HTTP/1.1 200 OK\r\n").count(), 2, "{at_once}");
-    assert!(at_once.contains("electric-has-data: false") && at_once.contains("connection: close"), "{at_once}");
+    assert!(
+        at_once.contains("electric-has-data: false") && at_once.contains("connection: close"),
+        "{at_once}"
+    );
     let mut slow = TcpStream::connect(server.address).await.expect("the server accepts");
     for byte in three.as_bytes() {
         slow.write_all(std::slice::from_ref(byte)).await.expect("the server reads");
@@ -253,7 +256,10 @@ async fn http_2_without_tls() {
     });
     let [snapshot, events] = answers;
     let snapshot = snapshot.await.expect("an answer");
-    assert_eq!((snapshot.status().as_u16(), snapshot.headers()["electric-offset"].as_bytes()), (200, &b"0_0"[..]));
+    assert_eq!(
+        (snapshot.status().as_u16(), snapshot.headers()["electric-offset"].as_bytes()),
+        (200, &b"0_0"[..])
+    );
     let body = snapshot.into_body().collect().await.expect("a body").to_bytes();
     assert!(body.starts_with(b"[{\"key\"") && body.ends_with(b"]"), "{body:?}");
     let events = events.await.expect("an answer");

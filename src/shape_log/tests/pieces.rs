@@ -41,9 +41,8 @@ fn a_log_in_small_pieces_is_the_same_log() {
 fn a_snapshot_in_small_pieces_is_the_same_snapshot() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let shape = Shape::new(CHUNK);
-    let mut writer =
-        SnapshotWriter::create(&shape.files, &definition(), Arc::clone(&shape.reader), 1 << 20)
-            .expect("begins");
+    let mut writer = SnapshotWriter::create(&shape.files, &definition(), Arc::clone(&shape.reader), 1 << 20)
+        .expect("begins");
     for row in 0..8_000 {
         let id = format!("{row:05}");
         writer.push_row(&[Value::Text(b"text"), Value::Null, Value::Text(id.as_bytes())]).expect("a row");

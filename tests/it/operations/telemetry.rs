@@ -294,9 +294,7 @@ async fn a_collector_gets_spans_and_metrics() {
             let mut records =
                 scopes.flat_map(|resource| &resource.scope_logs).flat_map(|scope| &scope.log_records);
             let is_own = |value: String| value == handle;
-            records
-                .find(|record| attribute(&record.attributes, "shape_handle").is_some_and(is_own))
-                .cloned()
+            records.find(|record| attribute(&record.attributes, "shape_handle").is_some_and(is_own)).cloned()
         })
     })
     .await;
