@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::cli::operations::Operations;
 use crate::runtime::handle::Service;
 use crate::server;
-use crate::telemetry::{Destination, DestinationError, Exporter, Tracer};
+use crate::telemetry::{Destination, DestinationError, Exporter, Sources, Statsd, Tracer, tap};
 
 /// Settings of it.
 #[derive(Clone, Debug)]
@@ -20,19 +20,24 @@ pub struct Export {
     collector: Option<Destination>,
     sampling_ratio: f64,
     period: Duration,
+    /// Host of StatsD, with or without a port, and how often it is told.
+    statsd: Option<(String, Duration)>,
+    excluded_spans: Vec<String>,
+    prints_spans: bool,
 }
 
 /// What runs.
 #[derive(Debug, Default)]
 pub struct Exporting {
-    exporter: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    tasks: Vec<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
 impl Exporting {
     /// Sends once more what there is.
     pub async fn end(self) {
-        if let Some((stop, task)) = self.exporter {
-            drop(stop);
+        let (stops, tasks): (Vec<_>, Vec<_>) = self.tasks.into_iter().unzip();
+        drop(stops);
+        for task in tasks {
             // It has its own limit of time; a panic in it has been told by then.
             let _ended = task.await;
         }
@@ -43,7 +48,7 @@ impl Export {
     /// # Errors
     /// A setting that is wrong, with the name of its variable.
     pub fn new(operations: &Operations) -> Result<Export, String> {
-        for flag in operations.feature_flags.split(',').map(str::trim).filter(|flag| !flag.is_empty()) {
+        for flag in words(&operations.feature_flags) {
             tracing::error!(flag, "ELECTRIC_FEATURE_FLAGS names a feature that is not known");
         }
         Ok(Export {
@@ -51,6 +56,10 @@ impl Export {
             collector: collector(operations)?,
             sampling_ratio: operations.otel_sampling_ratio,
             period: operations.otel_export_period,
+            statsd: (operations.statsd_host.clone().filter(|host| !host.is_empty()))
+                .map(|host| (host, operations.system_metrics_poll_interval)),
+            excluded_spans: words(&operations.exclude_spans),
+            prints_spans: operations.otel_debug,
         })
     }
 
@@ -67,14 +76,29 @@ impl Export {
             tracing::info!("metrics at http://{address}/metrics");
             tokio::spawn(server::serve_metrics(listener, service.metrics().clone()));
         }
-        let Some(destination) = self.collector.clone() else { return Ok(Exporting::default()) };
         let metrics = service.metrics();
-        let (tracer, spans) = Tracer::new(self.sampling_ratio, metrics.spans_dropped.clone());
-        service.set_tracer(tracer);
-        let exporter = Exporter::new(destination, metrics.clone(), spans, self.period);
-        let (stop, stopped) = oneshot::channel();
-        Ok(Exporting { exporter: Some((stop, tokio::spawn(exporter.run(stopped)))) })
+        let mut tasks = Vec::new();
+        if let Some((host, period)) = &self.statsd {
+            let (stop, stopped) = oneshot::channel();
+            tasks.push((stop, tokio::spawn(Statsd::new(host, metrics.clone(), *period).run(stopped))));
+        }
+        if self.collector.is_some() || self.prints_spans {
+            let (tracer, spans) = Tracer::new(self.sampling_ratio, metrics.spans_dropped.clone());
+            service.set_tracer(tracer.without(self.excluded_spans.clone()));
+            let lines = self.collector.as_ref().and_then(|_| tap(metrics.lines_dropped.clone()));
+            let sources = Sources { spans, lines };
+            let (destination, metrics) = (self.collector.clone(), metrics.clone());
+            let exporter = Exporter::new(destination, metrics, sources, self.period, self.prints_spans);
+            let (stop, stopped) = oneshot::channel();
+            tasks.push((stop, tokio::spawn(exporter.run(stopped))));
+        }
+        Ok(Exporting { tasks })
     }
+}
+
+/// Between commas.
+fn words(list: &str) -> Vec<String> {
+    list.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 fn collector(operations: &Operations) -> Result<Option<Destination>, String> {

@@ -15,9 +15,12 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{Format, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::operations::{LogFormat, Operations};
+use crate::telemetry::LogTap;
 
 /// The second of two equal lines is held back for so long, then twice as long, and so on.
 const HELD_BACK_MIN: Duration = Duration::from_secs(1);
@@ -39,11 +42,13 @@ pub fn start(settings: &Operations) -> Result<(), String> {
     let _set = match settings.log_format {
         LogFormat::Text => {
             let format = Format::default().with_target(false).with_ansi(colors);
-            builder.with_ansi(colors).event_format(Collapsing::new(format, Form::Text)).try_init()
+            let builder = builder.with_ansi(colors).event_format(Collapsing::new(format, Form::Text));
+            builder.finish().with(LogTap).try_init()
         }
         LogFormat::Json => {
             let format = Format::default().json().flatten_event(true).with_target(false);
-            builder.json().event_format(Collapsing::new(format, Form::Json)).try_init()
+            let builder = builder.json().event_format(Collapsing::new(format, Form::Json));
+            builder.finish().with(LogTap).try_init()
         }
     };
     Ok(())

@@ -127,7 +127,10 @@ pub struct Operations {
     /// The window of the two. At most 1h.
     #[arg(long, env = "SHAPEFOLD_GIVE_UP_WINDOW", value_parser = give_up_window, default_value = "10min")]
     pub give_up_window: Duration,
-    /// Base URL of an OpenTelemetry collector that takes OTLP over HTTP: traces and metrics.
+    /// Send metrics to StatsD, with Datadog's tags, at this host; port 8125 unless one is given.
+    #[arg(long, env = "ELECTRIC_STATSD_HOST")]
+    pub statsd_host: Option<String>,
+    /// Base URL of an OpenTelemetry collector that takes OTLP over HTTP: traces, metrics and the log.
     #[arg(long, env = "ELECTRIC_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
     /// Part of the traces that is exported, from 0 to 1, where the caller has not decided.
@@ -138,7 +141,21 @@ pub struct Operations {
         default_value = "0.01"
     )]
     pub otel_sampling_ratio: f64,
-    /// How often metrics are exported, and traces at the latest.
+    /// Print finished spans to standard output, too.
+    #[arg(long, env = "ELECTRIC_OTEL_DEBUG", value_parser = values::boolean, default_value = "false")]
+    pub otel_debug: bool,
+    /// Names of spans that are not kept, separated by commas.
+    #[arg(long, env = "ELECTRIC_EXCLUDE_SPANS", default_value = "")]
+    pub exclude_spans: String,
+    /// Keep no spans of requests that were answered without news.
+    #[arg(
+        long,
+        env = "ELECTRIC_DROP_EMPTY_RESPONSE_SPANS",
+        value_parser = values::boolean,
+        default_value = "false"
+    )]
+    pub drop_empty_response_spans: bool,
+    /// How often metrics are exported, and traces and the log at the latest.
     #[arg(long, env = "ELECTRIC_OTEL_EXPORT_PERIOD", value_parser = values::duration, default_value = "30s")]
     pub otel_export_period: Duration,
     /// Attributes of everything that is exported: name=value, separated by commas.

@@ -1,6 +1,7 @@
 //! `shapefold serve`: from settings to a running service and back to an exit code.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -110,6 +111,9 @@ pub struct Arguments {
     /// A connection without a request for so long is closed.
     #[arg(long, env = "ELECTRIC_TCP_READ_TIMEOUT", value_parser = values::duration, default_value = "60s")]
     tcp_read_timeout: Duration,
+    /// Close a connection with its so many-th answer; without it, connections last.
+    #[arg(long, env = "ELECTRIC_TWEAKS_CONN_MAX_REQUESTS")]
+    tweaks_conn_max_requests: Option<NonZeroU64>,
     /// Allow DELETE.
     #[arg(long, env = "ELECTRIC_ENABLE_INTEGRATION_TESTING", value_parser = values::boolean, default_value = "false")]
     enable_integration_testing: bool,
@@ -376,7 +380,9 @@ fn settings(arguments: Arguments, data_dir: &Path) -> Result<Parts, String> {
         initial_requests_max: limits.initial,
         existing_requests_max: limits.existing,
         read_timeout: arguments.tcp_read_timeout,
+        connection_requests_max: arguments.tweaks_conn_max_requests,
         send_timeout: arguments.tcp_send_timeout,
+        drop_empty_spans: arguments.operations.drop_empty_response_spans,
         stall_after: arguments.operations.ready_stall_after,
         ..server::Settings::default()
     };

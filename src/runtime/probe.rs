@@ -191,6 +191,7 @@ impl Probe {
             let resident = kibibytes(&text, "VmRSS:").unwrap_or(0.0) * 1_024.0;
             metrics.resident_bytes.set(resident as i64);
         }
+        metrics.http_held_bytes.set(int(crate::shape_log::held_bytes() as u64));
         if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
             metrics.open_files.set(int(entries.count() as u64));
         }

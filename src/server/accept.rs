@@ -1,36 +1,23 @@
-//! Connections: accepting them, serving them with hyper, and closing them all.
-//!
-//! axum's own server takes twice the memory for an idle connection, which is what most of them are.
+//! Connections: accepting them, and closing them all. What is on them is for [`http1`](super::http1),
+//! and for [`foreign`](super::foreign) where that is more than a request without a body.
 
-use std::convert::Infallible;
 use std::future::Future;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::runtime::handle::{Service, Status};
 
 use super::App;
 use super::live::set;
-use super::router::dispatch;
 use super::settings::Settings;
+use super::{foreign, http1};
 
 /// Open connections, at most; more wait in the listener's queue.
 pub const CONNECTIONS_MAX: usize = 65_536;
-/// What waits to be written for one connection, about: a piece of a body more than this waits with its
-/// source. Also the longest request head. (hyper's own limit would hold two pieces of a body.)
-const WAITING_BYTES_MAX: usize = 64 << 10;
 /// How long accepting rests after an error, such as running out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -96,99 +83,25 @@ async fn connection(app: Arc<App>, stream: TcpStream, place: OwnedSemaphorePermi
     }
     let connections = &app.service.metrics().http_connections;
     connections.inc();
-    let mut closing = app.closing.subscribe();
     let mut cut = app.cut.subscribe();
-    let settings = &app.settings;
-    let io = TokioIo::new(Sending::new(stream, settings.send_timeout));
-    let service = service_fn(|request: hyper::Request<Incoming>| {
-        let app = &app;
-        async move { Ok::<_, Infallible>(dispatch(app, request).await) }
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .max_buf_size(WAITING_BYTES_MAX)
-        .header_read_timeout(settings.read_timeout)
-        .serve_connection(io, service);
-    let mut served = std::pin::pin!(served);
-    let ended = tokio::select! {
-        biased;
-        () = set(&mut closing) => {
-            served.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = served => ended,
-                () = set(&mut cut) => Ok(()),
-            }
+    let served = async {
+        match http1::serve(&app, stream).await {
+            Ok(http1::Outcome::Closed) => {}
+            // Boxed: it is large, and rare.
+            Ok(http1::Outcome::Other(stream, begun)) => Box::pin(foreign::serve(&app, stream, begun)).await,
+            Err(error) => tracing::debug!(%error, "a connection broke"),
         }
-        ended = served.as_mut() => ended,
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection broke");
+    tokio::select! {
+        biased;
+        () = served => {}
+        () = set(&mut cut) => {}
     }
     connections.dec();
     drop(place);
 }
 
-/// A stream whose peer has to take something every so often: else a client that stops reading would
-/// hold a view, and the memory and files behind it, for ever.
-#[derive(Debug)]
-struct Sending {
-    stream: TcpStream,
-    timeout: Duration,
-    /// Runs while a write waits.
-    stalled: Option<Pin<Box<Sleep>>>,
-}
-
-impl Sending {
-    fn new(stream: TcpStream, timeout: Duration) -> Sending {
-        Sending { stream, timeout, stalled: None }
-    }
-
-    fn watched<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
-        }
-        let timeout = self.timeout;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(timeout)));
-        ready!(stalled.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncRead for Sending {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Sending {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.watched(cx, written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.watched(cx, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+/// Whether a connection is to end with its `answered`th answer.
+pub(super) fn asks_to_close(app: &App, answered: u64) -> bool {
+    app.settings.connection_requests_max.is_some_and(|max| answered >= max.get())
 }

@@ -27,6 +27,8 @@ const SHARED_BYTES_MIN: usize = 16 << 10;
 #[derive(Debug)]
 pub(super) enum Rows {
     Range(Range),
+    /// Some, in memory.
+    Whole(Bytes),
     /// A snapshot chunk that is still being written.
     Follow(SnapshotFollow),
 }
@@ -46,6 +48,11 @@ pub(super) fn log_body(
     let mut len = 0;
     let rows = match rows {
         Rows::Follow(follow) => Rows::Follow(follow),
+        Rows::Whole(rows) => {
+            let separator = if rows.is_empty() { "" } else { "," };
+            let ending = ending(separator, last.as_deref());
+            return Ok(Body::from([b"[", &rows[..], ending.as_bytes()].concat()));
+        }
         Rows::Range(mut range) => {
             while range.in_memory()
                 && len < WHOLE_BYTES_MAX
@@ -111,12 +118,28 @@ impl Pieces {
     }
 }
 
+/// All of a small range, in one piece.
+pub(super) async fn whole(range: Range) -> Result<Bytes, ShapeLogError> {
+    let mut rows = Rows::Range(range);
+    let mut all = Vec::new();
+    loop {
+        let (rest, piece) = next_piece(rows).await;
+        let Some(piece) = piece? else { return Ok(Bytes::from(all)) };
+        all.extend_from_slice(&piece);
+        rows = rest;
+    }
+}
+
 /// File reads block, so they are done where blocking is allowed.
 pub(super) async fn next_piece(rows: Rows) -> (Rows, Result<Option<Bytes>, ShapeLogError>) {
     match rows {
         Rows::Follow(mut follow) => {
             let piece = follow.next().await;
             (Rows::Follow(follow), piece)
+        }
+        Rows::Whole(rows) => {
+            let piece = (!rows.is_empty()).then_some(rows);
+            (Rows::Whole(Bytes::new()), Ok(piece))
         }
         Rows::Range(mut range) if range.in_memory() => {
             let piece = range.next().transpose();

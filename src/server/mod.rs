@@ -1,11 +1,12 @@
 //! The HTTP server: the wire contract of the Electric sync service, over what the runtime gives it.
 //!
-//! A request goes through these files in this order: `accept` (connections), `router` (route, secret,
+//! A request goes through these files in this order: `accept` (connections), `http1` or, where it is no
+//! plain one, `foreign` (the wire), `router` (route, secret,
 //! common headers), `shape` (the order of contract 1.2) with `admission`, `fields`, `params` and
 //! `definition`, then `live` where it has to wait, `body` or `sse` for the rows, `subset` for
 //! rows that are read anew, and `response` for the headers; `error` has every refusal. Responses are built as data, so that each message and each header rule
 //! is checked without a connection. `health` tells how the service is, `prometheus` what it counts.
-//! is checked without a connection. `admin` is a second server, on a port of its own, for people and
+//! `admin` is a second server, on a port of its own, for people and
 //! programs that look after the service.
 
 mod accept;
@@ -18,7 +19,10 @@ mod delete;
 mod encoding;
 mod error;
 mod fields;
+mod foreign;
 mod health;
+mod http1;
+mod known;
 mod live;
 mod params;
 mod post;
@@ -46,6 +50,7 @@ use tokio::sync::watch;
 use crate::runtime::handle::Service;
 
 use admission::Admission;
+use known::Known;
 
 pub use accept::{CONNECTIONS_MAX, serve};
 pub use prometheus::serve_metrics;
@@ -59,6 +64,7 @@ struct App {
     service: Service,
     settings: Settings,
     admission: Admission,
+    known: Known,
     /// Shutdown began: answer what waits.
     closing: watch::Sender<bool>,
     /// Shutdown took too long: drop the rest.
@@ -72,6 +78,7 @@ impl App {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         App {
             admission: Admission::new(&settings, service.metrics()),
+            known: Known::default(),
             service,
             settings,
             closing: watch::Sender::new(false),

@@ -27,7 +27,7 @@ use super::encoding::{Encoding, encoded};
 use super::error::{CACHE_DEFAULT, Failure, ascii};
 use super::fields::{Fields, Value};
 use super::health::{health, readiness};
-use super::response::{ELECTRIC_HANDLE, respond};
+use super::response::{ELECTRIC_HANDLE, ELECTRIC_HAS_DATA, respond};
 use super::shape::{Call, get};
 
 /// The version of the reference implementation whose contract this server keeps: clients and proxies
@@ -121,7 +121,7 @@ where
     let status = response.status();
     count(app.service.metrics(), route, status, begun);
     if let Some(span) = span {
-        end_span(*span, &response);
+        end_span(app, *span, &response);
     }
     if tracing::enabled!(tracing::Level::DEBUG) {
         tell(route, &method, &response, begun);
@@ -176,7 +176,11 @@ fn begin_span<B>(app: &App, route: Route, request: &Request<B>) -> Option<Box<Op
     Some(span)
 }
 
-fn end_span(mut span: OpenSpan, response: &Response) {
+fn end_span(app: &App, mut span: OpenSpan, response: &Response) {
+    let empty = response.headers().get(&ELECTRIC_HAS_DATA).is_some_and(|value| value == "false");
+    if empty && app.settings.drop_empty_spans {
+        return;
+    }
     let status = response.status();
     span.set("http.response.status_code", Attribute::Int(i64::from(status.as_u16())));
     for (name, header) in [("shape.handle", &ELECTRIC_HANDLE), ("http.request_id", &REQUEST_ID)] {

@@ -1,6 +1,7 @@
 //! What the HTTP server can be told: contract 5.2.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// Settings of the server. Data only: the command line builds it.
@@ -23,8 +24,12 @@ pub struct Settings {
     pub existing_requests_max: usize,
     /// `ELECTRIC_TCP_READ_TIMEOUT`: a connection that sends no whole request head for so long is closed.
     pub read_timeout: Duration,
+    /// `ELECTRIC_TWEAKS_CONN_MAX_REQUESTS`: a connection ends with so many answers.
+    pub connection_requests_max: Option<NonZeroU64>,
     /// `ELECTRIC_TCP_SEND_TIMEOUT`: a client that takes nothing for so long is cut off.
     pub send_timeout: Duration,
+    /// `ELECTRIC_DROP_EMPTY_RESPONSE_SPANS`: keep no spans of answers without news.
+    pub drop_empty_spans: bool,
     /// How long the service may take to become ready before a request is told so (contract 1.2).
     pub readiness_timeout: Duration,
     /// How long the first rows of a snapshot are waited for (contract 1.8).
@@ -46,7 +51,9 @@ impl Default for Settings {
             initial_requests_max: 300,
             existing_requests_max: 10_000,
             read_timeout: Duration::from_secs(60),
+            connection_requests_max: None,
             send_timeout: Duration::from_secs(30),
+            drop_empty_spans: false,
             readiness_timeout: Duration::from_secs(5),
             snapshot_start_timeout: Duration::from_secs(45),
             stall_after: Duration::from_secs(30),

@@ -13,11 +13,11 @@ use tokio::time::{Instant, timeout};
 use crate::domain::{Lsn, Offset, Oid, ShapeDefinition};
 use crate::runtime::handle::{LiveShape, Phase, SnapshotProblem, Status};
 use crate::runtime::standby::Standing;
-use crate::shape_log::{Read, ShapeLogError, ShapeView, SnapshotFollow, SnapshotState};
+use crate::shape_log::{RECENT_BYTES_MAX, Read, ShapeLogError, ShapeView, SnapshotFollow, SnapshotState};
 
 use super::App;
 use super::admission::{Class, Permit};
-use super::body::{Rows, log_body};
+use super::body::{Rows, log_body, whole};
 use super::cursor::{STEP_MAX, next_cursor};
 use super::definition::resolve;
 use super::error::Failure;
@@ -79,6 +79,12 @@ pub(super) async fn get(app: &App, call: Call) -> Result<Response, Failure> {
     {
         return Err(not_now(app));
     }
+    if subset.is_none()
+        && let Some(shape) = known(app, &asked)
+    {
+        let permit = app.admission.settle(permit);
+        return Reading { app, shape, asked, method, if_none_match, schema: None }.serve(permit).await;
+    }
     let definition = resolve(&app.service, &asked.shape, asked.handle, asked.live).await?;
     if let Some(subset) = subset {
         let subset = SubsetRequest::new(&asked, (*subset)?, &definition.relation)?;
@@ -91,9 +97,19 @@ pub(super) async fn get(app: &App, call: Call) -> Result<Response, Failure> {
     }
     let asked_now = (!asked.live).then(|| definition.clone());
     let shape = Box::pin(locate(app, &asked, definition)).await?;
+    if asked.live && asked.handle == Some(shape.handle) {
+        app.known.remember(shape.handle, &asked.shape);
+    }
     let schema = asked_now.map(|now| current_schema(&shape.definition, &now));
     let permit = app.admission.settle(permit);
     Reading { app, shape, asked, method, if_none_match, schema }.serve(permit).await
+}
+
+/// The shape of a live request that asks for it in words that were understood before. Live requests are
+/// not compared with the catalog: see [`resolve`].
+fn known(app: &App, asked: &Asked) -> Option<Arc<LiveShape>> {
+    let handle = asked.handle.filter(|handle| asked.live && app.known.is(*handle, &asked.shape))?;
+    app.service.shape(handle).filter(|shape| shape.phase() == Phase::Readable)
 }
 
 /// What may change while a shape goes on, such as NOT NULL, is told as it is now; a type only as the
@@ -206,6 +222,10 @@ async fn started(app: &App, shape: &LiveShape) -> Result<(), Failure> {
     }
 }
 
+fn is_small(body: &crate::shape_log::Body) -> bool {
+    body.len_max().is_some_and(|len| len <= RECENT_BYTES_MAX as u64)
+}
+
 /// What a client is told that cannot be served before something changes.
 fn not_now(app: &App) -> Failure {
     Failure::NotReady(match app.service.status() {
@@ -253,6 +273,13 @@ impl Reading<'_> {
                 }
                 continue;
             }
+            if self.asked.live
+                && !self.asked.sse
+                && let Some(rows) = self.shape.reader.recent(from, &view)
+            {
+                let last = Some(up_to_date(view.last().tx()));
+                return self.answer(view.last(), last, Rows::Whole(rows), permit);
+            }
             let news = match view.read(from) {
                 Ok(Read::Range(range)) if self.asked.sse => {
                     return Ok(self.answer_events(from, range.end == from, permit));
@@ -289,6 +316,13 @@ impl Reading<'_> {
                 Ok(Read::Range(range)) => {
                     let seen = if self.asked.live { range.end.tx() } else { mark.max(view.last().tx()) };
                     let last = range.up_to_date.then(|| up_to_date(seen));
+                    if self.asked.live && range.up_to_date && is_small(&range.body) {
+                        // The others want the same rows now.
+                        let rows = Box::pin(whole(range.body)).await;
+                        let rows = rows.map_err(|error| Failure::LogUnreadable(error.to_string()))?;
+                        self.shape.reader.remember(from, range.end, &rows);
+                        return self.answer(range.end, last, Rows::Whole(rows), permit);
+                    }
                     return self.answer(range.end, last, Rows::Range(range.body), permit);
                 }
                 Ok(Read::Pending { chunk }) if view.snapshot_started(chunk) => {

@@ -35,6 +35,8 @@ const CAUGHT_UP_LIFETIME: Duration = Duration::from_millis(1_200);
 /// How long nothing is sent before a sign of life is.
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(21);
 const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
+/// Pieces from this size on are made events once for all streams that send them now.
+const SHARED_BYTES_MIN: usize = 4 << 10;
 
 /// The events of a shape after `from`. The permit is held until the stream ends.
 pub(super) fn event_stream(
@@ -49,6 +51,7 @@ pub(super) fn event_stream(
         closing,
         from,
         at: from,
+        passed: 0,
         next: Next::Look,
         waited: false,
         begun_at: now,
@@ -66,6 +69,8 @@ struct Events {
     from: Offset,
     /// Everything up to here was sent.
     at: Offset,
+    /// Bytes after that which were sent.
+    passed: usize,
     next: Next,
     /// The client has been at the end of the log once, while connected.
     waited: bool,
@@ -138,9 +143,10 @@ impl Events {
                     if let Some(piece) = piece? {
                         self.owes_end = true;
                         self.next = Next::Rows { rows, end, up_to_date };
-                        return Ok(Some(events(&piece)));
+                        return Ok(Some(self.events(&piece)));
                     }
                     self.at = end;
+                    self.passed = 0;
                     self.next = Next::Look;
                     if up_to_date {
                         self.owes_end = false;
@@ -151,9 +157,22 @@ impl Events {
         }
     }
 
+    /// The next piece, which all streams at this place send.
+    fn events(&mut self, piece: &[u8]) -> Bytes {
+        let (at, len) = (self.passed, piece.len());
+        self.passed += len;
+        if len < SHARED_BYTES_MIN {
+            return Bytes::from(events(piece));
+        }
+        self.shape.reader.shared().events.get(self.at, at, len, || events(piece))
+    }
+
     /// What there is after what was sent.
     fn look(&self) -> Result<Next, ShapeLogError> {
         let view = self.shape.reader.view();
+        if let Some(rows) = self.shape.reader.recent(self.at, &view) {
+            return Ok(Next::Rows { rows: Rows::Whole(rows), end: view.last(), up_to_date: true });
+        }
         match view.read(self.at)? {
             Read::Range(range) if range.end == self.at && !(self.owes_end && range.up_to_date) => {
                 Ok(Next::Wait)
@@ -210,14 +229,14 @@ fn event(message: &[u8]) -> Bytes {
 }
 
 /// Whole messages, with commas between them, as events. JSON has no raw line breaks.
-fn events(piece: &[u8]) -> Bytes {
+fn events(piece: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(piece.len() + piece.len() / 16);
     for message in messages(piece) {
         out.extend_from_slice(BEFORE);
         out.extend_from_slice(message);
         out.extend_from_slice(AFTER);
     }
-    Bytes::from(out)
+    out
 }
 
 #[cfg(test)]
@@ -229,6 +248,6 @@ mod tests {
         let piece = br#"{"a":"},{"},{"b":"\n"},"#;
         let expected = "data: {\"a\":\"},{\"}\n\ndata: {\"b\":\"\\n\"}\n\n";
         assert_eq!(events(piece), expected.as_bytes());
-        assert_eq!(events(b""), Bytes::new());
+        assert_eq!(events(b""), b"");
     }
 }

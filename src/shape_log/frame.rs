@@ -344,6 +344,12 @@ impl FrameReader {
         })
     }
 
+    /// Gives back the memory; what was read ahead is read again.
+    pub fn release(&mut self) {
+        self.window = Vec::new();
+        self.window_at = self.at;
+    }
+
     /// Makes `len` bytes from the position available; false where the range does not have them.
     fn fill(&mut self, len: u64) -> Result<bool, StorageFault> {
         if len > self.end - self.at {

@@ -55,6 +55,23 @@ pub fn messages(piece: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// How many bytes the messages, with the comma after each, at the beginning of `bytes` take that are together
+/// no longer than `max`; the first where it alone is longer.
+pub(crate) fn whole_messages(bytes: &[u8], max: usize) -> usize {
+    if bytes.len() <= max {
+        return bytes.len();
+    }
+    let mut end = 0;
+    for message in messages(bytes) {
+        let next = end + message.len() + 1;
+        if end > 0 && next > max {
+            break;
+        }
+        end = next;
+    }
+    end.min(bytes.len())
+}
+
 /// Length of the JSON object at the start; all of it where the object does not end.
 fn message_len(bytes: &[u8]) -> usize {
     let (mut at, mut depth) = (0, 0_usize);

@@ -28,6 +28,7 @@ mod files;
 mod flush;
 mod follow;
 mod frame;
+mod held;
 mod index;
 mod json;
 mod message;
@@ -56,6 +57,7 @@ pub use files::{
 };
 pub use flush::{SYNC_EACH_MAX, flush_all};
 pub use follow::{Followed, Follower};
+pub use held::{HELD_BYTES_MAX, PIECE_BYTES_SMALL, held, held_bytes};
 pub use json::messages;
 pub use open_files::OpenFiles;
 pub use read_only::ReadOnlyDisk;
@@ -65,13 +67,14 @@ pub use rewrite::{
     COMPACTED_TOGETHER_BYTES_MAX, CompactionPolicy, Preparation, Prepared, Switched, is_compactable, prepare,
 };
 pub use scan::LogPiece;
+pub use shared::{SharedPiece, SharedRows};
 pub use shared_encoder::SharedEncoder;
 pub use sim_disk::{SimDisk, SimFault};
 pub use snapshot::{
     SETTLE_EACH_MAX, SealedSnapshot, SnapshotDone, SnapshotFollow, SnapshotState, SnapshotWriter, settle_all,
 };
 pub use tags::{Annotation, EVENT_START, Move, RowTags, Unit, move_event};
-pub use view::{ShapeReader, ShapeView};
+pub use view::{RECENT_BYTES_MAX, ShapeReader, ShapeView};
 pub use writer::{Committed, LogWriter, OPEN_BYTES_MAX, Recovered, TAIL_BYTES_MAX};
 
 /// Default of `ELECTRIC_SHAPE_CHUNK_BYTES_THRESHOLD` (contract 1.11).

@@ -9,6 +9,8 @@ use crate::domain::{Lsn, Offset, Op};
 use super::disk::{DiskFile, read_full};
 use super::error::{FaultClass, FileKind, ShapeLogError, Stage, StorageFault};
 use super::frame::{Found, FrameHeader, FrameReader, HEADER_LEN, READ_WINDOW};
+use super::held::{held, piece_bytes_max};
+use super::json::whole_messages;
 use super::shared::SharedBlocks;
 use super::snapshot::{Block, SnapshotState};
 use super::view::{LogView, ShapeView, TailFrame};
@@ -151,6 +153,8 @@ pub struct Body {
     /// Boxed, since most bodies are live ones and have none.
     blocks: Option<Box<Blocks>>,
     frames: Option<(FrameReader, u64)>,
+    /// Bytes of the payload of the next frame in the file that are done with.
+    taken: usize,
     /// The oldest is last.
     tail: Vec<TailFrame>,
 }
@@ -159,6 +163,9 @@ pub struct Body {
 struct Blocks {
     file: Arc<dyn DiskFile>,
     shared: Arc<SharedBlocks>,
+    /// Where the next block begins.
+    start: u64,
+    /// Where the next piece begins.
     at: u64,
     /// The next is last.
     rest: Vec<Block>,
@@ -174,6 +181,7 @@ impl Body {
             blocks: Some(Box::new(Blocks {
                 file: snapshot.file.open()?,
                 shared: Arc::clone(&snapshot.shared),
+                start: at,
                 at,
                 rest,
             })),
@@ -193,16 +201,26 @@ impl Body {
         self.frames.is_none() && self.blocks.is_none()
     }
 
-    fn next_piece(&mut self) -> Result<Option<Bytes>, StorageFault> {
+    /// Bytes of all that comes, at most; `None` for a snapshot.
+    #[must_use]
+    pub fn len_max(&self) -> Option<u64> {
+        if self.blocks.is_some() {
+            return None;
+        }
+        let file = self.frames.as_ref().map_or(0, |(frames, stop)| stop - frames.at);
+        Some(file + self.tail.iter().map(|frame| u64::from(frame.header.payload_len)).sum::<u64>())
+    }
+
+    fn next_piece(&mut self, max: usize) -> Result<Option<Bytes>, StorageFault> {
         if let Some(blocks) = self.blocks.as_mut() {
-            let piece = blocks.next_piece();
+            let piece = blocks.next_piece(max);
             if blocks.rest.is_empty() {
                 self.blocks = None;
             }
             return piece;
         }
         if let Some((mut frames, stop)) = self.frames.take() {
-            let piece = self.file_piece(&mut frames, stop)?;
+            let piece = self.file_piece(&mut frames, stop, max)?;
             if frames.at < stop {
                 self.frames = Some((frames, stop));
             }
@@ -211,24 +229,30 @@ impl Body {
         Ok(self.tail_piece())
     }
 
-    fn file_piece(&mut self, frames: &mut FrameReader, stop: u64) -> Result<Bytes, StorageFault> {
-        let mut piece =
-            Vec::with_capacity(usize::try_from(stop - frames.at).unwrap_or(READ_WINDOW).min(READ_WINDOW));
-        while frames.at < stop
-            && (piece.is_empty() || frames.next_fits(READ_WINDOW - piece.len().min(READ_WINDOW)))
-        {
+    fn file_piece(&mut self, frames: &mut FrameReader, stop: u64, max: usize) -> Result<Bytes, StorageFault> {
+        let mut piece = Vec::with_capacity(usize::try_from(stop - frames.at).unwrap_or(max).min(max));
+        while frames.at < stop && (piece.is_empty() || frames.next_fits(max.saturating_sub(piece.len()))) {
             let at = frames.at;
             match frames.next()? {
                 Found::Frame(header, frame) => {
-                    let skip = skipped(self.after.take(), &header, frame);
-                    piece.extend_from_slice(
-                        &frame[HEADER_LEN + skip..HEADER_LEN + header.payload_len as usize],
-                    );
+                    let skip = skipped(self.after.take(), &header, frame).max(self.taken);
+                    let payload = &frame[HEADER_LEN + skip..HEADER_LEN + header.payload_len as usize];
+                    let part = whole_messages(payload, max);
+                    piece.extend_from_slice(&payload[..part]);
+                    self.taken = 0;
+                    if part < payload.len() {
+                        // The rest of this frame comes next.
+                        self.taken = skip + part;
+                        frames.at = at;
+                        break;
+                    }
                 }
                 Found::Bad | Found::End => return Err(StorageFault::corrupt(FileKind::Log, at)),
             }
         }
-        Ok(Bytes::from(piece))
+        // A client may take its time: it is not to hold what it is not sent yet.
+        frames.release();
+        Ok(held(piece))
     }
 
     /// One large frame as it is, or several small ones copied together: a piece of a few hundred
@@ -246,7 +270,7 @@ impl Body {
         {
             piece.extend_from_slice(&payload);
         }
-        Some(Bytes::from(piece))
+        Some(held(piece))
     }
 
     fn tail_payload(&mut self) -> Option<Bytes> {
@@ -268,7 +292,14 @@ impl Iterator for Body {
     type Item = Result<Bytes, ShapeLogError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.next_piece() {
+        self.next_of(piece_bytes_max())
+    }
+}
+
+impl Body {
+    /// The next piece, of whole messages that together are no longer than `max`, or of one that is.
+    pub(crate) fn next_of(&mut self, max: usize) -> Option<Result<Bytes, ShapeLogError>> {
+        match self.next_piece(max) {
             Ok(None) => None,
             Ok(Some(mut piece)) => {
                 if self.is_empty() {
@@ -286,11 +317,24 @@ impl Iterator for Body {
 }
 
 impl Blocks {
-    fn next_piece(&mut self) -> Result<Option<Bytes>, StorageFault> {
-        let Some(block) = self.rest.pop() else { return Ok(None) };
-        let (file, at) = (self.file.as_ref(), self.at);
-        let bytes = self.shared.get(at, || read_block(file, at, &block, 0))?;
-        self.at = block.end;
+    fn next_piece(&mut self, max: usize) -> Result<Option<Bytes>, StorageFault> {
+        let Some(&block) = self.rest.last() else { return Ok(None) };
+        let (file, start, at) = (self.file.as_ref(), self.start, self.at);
+        // Somebody may hold more, or less, than would be read now.
+        let bytes = self.shared.get(at, || {
+            let mut bytes = read_block(file, start, &block, 0)?;
+            let done = (at - start) as usize;
+            let part = whole_messages(&bytes[done..], max);
+            if part < bytes.len() {
+                bytes = bytes[done..done + part].to_vec();
+            }
+            Ok::<_, StorageFault>(bytes)
+        })?;
+        self.at += bytes.len() as u64;
+        if self.at >= block.end {
+            self.start = block.end;
+            self.rest.pop();
+        }
         Ok(Some(bytes))
     }
 }

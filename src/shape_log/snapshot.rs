@@ -19,7 +19,9 @@ use super::disk::{Disk, DiskFile, FileSlot, read_full, write_all};
 use super::encoder::{Encoder, snapshot_end};
 use super::error::{FaultClass, FileKind, Named, ShapeLogError, Stage, StorageFault};
 use super::files::{ShapeFiles, Unsynced};
+use super::held::{held, piece_bytes_max};
 use super::index::AppendList;
+use super::json::whole_messages;
 use super::reader::read_block;
 use super::shared::SharedBlocks;
 use super::tags::RowTags;
@@ -370,13 +372,15 @@ pub struct SnapshotFollow {
     chunk: u64,
     /// Blocks handed out so far.
     done: usize,
+    /// Bytes of the next block that were handed out, with the comma at their end.
+    taken: usize,
     ended: bool,
 }
 
 impl SnapshotFollow {
     #[must_use]
     pub fn new(reader: Arc<ShapeReader>, chunk: u64) -> SnapshotFollow {
-        SnapshotFollow { reader, chunk, done: 0, ended: false }
+        SnapshotFollow { reader, chunk, done: 0, taken: 0, ended: false }
     }
 
     /// The next piece, once there is one; `None` after the end of the chunk. Cancel-safe. Reads a block
@@ -386,6 +390,11 @@ impl SnapshotFollow {
     /// [`ShapeLogError::SnapshotFailed`] where the chunk will never be complete, also where there is
     /// no such chunk; a [`StorageFault`] of reading.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ShapeLogError> {
+        self.next_of(piece_bytes_max()).await
+    }
+
+    /// The next piece, of whole messages that together are no longer than `max`, or of one that is.
+    pub(crate) async fn next_of(&mut self, max: usize) -> Result<Option<Bytes>, ShapeLogError> {
         if self.ended {
             return Ok(None);
         }
@@ -404,10 +413,20 @@ impl SnapshotFollow {
         let comma = usize::from(done > 0);
         let file = view.snapshot.file.open()?;
         let mut piece = read_block(file.as_ref(), view.snapshot.block_start(index), block, comma)?;
+        let len = piece.len() - comma;
+        let from = self.taken;
+        self.taken += whole_messages(&piece[comma + from..], max);
+        if from > 0 || self.taken < len {
+            let begin = if from > 0 { comma + from - 1 } else { 0 };
+            piece = piece[begin..comma + self.taken].to_vec();
+        }
         piece.truncate(piece.len().saturating_sub(1));
-        self.done += 1;
-        self.ended = block.chunk_end;
-        Ok(Some(Bytes::from(piece)))
+        if self.taken >= len {
+            self.taken = 0;
+            self.done += 1;
+            self.ended = block.chunk_end;
+        }
+        Ok(Some(held(piece)))
     }
 }
 

@@ -7,7 +7,7 @@
 //! publish-then-drop is the only order that [`replace`] allows. The model in `tests/publication.rs`
 //! explores it, next to the order that loses rows.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -20,7 +20,11 @@ use super::error::{FileKind, ShapeLogError};
 use super::files::ShapeFiles;
 use super::frame::FrameHeader;
 use super::index::{AppendList, Mark};
+use super::shared::SharedRows;
 use super::snapshot::SnapshotView;
+
+/// Newest rows that are kept for all who follow a log, bytes.
+pub const RECENT_BYTES_MAX: usize = 16 << 10;
 
 /// One state of a shape as readers see it. Reading from it: reader.rs.
 #[derive(Clone, Debug)]
@@ -170,6 +174,8 @@ pub(crate) fn replace<V>(place: &impl Place<V>, change: impl Fn(&V) -> V) -> Arc
 pub struct ShapeReader {
     view: ArcSwap<ShapeView>,
     changed: Notify,
+    /// Made for the first who follows the log.
+    shared: OnceLock<Box<SharedRows>>,
 }
 
 impl ShapeReader {
@@ -192,13 +198,36 @@ impl ShapeReader {
     fn with_snapshot(files: &ShapeFiles, snapshot: SnapshotView) -> Arc<ShapeReader> {
         let log = LogView::empty(Arc::new(files.slot(FileKind::Log)));
         let view = ShapeView { incarnation: Incarnation(0), snapshot, log, held_back: false };
-        Arc::new(ShapeReader { view: ArcSwap::from_pointee(view), changed: Notify::new() })
+        let view = ArcSwap::from_pointee(view);
+        Arc::new(ShapeReader { view, changed: Notify::new(), shared: OnceLock::new() })
     }
 
     /// The current view.
     #[must_use]
     pub fn view(&self) -> Arc<ShapeView> {
         self.view.load_full()
+    }
+
+    /// What those who follow the log share.
+    #[must_use]
+    pub fn shared(&self) -> &SharedRows {
+        self.shared.get_or_init(Box::default)
+    }
+
+    /// The rows after `from` to the end of that view, where somebody has just read them. All who follow
+    /// the log want them at the same time, and some only once they are in the file and no longer in memory.
+    #[must_use]
+    pub fn recent(&self, from: Offset, view: &ShapeView) -> Option<Bytes> {
+        if view.is_held_back() { None } else { self.shared.get()?.recent(from, view.last()) }
+    }
+
+    /// Keeps the rows after `from` up to `end` for those who want them, too, until there are newer ones or
+    /// the shape is idle. Many of them are not worth the memory.
+    pub fn remember(&self, from: Offset, end: Offset, rows: &Bytes) {
+        if rows.len() <= RECENT_BYTES_MAX {
+            // Copied: they may be a small part of something large.
+            self.shared().remember(from, end, Bytes::copy_from_slice(rows));
+        }
     }
 
     /// The first view, from now on, of which `wanted` holds. Registers, then checks, so that no
@@ -242,6 +271,9 @@ impl ShapeReader {
         let view = self.view.load();
         view.log.file.release();
         view.snapshot.file.release();
+        if let Some(shared) = self.shared.get() {
+            shared.forget();
+        }
     }
 
     /// Publishes, wakes, and gives back the old view.

@@ -19,11 +19,12 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsConnector;
 
+use super::log::Line;
 use super::trace::Span;
-use super::{Metrics, otlp};
+use super::{Metrics, otlp, otlp_logs};
 
-/// Spans in one request.
-const BATCH_SPANS_MAX: usize = 512;
+/// Spans, or lines of the log, in one request.
+const BATCH_MAX: usize = 512;
 /// A request that is not answered by then has failed.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
 /// The last request may take so long, at the end of the process.
@@ -149,23 +150,44 @@ fn tls() -> Result<Arc<ClientConfig>, DestinationError> {
 /// Exports until it is told to end.
 #[derive(Debug)]
 pub struct Exporter {
-    destination: Destination,
+    /// Without it spans are printed only.
+    destination: Option<Destination>,
     metrics: Arc<Metrics>,
-    spans: mpsc::Receiver<Span>,
+    sources: Sources,
     period: Duration,
+    /// Spans also go to standard output (`ELECTRIC_OTEL_DEBUG`).
+    prints: bool,
     begun: SystemTime,
 }
 
+/// What is exported beside metrics, as it comes.
+#[derive(Debug)]
+pub struct Sources {
+    pub spans: mpsc::Receiver<Span>,
+    pub lines: Option<mpsc::Receiver<Line>>,
+}
+
+impl Sources {
+    /// The next line of the log; waits for ever where nobody tells.
+    async fn line(lines: &mut Option<mpsc::Receiver<Line>>) -> Option<Line> {
+        match lines {
+            Some(lines) => lines.recv().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
 impl Exporter {
-    /// Metrics every `period`; spans, too, and sooner when there are many.
+    /// Metrics every `period`; spans and lines, too, and sooner when there are many.
     #[must_use]
     pub fn new(
-        destination: Destination,
+        destination: Option<Destination>,
         metrics: Arc<Metrics>,
-        spans: mpsc::Receiver<Span>,
+        sources: Sources,
         period: Duration,
+        prints: bool,
     ) -> Exporter {
-        Exporter { destination, metrics, spans, period, begun: SystemTime::now() }
+        Exporter { destination, metrics, sources, period, prints, begun: SystemTime::now() }
     }
 
     /// Runs until `stop` resolves, then exports once more what there is.
@@ -174,34 +196,54 @@ impl Exporter {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // The first tick is at once; there is nothing to tell yet.
         tick.tick().await;
-        let mut batch: Vec<Span> = Vec::with_capacity(BATCH_SPANS_MAX);
+        let mut batch: Vec<Span> = Vec::new();
+        let mut lines: Vec<Line> = Vec::new();
         loop {
             tokio::select! {
                 // Its sender is dropped where the process ends.
                 _ = &mut stop => break,
-                _ = tick.tick() => {
-                    self.send_spans(&mut batch).await;
-                    self.send_metrics().await;
-                }
-                Some(span) = self.spans.recv() => {
+                _ = tick.tick() => self.send_all(&mut batch, &mut lines).await,
+                Some(span) = self.sources.spans.recv() => {
+                    self.print(&span);
                     batch.push(span);
-                    if batch.len() >= BATCH_SPANS_MAX {
+                    if batch.len() >= BATCH_MAX {
                         self.send_spans(&mut batch).await;
+                    }
+                }
+                Some(line) = Sources::line(&mut self.sources.lines) => {
+                    lines.push(line);
+                    if lines.len() >= BATCH_MAX {
+                        self.send_lines(&mut lines).await;
                     }
                 }
             }
         }
-        while batch.len() < BATCH_SPANS_MAX
-            && let Ok(span) = self.spans.try_recv()
+        while batch.len() < BATCH_MAX
+            && let Ok(span) = self.sources.spans.try_recv()
         {
+            self.print(&span);
             batch.push(span);
         }
-        let last = async {
-            self.send_spans(&mut batch).await;
-            self.send_metrics().await;
-        };
+        while lines.len() < BATCH_MAX
+            && let Some(Ok(line)) = self.sources.lines.as_mut().map(mpsc::Receiver::try_recv)
+        {
+            lines.push(line);
+        }
+        let last = self.send_all(&mut batch, &mut lines);
         if tokio::time::timeout(LAST_WAIT_MAX, last).await.is_err() {
             tracing::warn!("the last metrics and traces could not be exported in time");
+        }
+    }
+
+    async fn send_all(&self, batch: &mut Vec<Span>, lines: &mut Vec<Line>) {
+        self.send_spans(batch).await;
+        self.send_lines(lines).await;
+        self.send_metrics().await;
+    }
+
+    fn print(&self, span: &Span) {
+        if self.prints {
+            println!("{span}");
         }
     }
 
@@ -209,19 +251,33 @@ impl Exporter {
         if batch.is_empty() {
             return;
         }
-        let body = otlp::traces(&self.destination.resource, batch);
+        if let Some(destination) = &self.destination {
+            let body = otlp::traces(&destination.resource, batch);
+            self.send(destination, "traces", "/v1/traces", body).await;
+        }
         batch.clear();
-        self.send("traces", "/v1/traces", body).await;
+    }
+
+    async fn send_lines(&self, lines: &mut Vec<Line>) {
+        if lines.is_empty() {
+            return;
+        }
+        if let Some(destination) = &self.destination {
+            let body = otlp_logs::logs(&destination.resource, lines);
+            self.send(destination, "logs", "/v1/logs", body).await;
+        }
+        lines.clear();
     }
 
     async fn send_metrics(&self) {
+        let Some(destination) = &self.destination else { return };
         let families = self.metrics.gather();
-        let body = otlp::metrics(&self.destination.resource, &families, self.begun, SystemTime::now());
-        self.send("metrics", "/v1/metrics", body).await;
+        let body = otlp::metrics(&destination.resource, &families, self.begun, SystemTime::now());
+        self.send(destination, "metrics", "/v1/metrics", body).await;
     }
 
-    async fn send(&self, signal: &'static str, path: &str, body: Vec<u8>) {
-        let sent = tokio::time::timeout(ANSWER_WAIT_MAX, self.destination.post(path, body)).await;
+    async fn send(&self, destination: &Destination, signal: &'static str, path: &str, body: Vec<u8>) {
+        let sent = tokio::time::timeout(ANSWER_WAIT_MAX, destination.post(path, body)).await;
         let result = match sent.unwrap_or(Err(ExportError::Timeout)) {
             Ok(()) => "delivered",
             Err(error) => {

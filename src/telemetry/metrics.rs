@@ -59,6 +59,8 @@ pub struct Metrics {
     pub http_requests: IntCounterVec,
     pub http_seconds: HistogramVec,
     pub http_connections: IntGauge,
+    /// Of answers that clients have not taken.
+    pub http_held_bytes: IntGauge,
     pub admission: IntGaugeVec,
     pub admission_limit: IntGaugeVec,
     pub admission_rejected: IntCounterVec,
@@ -75,6 +77,7 @@ pub struct Metrics {
     pub resident_bytes: IntGauge,
     pub open_files: IntGauge,
     pub spans_dropped: IntCounter,
+    pub lines_dropped: IntCounter,
     pub exports: IntCounterVec,
 }
 
@@ -207,6 +210,8 @@ impl Metrics {
                 &["route"],
             )),
             http_connections: r.gauge("shapefold_http_connections", "Open connections of clients."),
+            http_held_bytes: r
+                .gauge("shapefold_http_held_bytes", "Pieces of answers in memory that clients have to take."),
             admission: r.gauges(
                 "electric_admission_control_acquire_current",
                 "Requests that hold a place.",
@@ -237,6 +242,10 @@ impl Metrics {
             resident_bytes: r.gauge("process_resident_memory_bytes", "Memory of this process."),
             open_files: r.gauge("process_open_fds", "Open files of this process."),
             spans_dropped: r.counter("shapefold_spans_dropped_total", "Spans that found their queue full."),
+            lines_dropped: r.counter(
+                "shapefold_log_lines_dropped_total",
+                "Lines of the log that found their queue full.",
+            ),
             exports: r.counters(
                 "shapefold_exports_total",
                 "Exports to the collector.",

@@ -89,13 +89,13 @@ struct Status {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Resource {
+pub(super) struct Resource {
     #[prost(message, repeated, tag = "1")]
     attributes: Vec<KeyValue>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Scope {
+pub(super) struct Scope {
     #[prost(string, tag = "1")]
     name: String,
     #[prost(string, tag = "2")]
@@ -103,7 +103,7 @@ struct Scope {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct KeyValue {
+pub(super) struct KeyValue {
     #[prost(string, tag = "1")]
     key: String,
     #[prost(message, optional, tag = "2")]
@@ -111,13 +111,13 @@ struct KeyValue {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct AnyValue {
+pub(super) struct AnyValue {
     #[prost(oneof = "Any", tags = "1, 2, 3")]
-    value: Option<Any>,
+    pub value: Option<Any>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
-enum Any {
+pub(super) enum Any {
     #[prost(string, tag = "1")]
     Text(String),
     #[prost(bool, tag = "2")]
@@ -244,15 +244,15 @@ pub(super) fn metrics(
     MetricsMessage { resources: vec![ResourceMetrics { resource, scopes }] }.encode_to_vec()
 }
 
-fn scope() -> Scope {
+pub(super) fn scope() -> Scope {
     Scope { name: SCOPE.to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }
 }
 
-fn resource_of(attributes: &[(String, String)]) -> Resource {
+pub(super) fn resource_of(attributes: &[(String, String)]) -> Resource {
     Resource { attributes: attributes.iter().map(|(key, value)| text(key, value)).collect() }
 }
 
-fn text(key: &str, value: &str) -> KeyValue {
+pub(super) fn text(key: &str, value: &str) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(Any::Text(value.to_owned())) }) }
 }
 
@@ -329,14 +329,14 @@ fn histogram_point(
     HistogramPoint { begun, at, count, sum: Some(histogram.get_sample_sum()), buckets, bounds, attributes }
 }
 
-fn name_of(name: &str) -> String {
+pub(super) fn name_of(name: &str) -> String {
     match NAMES.iter().find(|(prometheus, _)| *prometheus == name) {
         Some((_, dotted)) => (*dotted).to_owned(),
         None => name.replacen('_', ".", 1),
     }
 }
 
-fn nanos(time: SystemTime) -> u64 {
+pub(super) fn nanos(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,5 +1,7 @@
 //! Spans: what took how long, for whom. A part of them is kept, and what is not kept costs a random number.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use prometheus::IntCounter;
@@ -82,6 +84,29 @@ pub struct Span {
     pub failed: bool,
 }
 
+/// One line for a person: `ELECTRIC_OTEL_DEBUG`.
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hex =
+            |f: &mut fmt::Formatter<'_>, id: &[u8]| id.iter().try_for_each(|byte| write!(f, "{byte:02x}"));
+        write!(f, "span {} trace_id=", self.name)?;
+        hex(f, &self.context.trace_id)?;
+        f.write_str(" span_id=")?;
+        hex(f, &self.context.span_id)?;
+        if let Some(parent) = &self.parent {
+            f.write_str(" parent_id=")?;
+            hex(f, parent)?;
+        }
+        let lasted = self.ended.duration_since(self.begun).unwrap_or_default();
+        write!(f, " millis={:.3} failed={}", lasted.as_secs_f64() * 1e3, self.failed)?;
+        self.attributes.iter().try_for_each(|(name, value)| match value {
+            Value::Text(text) => write!(f, " {name}={text:?}"),
+            Value::Int(number) => write!(f, " {name}={number}"),
+            Value::Bool(flag) => write!(f, " {name}={flag}"),
+        })
+    }
+}
+
 /// Takes spans. Cheap to clone; without a receiver it takes none.
 #[derive(Clone, Debug, Default)]
 pub struct Tracer {
@@ -92,6 +117,8 @@ pub struct Tracer {
 struct On {
     spans: mpsc::Sender<Span>,
     ratio: f64,
+    /// Names of spans that are not wanted.
+    excluded: Arc<[String]>,
     dropped: IntCounter,
 }
 
@@ -100,7 +127,13 @@ impl Tracer {
     #[must_use]
     pub fn new(ratio: f64, dropped: IntCounter) -> (Tracer, mpsc::Receiver<Span>) {
         let (spans, receiver) = mpsc::channel(SPANS_MAX);
-        (Tracer { on: Some(On { spans, ratio, dropped }) }, receiver)
+        (Tracer { on: Some(On { spans, ratio, excluded: Arc::default(), dropped }) }, receiver)
+    }
+
+    /// Without the spans of these names (`ELECTRIC_EXCLUDE_SPANS`).
+    #[must_use]
+    pub fn without(self, names: Vec<String>) -> Tracer {
+        Tracer { on: self.on.map(|on| On { excluded: names.into(), ..on }) }
     }
 
     /// Begins a span; `None` where it is not kept. The parent's decision is everybody's.
@@ -112,7 +145,7 @@ impl Tracer {
         sampling: Sampling,
         parent: Option<TraceContext>,
     ) -> Option<OpenSpan> {
-        let on = self.on.as_ref()?;
+        let on = self.on.as_ref().filter(|on| !on.excluded.iter().any(|excluded| excluded == name))?;
         let mut random = rand::rng();
         let sampled = match (parent, sampling) {
             (Some(parent), _) => parent.sampled,
@@ -206,6 +239,8 @@ mod tests {
         assert!(begin(&never, Sampling::Ratio, parent) && !begin(&always, Sampling::Ratio, unsampled));
         assert!(begin(&never, Sampling::Always, None) && !begin(&never, Sampling::Ratio, None));
         assert!(!begin(&Tracer::default(), Sampling::Always, parent), "nobody listens");
+        let excluding = always.clone().without(vec!["other".to_owned(), "name".to_owned()]);
+        assert!(!begin(&excluding, Sampling::Always, parent) && begin(&always, Sampling::Always, parent));
         let mut span = always.begin("name", SpanKind::Server, Sampling::Ratio, parent).expect("sampled");
         span.set("rows", Value::Int(3));
         span.end(true);
@@ -213,6 +248,13 @@ mod tests {
         let parent = parent.expect("a context");
         assert_eq!((span.context.trace_id, span.parent), (parent.trace_id, Some(parent.span_id)));
         assert!(span.failed && span.ended >= span.begun && span.context.span_id != parent.span_id);
+        let shown = span.to_string();
+        assert!(
+            shown.starts_with("span name trace_id=0af7651916cd43dd8448eb211c80319c span_id=")
+                && shown.contains(" parent_id=b7ad6b7169203331 millis=")
+                && shown.ends_with(" failed=true rows=3"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //!
 //! Nothing may panic, and nothing may take memory that its input does not justify. The inputs to begin
 //! with are well-formed; the changes follow from a seed, so that a failure comes again. `./dev test`
-//! runs some thousands of each, `./dev soak` a minute of each (`SHAPEFOLD_FUZZ_SECONDS`).
+//! runs some thousands of each, `SHAPEFOLD_FUZZ_SECONDS` says otherwise. `./dev fuzz` reads the same targets
+//! with libFuzzer, which sees what an input reaches (fuzz/); it begins with the inputs that
+//! `SHAPEFOLD_FUZZ_CORPUS` has this write.
 
 mod memory;
 mod mutate;
@@ -34,6 +36,13 @@ fn run_until(target: &Target, until: Option<Instant>) {
     // Undamaged they are read to their end, or the target tests nothing.
     for input in &seeds {
         assert!((target.read)(input), "{}: a well-formed input is refused", target.name);
+    }
+    if let Some(corpus) = std::env::var_os("SHAPEFOLD_FUZZ_CORPUS") {
+        let folder = std::path::Path::new(&corpus).join(target.name.replace(' ', "_"));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        for (number, input) in seeds.iter().enumerate() {
+            std::fs::write(folder.join(format!("seed-{number}")), input).expect("the seed is written");
+        }
     }
     let mut mutator = Mutator::new(seed);
     let mut cases = 0;

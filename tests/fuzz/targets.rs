@@ -31,7 +31,10 @@ pub const JOURNAL_FILES: Target = Target { name: "journal files", seeds: exports
 pub const SHAPE_LOGS: Target = Target { name: "shape logs", seeds: shape_files, read: shape_log };
 
 fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+    // This file is also part of the crate in fuzz/.
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = if package.ends_with("fuzz") { package.parent().unwrap_or(package) } else { package };
+    root.join("tests/data").join(name)
 }
 
 fn file(name: &str) -> Vec<u8> {

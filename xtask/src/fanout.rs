@@ -189,7 +189,7 @@ impl Bench {
             making.as_secs_f64()
         );
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        let mut plain = Plain::start(&self.stage).await?;
+        let mut plain = Plain::start(&self.stage, STREAM_ID).await?;
         let mut client = LiveClient::start(service, form).await?;
         for number in 0..self.options.samples + WARM_UP {
             self.sample += 1;
@@ -355,13 +355,13 @@ impl Drop for LiveClient {
 }
 
 /// `pg_recvlogical` on a slot of its own, read through a pipe.
-struct Plain {
+pub(crate) struct Plain {
     child: Child,
-    arrivals: mpsc::Receiver<(u64, Instant)>,
+    pub(crate) arrivals: mpsc::Receiver<(u64, Instant)>,
 }
 
 impl Plain {
-    async fn start(stage: &Stage) -> Outcome<Self> {
+    pub(crate) async fn start(stage: &Stage, stream_id: &str) -> Outcome<Self> {
         let program = stage.postgres.installation().program("pg_recvlogical")?;
         // That of the round before, once its receiver is seen to be gone.
         let begun = Instant::now();
@@ -385,7 +385,7 @@ impl Plain {
         let mut child = Command::new(program)
             .args(["--slot", PLAIN_SLOT, "--start", "--no-loop", "-f", "-", "-d", &stage.url()])
             .args(["-o", "proto_version=1", "-o"])
-            .arg(format!("publication_names=electric_publication_{STREAM_ID}"))
+            .arg(format!("publication_names=electric_publication_{stream_id}"))
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()?;

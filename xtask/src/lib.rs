@@ -13,6 +13,7 @@ pub mod bench_http;
 pub mod bench_journal;
 pub mod chaos;
 pub mod compare;
+pub mod crowd;
 pub mod demo;
 pub mod demo_check;
 pub mod directory;

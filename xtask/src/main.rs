@@ -107,8 +107,12 @@ enum Task {
     BenchInitialSync(Bench),
     /// Many live clients on one shape, one write a second
     BenchHttp {
-        #[arg(long, default_value_t = 5_000)]
-        clients: usize,
+        /// Only a round of so many clients, instead of all rounds
+        #[arg(long)]
+        clients: Option<usize>,
+        /// With --clients: by server-sent events
+        #[arg(long)]
+        events: bool,
         #[arg(long, default_value_t = 20)]
         writes: usize,
         /// Also prints the figures as one line of JSON
@@ -280,8 +284,8 @@ async fn run(arguments: Arguments) -> Outcome<bool> {
         }
         Task::BenchReplication(bench) => shapefold_xtask::replication::run(options(bench)).await,
         Task::BenchInitialSync(bench) => bench::initial_sync(options(bench)).await,
-        Task::BenchHttp { clients, writes, json } => {
-            bench_http::run(BenchHttpOptions { clients, writes, json, postgres }).await
+        Task::BenchHttp { clients, events, writes, json } => {
+            bench_http::run(BenchHttpOptions { clients, events, writes, json, postgres }).await
         }
         Task::BenchJournal { events, json, keep } => {
             let options = JournalOptions { events, json, keep };

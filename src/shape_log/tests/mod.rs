@@ -7,6 +7,7 @@ mod encoding;
 mod faults;
 mod following;
 mod formats;
+mod pieces;
 mod publication;
 mod reading;
 mod snapshots;

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
@@ -14,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 pub struct Arrived {
     pub traces: Vec<ExportTraceServiceRequest>,
     pub metrics: Vec<ExportMetricsServiceRequest>,
+    pub logs: Vec<ExportLogsServiceRequest>,
     /// Heads of all requests.
     pub heads: Vec<String>,
 }
@@ -71,6 +73,8 @@ async fn serve(mut stream: TcpStream, all: Arc<Mutex<Arrived>>) {
             all.traces.push(ExportTraceServiceRequest::decode(body).expect("spans"));
         } else if text.starts_with("post /v1/metrics ") {
             all.metrics.push(ExportMetricsServiceRequest::decode(body).expect("metrics"));
+        } else if text.starts_with("post /v1/logs ") {
+            all.logs.push(ExportLogsServiceRequest::decode(body).expect("lines"));
         }
         all.heads.push(text);
     }

@@ -36,7 +36,7 @@ async fn scrape(service: &Process) -> Response {
 }
 
 /// The value of one line of metrics, with its labels as they are written.
-async fn metric(service: &Process, name: &str) -> Option<f64> {
+pub async fn metric(service: &Process, name: &str) -> Option<f64> {
     let text = scrape(service).await.text();
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.map(|value| value.parse().expect("a number"))

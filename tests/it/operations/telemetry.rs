@@ -159,6 +159,59 @@ async fn a_shape_that_holds_everything_up_is_named() {
     until("it is ready", async || (service.get("/v1/ready").await.status == 200).then_some(())).await;
 }
 
+/// Datagrams of whole lines: gauges, and counters as what they grew by.
+#[tokio::test]
+async fn statsd_gets_metrics() {
+    let database = database("statsd").await;
+    database.execute(TABLE).await;
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+    let host = socket.local_addr().expect("bound").to_string();
+    let service = Service::start(&database, |settings| {
+        settings
+            .set("ELECTRIC_STATSD_HOST", host)
+            .set("ELECTRIC_SYSTEM_METRICS_POLL_INTERVAL", "100ms")
+            .set("ELECTRIC_OTEL_DEBUG", "true")
+            .set("ELECTRIC_OTEL_SAMPLING_RATIO", "1")
+            .set("ELECTRIC_EXCLUDE_SPANS", "pg_txn.received, shape_snapshot.create")
+            .set("ELECTRIC_DROP_EMPTY_RESPONSE_SPANS", "true")
+            .set("ELECTRIC_TWEAKS_CONN_MAX_REQUESTS", "2");
+    })
+    .await;
+    let mut http = service.http();
+    let first = http.get("/v1/shape?table=items&offset=-1").await.expect("an answer");
+    assert_eq!((first.status, first.header("connection")), (200, None));
+    let now = http.get("/v1/shape?table=items&offset=now").await.expect("an answer");
+    assert_eq!((now.status, now.header("connection")), (200, Some("close")));
+    let (mut requests, mut shapes) = (0.0, false);
+    let mut buffer = vec![0; 65_536];
+    let told = async {
+        while requests < 2.0 || !shapes {
+            let len = socket.recv(&mut buffer).await.expect("a datagram");
+            for line in std::str::from_utf8(&buffer[..len]).expect("text").lines() {
+                let (name, rest) = line.split_once(':').expect("a name");
+                let (value, kind) = rest.split_once('|').expect("a type");
+                let value: f64 = value.parse().expect("a number");
+                match (name, kind) {
+                    ("electric.plug.serve_shape.requests.count", "c|#status:200") => requests += value,
+                    ("electric.shapes.total_shapes.count", "g") => shapes |= value == 1.0,
+                    _ => assert!(kind.starts_with('g') || kind.starts_with('c'), "{line}"),
+                }
+            }
+        }
+    };
+    tokio::time::timeout(crate::support::WAIT_DURATION_MAX, told).await.expect("it is told in time");
+    assert!(requests == 2.0, "{requests}");
+    let spans = until("the span is printed", async || {
+        let output = service.output();
+        let spans: Vec<String> =
+            output.lines().filter(|line| line.starts_with("span ")).map(str::to_owned).collect();
+        (!spans.is_empty()).then_some(spans)
+    })
+    .await;
+    let [span] = spans.as_slice() else { panic!("one span is wanted: {spans:?}") };
+    assert!(span.starts_with("span Plug_shape_get trace_id=") && span.contains("shape.handle="), "{span}");
+}
+
 /// Spans and metrics arrive, continue the caller's trace, and hold nothing of the data.
 #[tokio::test]
 async fn a_collector_gets_spans_and_metrics() {
@@ -235,6 +288,18 @@ async fn a_collector_gets_spans_and_metrics() {
     {
         assert!(points.contains(name), "{name}: {points:?}");
     }
+    let line = until("a line of the log", async || {
+        collector.look(|arrived| {
+            let scopes = arrived.logs.iter().flat_map(|logs| &logs.resource_logs);
+            let mut records =
+                scopes.flat_map(|resource| &resource.scope_logs).flat_map(|scope| &scope.log_records);
+            let is_own = |value: String| value == handle;
+            records.find(|record| attribute(&record.attributes, "shape_handle").is_some_and(is_own)).cloned()
+        })
+    })
+    .await;
+    assert!(line.time_unix_nano > 0 && line.body.is_some(), "{line:?}");
+    assert_eq!((line.severity_number, line.severity_text.as_str()), (9, "INFO"));
     assert!(service.terminate().await, "{}", service.output());
     collector.look(|arrived| {
         let resource = arrived.traces[0].resource_spans[0].resource.as_ref().expect("a resource");

@@ -10,6 +10,11 @@ use super::{ITEMS, catch_up};
 use crate::support::{BINARY, Service, ShapeRequest, WAIT_DURATION_MAX, database};
 
 const READERS: usize = 10_000;
+/// Of a log: each holds a piece of its own.
+const LOG_READERS: usize = 3_000;
+/// What all pieces may take beside what each connection may: `shape_log::HELD_BYTES_MAX`, and what the
+/// allocator makes of it.
+const HELD_BYTES_MAX: u64 = 192 << 20;
 /// Up to here nothing is compared: the first ones warm up pools and allocator.
 const WARM: usize = 2_000;
 /// What the service may hold for a reader that does not read: the piece that is being written, and
@@ -29,6 +34,52 @@ async fn ask(service: &Service, path: &str) -> TcpStream {
     read.expect("in time").expect("an answer begins");
     assert_eq!(&begin, b"HTTP/1.1 200");
     stream
+}
+
+/// No two readers of a log share a piece, as no two readers of different shapes do: all of them together
+/// are bounded.
+#[tokio::test]
+async fn readers_that_share_nothing_are_bounded_together() {
+    let database = database("slowlog").await;
+    database.execute("CREATE TABLE items (id int PRIMARY KEY, v text)").await;
+    let service = Service::start(&database, |settings| {
+        settings.set("ELECTRIC_MAX_CONCURRENT_REQUESTS", r#"{"initial":300,"existing":20000}"#);
+        settings.set("ELECTRIC_TCP_SEND_TIMEOUT", "10min");
+        settings.set("ELECTRIC_PROMETHEUS_PORT", "0");
+        settings.set("ELECTRIC_SYSTEM_METRICS_POLL_INTERVAL", "100ms");
+    })
+    .await;
+    let mut client = service.follow(ShapeRequest::table("items"));
+    client.sync().await.expect("the shape is made");
+    database
+        .execute("INSERT INTO items SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, 5000) n")
+        .await;
+    let session = database.client().await;
+    catch_up(&mut client, &ITEMS, &session).await;
+    let first = service.get("/v1/shape?table=items&offset=-1").await;
+    let handle = header(&first, "electric-handle");
+    let path = format!("/v1/shape?table=items&offset=0_inf&handle={handle}");
+    let whole = service.get(&path).await;
+    assert!(whole.body.len() > 4 << 20, "more than sockets take: {}", whole.body.len());
+    let before = service.memory_bytes().expect("it runs");
+    let mut streams = Vec::with_capacity(LOG_READERS);
+    while streams.len() < LOG_READERS {
+        streams.push(ask(&service, &path).await);
+    }
+    let grown = service.memory_bytes().expect("it runs").saturating_sub(before);
+    let bound = HELD_BYTES_MAX + LOG_READERS as u64 * BYTES_EACH_MAX / 2;
+    assert!(grown <= bound, "{grown} bytes for {LOG_READERS} readers");
+    // Also who reads gets small pieces now, and all of them.
+    assert_eq!(service.get(&path).await.body, whole.body);
+    database.execute("UPDATE items SET v = 'changed' WHERE id % 7 = 0").await;
+    let followed = catch_up(&mut client, &ITEMS, &session);
+    tokio::time::timeout(2 * WAIT_DURATION_MAX, followed).await.expect("others are served");
+    drop(streams);
+    super::until("nothing is held", async || {
+        let held = crate::operations::metric(&service, "shapefold_http_held_bytes").await;
+        held.filter(|held| *held == 0.0)
+    })
+    .await;
 }
 
 #[tokio::test]
