@@ -1,5 +1,6 @@
 //! Bodies in small pieces, as they are sent while much is held.
 
+use super::reading::offset;
 use super::*;
 use crate::domain::PgSnapshot;
 use crate::shape_log::{Body, SnapshotFollow, SnapshotWriter};

@@ -3,7 +3,7 @@
 use super::*;
 use crate::shape_log::{OPEN_BYTES_MAX, TAIL_BYTES_MAX, flush_all};
 
-fn offset(text: &str) -> Offset {
+pub(super) fn offset(text: &str) -> Offset {
     text.parse().expect("an offset")
 }
 
