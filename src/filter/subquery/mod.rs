@@ -129,7 +129,7 @@ impl Clause {
     }
 
     /// The same, where texts of some tables are not ordered by their bytes. What compares their order is
-    /// refused, unless it says `COLLATE "C"`: there is nobody to leave it to.
+    /// refused: there is nobody to leave it to.
     ///
     /// # Errors
     /// As [`Clause::parse`].
