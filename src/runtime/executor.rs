@@ -357,7 +357,8 @@ impl Executor {
         filter: &Filter,
         reader: &ShapeReader,
     ) -> Result<(), FoldError> {
-        let (from, restored) = (self.resumed.from, &self.resumed.shape(sid));
+        let Resumed { from, received, .. } = self.resumed;
+        let restored = &self.resumed.shape(sid);
         let subqueries = &mut self.router.subqueries;
         let tagger = match filter {
             Filter::Tagged(tagger) => Some(Arc::clone(tagger)),
@@ -369,7 +370,7 @@ impl Executor {
             subqueries.restore_inner(sid, Arc::clone(definition), clause, &view, (from, restored))?;
         }
         if let Some(tagger) = tagger {
-            subqueries.restore_outer(sid, Arc::clone(definition), tagger, &view, restored)?;
+            subqueries.restore_outer(sid, Arc::clone(definition), tagger, &view, (received, restored))?;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::super::print::print;
 use super::super::resolve::Item;
 use super::super::types::Type;
 use super::tags::has_canonical_text;
-use super::{ClauseError, LeftColumn, Relations, TableTexts};
+use super::{ClauseError, LeftColumn, Relations, TableTexts, dnf};
 use crate::domain::{LogMode, Relation, RelationName, Replica, ShapeDefinition, quote_identifier};
 
 const ONE_TABLE: WhereError = WhereError::Inner("Expected a single table reference");
@@ -100,6 +100,10 @@ impl Parser<'_> {
             Some(clause) => Some(self.clause(clause, &relation)?),
             None => None,
         };
+        if let Some(parsed) = &parsed {
+            // What is wrong with its normal form is told now: it is a shape of its own, and made later.
+            dnf::literals(&parsed.tree, &parsed.dependencies)?;
+        }
         let where_sql = parsed.as_ref().map(|parsed| {
             let mut sql = String::new();
             parsed.tree.print(&parsed.dependencies, &mut sql);

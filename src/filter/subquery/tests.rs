@@ -180,6 +180,11 @@ fn refusals_have_the_texts_of_the_contract() {
                 .to_owned(),
         ),
         (
+            "p IN (SELECT id FROM par WHERE id IN (SELECT p FROM child) AND id NOT IN (SELECT p FROM child))",
+            "where: a subquery dependency cannot be used with both positive and negative polarity in the same filter"
+                .to_owned(),
+        ),
+        (
             "p IN (SELECT id FROM par) AND (q IN (1,2,3,4,5,6,7,8,9,10,11)) AND id IN (1,2,3,4,5,6,7,8,9,10)",
             "where: WHERE clause too complex for DNF decomposition (110 disjuncts exceeds limit of 100)".to_owned(),
         ),

@@ -17,6 +17,8 @@ use crate::state::State;
 pub struct Resumed {
     /// Every shape has all that was committed before.
     pub from: Lsn,
+    /// Everything up to here has been received before: it comes again to those only who owe it.
+    pub received: Lsn,
     shapes: BTreeMap<Sid, Restored>,
 }
 
@@ -24,6 +26,8 @@ pub struct Resumed {
 #[derive(Clone, Debug, Default)]
 pub struct Restored {
     pub dependencies: Vec<Sid>,
+    /// It owes nothing from before: what its inner queries gave here it was made with.
+    pub from: Lsn,
     pub visible: Option<(PgSnapshot, Lsn)>,
 }
 
@@ -32,10 +36,12 @@ impl Resumed {
     #[must_use]
     pub fn of(state: &State, from: Lsn) -> Resumed {
         let shapes = state.shapes.iter().map(|(sid, shape)| {
-            let dependencies = shape.dependencies.clone();
-            (*sid, Restored { dependencies, visible: shape.visible.clone() })
+            let oldest = shape.pending.front().and_then(|seq| state.window.get(*seq));
+            let from = oldest.map_or(Lsn(state.stream.received.0.saturating_add(1)), |txn| txn.lsn);
+            let (dependencies, visible) = (shape.dependencies.clone(), shape.visible.clone());
+            (*sid, Restored { dependencies, from, visible })
         });
-        Resumed { from, shapes: shapes.collect() }
+        Resumed { from, received: state.stream.received, shapes: shapes.collect() }
     }
 
     #[must_use]
@@ -75,7 +81,7 @@ impl Subqueries {
         definition: Arc<ShapeDefinition>,
         tagger: Arc<RowTagger>,
         view: &ShapeView,
-        restored: &Restored,
+        (received, restored): (Lsn, &Restored),
     ) -> Result<(), FoldError> {
         self.insert_outer(sid, definition, tagger, restored.dependencies.clone());
         let Some(outer) = self.outers.get_mut(&sid) else { return Ok(()) };
@@ -88,14 +94,15 @@ impl Subqueries {
                 return Err(error);
             }
         };
-        let mut until = told.last;
+        // An inner query may come again to what the shape has left behind, and owes no more.
+        let mut until = told.last.max(received);
         // What has turned back may have done so in the middle of what the log has.
         let mut moves = false;
         for (dependency, told) in told.made_with.into_iter().enumerate() {
             let inner = restored.dependencies[dependency];
             until = until.max(self.folded(inner));
             moves |= self.outers.get(&inner).is_some_and(|inner| inner.held_back);
-            moves |= self.compare(sid, dependency, told);
+            moves |= self.compare(sid, dependency, restored.from, told);
         }
         if let Some(outer) = self.outers.get_mut(&sid) {
             outer.phase = Phase::Catching { until };
@@ -115,15 +122,16 @@ impl Subqueries {
     }
 
     /// Compares what an inner query gives with what the shape was made with: what its log says, and where
-    /// that is silent, what the query gave before the stream begins again and the shape's own snapshot has
-    /// not. Whether the query has turned anything since then.
-    fn compare(&mut self, sid: Sid, dependency: usize, mut told: BTreeMap<Digest, bool>) -> bool {
+    /// that is silent, what the query gave before `from` or in the shape's own snapshot. Not what it gave where
+    /// the stream begins again: that may be earlier, and what turned and turned back until `from` has left
+    /// no trace in the log. Whether the query has turned anything since then.
+    fn compare(&mut self, sid: Sid, dependency: usize, from: Lsn, mut told: BTreeMap<Digest, bool>) -> bool {
         let Some(outer) = self.outers.get(&sid) else { return false };
         let inner = outer.dependencies[dependency];
         let Some(members) = self.members.get(&inner) else { return false };
         let mut turned: BTreeMap<Digest, (&Values, bool, &BTreeSet<u32>)> = BTreeMap::new();
         for turning in self.turned.get(&inner).into_iter().flatten() {
-            if outer.began_with(turning.tx, &turning.xids) {
+            if turning.tx < from || outer.began_with(turning.tx, &turning.xids) {
                 continue;
             }
             let digest = outer.digest(dependency, &turning.values);

@@ -108,42 +108,6 @@ async fn a_waiting_instance_serves_what_the_owner_writes() {
     assert!(pair.second.terminate().await, "{}", pair.second.output());
 }
 
-/// The log of such a shape is all that is needed to serve it: which rows move is the owner's business.
-#[tokio::test]
-async fn a_waiting_instance_serves_shapes_with_subqueries() {
-    let mut pair = pair("standby_subqueries", &[]).await;
-    let postgres = pair.database.client().await;
-    pair.database
-        .execute(
-            "CREATE TABLE picks (k int PRIMARY KEY, wanted bool);
-             INSERT INTO picks SELECT i, i < 2 FROM generate_series(0, 3) i",
-        )
-        .await;
-    let request =
-        || ShapeRequest::table("items").filtered("k NOT IN (SELECT k FROM picks WHERE wanted)", &[]);
-    let mut client = pair.first.follow(request());
-    served(&mut client, &postgres).await;
-    let known = handle(&client);
-    client.redirect(pair.second.address());
-    let mut fresh = ShapeClient::new(pair.second.address(), request());
-    for k in [2, 0, 1, 2, 0] {
-        pair.database
-            .execute(&format!(
-                "UPDATE picks SET wanted = NOT wanted WHERE k = {k}; UPDATE items SET k = {k} WHERE id = {k}"
-            ))
-            .await;
-        served(&mut client, &postgres).await;
-        served(&mut fresh, &postgres).await;
-    }
-    assert_eq!((handle(&client), handle(&fresh)), (known.clone(), known.clone()));
-    pair.first.kill9();
-    pair.second.wait_active(WAIT_DURATION_MAX).await.unwrap_or_else(|error| panic!("{error}"));
-    pair.database.execute("UPDATE picks SET wanted = NOT wanted").await;
-    served(&mut client, &postgres).await;
-    served(&mut fresh, &postgres).await;
-    assert_eq!((handle(&client), handle(&fresh)), (known.clone(), known));
-}
-
 /// What it cannot serve it says so: an unknown handle is led to the right one, an ended shape is over,
 /// and what only the owner may do is refused.
 #[tokio::test]

@@ -194,13 +194,8 @@ async fn texts_are_ordered_as_postgres_orders_them_or_not_at_all() {
             .get(&format!("/v1/shape?table=child&offset=-1&where={}", crate::support::encode(clause)))
             .await
     };
-    for clause in [
-        "p IN (SELECT id FROM par WHERE t = 'm') AND c > 'm'",
-        "p IN (SELECT id FROM par WHERE t COLLATE \"C\" > 'm')",
-    ] {
-        let answer = ask(clause).await;
-        assert_eq!(answer.status, 200, "{clause}: {}", answer.text());
-    }
+    let answer = ask("p IN (SELECT id FROM par WHERE t = 'm') AND c > 'm'").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
     let answer = ask("p IN (SELECT id FROM par WHERE t > 'm')").await;
     assert_eq!(
         (answer.status, answer.json()["errors"]["where"][0].as_str()),

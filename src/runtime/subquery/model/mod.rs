@@ -111,7 +111,7 @@ impl World {
             followed.push(Followed { sid, table, clause, client: Client::new(), state: 0 });
         }
         let memory = Memory { received: Lsn(10), ..Memory::default() };
-        let process = Process::start(&specs, &disk, Lsn(11), 1);
+        let process = Process::start(&specs, &disk, &memory, 1);
         let (states, story) = (vec![memory.clone()], Vec::new());
         World { random, disk, database, specs, followed, memory, states, process, starts: 1, story }
     }
@@ -215,9 +215,8 @@ impl World {
             self.disk.crash(self.random.random());
         }
         self.starts += 1;
-        let from = self.memory.from();
-        self.process = Process::start(&self.specs, &self.disk, from, self.starts);
-        self.process.next = self.database.first_from(from);
+        self.process = Process::start(&self.specs, &self.disk, &self.memory, self.starts);
+        self.process.next = self.database.first_from(self.memory.from());
         self.perform();
     }
 
@@ -238,6 +237,9 @@ impl World {
             if self.process.is_settled() {
                 break;
             }
+        }
+        if let Some(ended) = self.process.ended.first() {
+            return Err(ended.clone());
         }
         for number in 0..self.followed.len() {
             self.read(number)?;

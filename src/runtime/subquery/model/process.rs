@@ -42,7 +42,8 @@ pub struct Process {
 
 impl Process {
     /// Carries on with what is on the disk.
-    pub fn start(specs: &[Spec], disk: &SimDisk, from: Lsn, start: u32) -> Process {
+    pub fn start(specs: &[Spec], disk: &SimDisk, memory: &Memory, start: u32) -> Process {
+        let (from, received) = (memory.from(), memory.received);
         let mut router = Router::new(BUFFER_MAX);
         Database::new().wire().iter().for_each(|relation| drop(router.announce(relation)));
         router.subqueries.begin_at(from);
@@ -61,13 +62,26 @@ impl Process {
             ended: Vec::new(),
         };
         for spec in specs {
-            process.restore(spec, disk, from, &published);
+            let owes = memory.pending.get(&spec.sid).and_then(|seqs| seqs.first());
+            let oldest = owes.and_then(|seq| memory.window.iter().find(|(_, known)| *known == seq));
+            let restored = Restored {
+                dependencies: spec.dependencies.clone(),
+                from: oldest.map_or(Lsn(received.0 + 1), |(lsn, _)| *lsn),
+                visible: Some((database::before_all(), Lsn(10))),
+            };
+            process.restore(spec, disk, (from, received, restored), &published);
         }
         process.perform();
         process
     }
 
-    fn restore(&mut self, spec: &Spec, disk: &SimDisk, from: Lsn, published: &Arc<AtomicU64>) {
+    fn restore(
+        &mut self,
+        spec: &Spec,
+        disk: &SimDisk,
+        (from, received, restored): (Lsn, Lsn, Restored),
+        published: &Arc<AtomicU64>,
+    ) {
         let Spec { sid, handle, definition, dependencies } = spec;
         let (sid, subqueries) = (*sid, &mut self.router.subqueries);
         let files = ShapeFiles::open(Arc::new(disk.clone()), data(), *handle);
@@ -77,8 +91,6 @@ impl Process {
         }
         open_read_only(&files, &reader, Verify::Everything).expect("a log");
         let view = reader.view();
-        let restored =
-            Restored { dependencies: dependencies.clone(), visible: Some((database::before_all(), Lsn(10))) };
         let tagger = RowTagger::of(definition, "single_stack", *handle).map(|tagger| tagger.map(Arc::new));
         let tagger = tagger.unwrap_or_else(|error| panic!("{error} in {:?}", definition.where_sql));
         if definition.is_inner() {
@@ -90,7 +102,13 @@ impl Process {
         match &tagger {
             Some(tagger) => {
                 subqueries
-                    .restore_outer(sid, Arc::clone(definition), Arc::clone(tagger), &view, &restored)
+                    .restore_outer(
+                        sid,
+                        Arc::clone(definition),
+                        Arc::clone(tagger),
+                        &view,
+                        (received, &restored),
+                    )
                     .expect("a log that can be folded");
                 self.router.insert_outer(sid, Arc::clone(definition), tagger.clause().columns());
             }
