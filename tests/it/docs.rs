@@ -12,6 +12,7 @@ const DOCUMENTS: &[&str] = &[
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "README.md",
+    "docs/benchmarks.md",
     "docs/configuration.md",
     "docs/conformance.md",
     "docs/dashboard.md",

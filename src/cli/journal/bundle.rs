@@ -50,7 +50,7 @@ impl Export {
         let end = source.fold(to);
         let findings: Vec<String> = source.journal().findings().iter().map(ToString::to_string).collect();
         let config_hash = config_hash(&source, &start);
-        let manifest = serde_json::json!({
+        let mut manifest = serde_json::json!({
             "program": "shapefold",
             "version": env!("CARGO_PKG_VERSION"),
             "record_version": events::RECORD_VERSION,
@@ -58,10 +58,12 @@ impl Export {
             "first_after": start.last,
             "findings": findings,
             "config_hash": config_hash,
-            "configuration": configuration(&source, &config_hash),
             "process": process(&end),
             "slot": slot(&source, &end),
         });
+        if let Some(configuration) = configuration(&source, &config_hash) {
+            manifest["configuration"] = configuration;
+        }
         let mut writer = ExportWriter::create(file, &manifest.to_string())?;
         if start.last > EventId(0) {
             writer.checkpoint(&Checkpoint { upto: start.last, state: start.to_bytes() })?;
