@@ -63,6 +63,16 @@ pub enum Frame<'a> {
     Keepalive { wal_end: Lsn, reply_requested: bool },
 }
 
+/// A read of fewer bytes is a small one.
+const HASTY_BYTES_MAX: usize = 16 << 10;
+/// A small read is a hasty one where the one before was no longer ago.
+const HASTY_GAP_MAX: Duration = Duration::from_micros(300);
+/// After so many hasty reads the stream pauses before each read, as long as that makes them larger: more
+/// than a transaction of some ten rows has, so that only who has much to take in waits.
+const HASTY_READS: u32 = 128;
+/// The shortest that the runtime's timer knows.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Reads frames. Dropping it ends the connection, and with it the lock and a temporary slot.
 #[derive(Debug)]
 pub struct ReplicationStream {
@@ -76,6 +86,36 @@ pub struct ReplicationStream {
     /// When something was last heard or asked for.
     since: Instant,
     pinged: bool,
+    pace: Pace,
+}
+
+/// Whether reads follow each other so closely that it is better to let more come together first.
+///
+/// The server sends each message by itself. While it has many to send, waking up for each of them costs
+/// both sides more than the messages: the server could have decoded the next one meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    /// Small reads in a row, each right after the one before.
+    hasty: u32,
+}
+
+impl Pace {
+    /// Takes note of a read of so many bytes, so long after the one before.
+    fn read(&mut self, bytes: usize, after: Duration) {
+        let was_slowed = self.is_hasty();
+        if was_slowed && bytes < HASTY_BYTES_MAX {
+            // There was little to wait for.
+            self.hasty = 0;
+        } else if !was_slowed {
+            let hasty = after <= HASTY_GAP_MAX && bytes < HASTY_BYTES_MAX;
+            self.hasty = if hasty { self.hasty + 1 } else { 0 };
+        }
+    }
+
+    /// The next read is better made a little later.
+    fn is_hasty(self) -> bool {
+        self.hasty >= HASTY_READS
+    }
 }
 
 impl ReplicationStream {
@@ -96,6 +136,7 @@ impl ReplicationStream {
             silence_max: options.silence_max,
             since: Instant::now(),
             pinged: false,
+            pace: Pace::default(),
         }
     }
 
@@ -170,6 +211,9 @@ impl ReplicationStream {
             None => frame_len_declared(&self.buffer).saturating_sub(self.buffer.len()),
         };
         self.buffer.reserve(missing.clamp(READ_BYTES, GROW_BYTES_MAX));
+        if self.pace.is_hasty() {
+            tokio::time::sleep(PAUSE).await;
+        }
         loop {
             let deadline = self.since + self.silence_max / 2;
             // The socket is polled before the deadline: what lies there counts, however late we come.
@@ -179,8 +223,10 @@ impl ReplicationStream {
                         PgError::new(PgErrorKind::Unreachable, "the server closed the connection").into()
                     );
                 }
-                Ok(Ok(_)) => {
-                    (self.since, self.pinged) = (Instant::now(), false);
+                Ok(Ok(bytes)) => {
+                    let now = Instant::now();
+                    self.pace.read(bytes, now.duration_since(self.since));
+                    (self.since, self.pinged) = (now, false);
                     return Ok(());
                 }
                 Ok(Err(error)) => return Err(PgError::from_io(&error).into()),
@@ -295,6 +341,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn only_many_small_reads_in_a_row_slow_the_stream_and_only_as_long_as_that_helps() {
+        let (at_once, later) = (Duration::from_micros(10), Duration::from_millis(2));
+        let mut pace = Pace::default();
+        (1..HASTY_READS).for_each(|_| pace.read(300, at_once));
+        assert!(!pace.is_hasty());
+        // A pause of the server, or a large read, and it begins anew.
+        for (bytes, after) in [(300, later), (HASTY_BYTES_MAX, at_once)] {
+            pace.read(bytes, after);
+            (1..HASTY_READS).for_each(|_| pace.read(300, at_once));
+            assert!(!pace.is_hasty());
+        }
+        pace.read(300, at_once);
+        assert!(pace.is_hasty());
+        pace.read(HASTY_BYTES_MAX, later);
+        assert!(pace.is_hasty(), "much came together");
+        pace.read(300, later);
+        assert!(!pace.is_hasty(), "the burst is over");
+    }
 
     #[test]
     fn reads_frames_and_refuses_the_rest() {

@@ -23,6 +23,17 @@ pub struct Core {
     acks: VecDeque<Waiting>,
 }
 
+/// The kind of the next effect, for who cannot perform all at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upcoming {
+    Nothing,
+    /// Waits for nothing.
+    Abort,
+    /// A shape is to be read from its files.
+    Restore,
+    Other,
+}
+
 /// An effect, and the event that must be durable before it is performed.
 #[derive(Debug)]
 struct Waiting {
@@ -119,13 +130,18 @@ impl Core {
         queue.pop_front().map(|waiting| waiting.effect)
     }
 
-    /// What [`Core::next_effect`] would give.
+    /// What kind of effect [`Core::next_effect`] would give.
     #[must_use]
-    pub fn peek_effect(&self) -> Option<&Effect> {
-        [&self.acks, &self.effects]
+    pub fn upcoming(&self) -> Upcoming {
+        let next = [&self.acks, &self.effects]
             .into_iter()
-            .find_map(|queue| queue.front().filter(|waiting| waiting.after <= self.durable))
-            .map(|waiting| &waiting.effect)
+            .find_map(|queue| queue.front().filter(|waiting| waiting.after <= self.durable));
+        match next.map(|waiting| &waiting.effect) {
+            None => Upcoming::Nothing,
+            Some(Effect::Abort) => Upcoming::Abort,
+            Some(Effect::RestoreShape { .. }) => Upcoming::Restore,
+            Some(_) => Upcoming::Other,
+        }
     }
 
     /// Whether everything that was decided, acknowledgements aside, has been performed.

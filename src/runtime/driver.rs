@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use observe::Observer;
 
 use crate::domain::{EventId, Handle, Incarnation, Lsn, Sid, WireRelation};
-use crate::engine::{Effect, Input};
+use crate::engine::Input;
 use crate::events::{self, DrainCause, Event, FaultClass, ShapeEvent};
 use crate::filter::subquery::Values;
 use crate::journal::{
@@ -25,7 +25,7 @@ use crate::journal::{
 use crate::ownership::{FsLock, NotHeld};
 use crate::runtime::archiver::{Archived, Archiver};
 use crate::runtime::clock;
-use crate::runtime::core::{Core, Persist};
+use crate::runtime::core::{Core, Persist, Upcoming};
 use crate::runtime::executor::{Executor, Outcome};
 use crate::runtime::handle::{Request, Status};
 use crate::runtime::keeper::Keeper;
@@ -340,13 +340,12 @@ impl Driver {
     /// Whether the next effect may be performed: while shapes are being restored, none but the end, since
     /// what was decided after that relies on them.
     fn may_perform(&mut self) -> bool {
-        let effect = self.core.peek_effect();
-        if matches!(effect, Some(Effect::Abort)) {
-            return true;
-        }
-        let more = matches!(effect, Some(Effect::RestoreShape { .. }));
-        if self.executor.restoring.is_asked() && effect.is_some() && !more {
-            self.executor.begin_restoring();
+        match self.core.upcoming() {
+            Upcoming::Nothing => return false,
+            Upcoming::Abort => return true,
+            Upcoming::Restore => {}
+            Upcoming::Other if self.executor.restoring.is_asked() => self.executor.begin_restoring(),
+            Upcoming::Other => {}
         }
         !self.executor.restoring.is_running()
     }

@@ -1,7 +1,7 @@
 //! The directory of a shape, its definition, and its end.
 //!
 //! ```text
-//! <data>/shapes/<2 hex>/<handle>/definition   what the shape is; durable when `create` returns
+//! <data>/shapes/<2 hex>/<handle>/definition   what the shape is; durable at the latest with the snapshot
 //!                                snapshot     initial rows, see snapshot.rs
 //!                                log          changes, see frame.rs; made at the first change
 //!                                log.idx      marks, see index.rs; derived

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::domain::PgSnapshot;
-use crate::shape_log::{SnapshotDone, SnapshotFollow, SnapshotState, SnapshotWriter};
+use crate::shape_log::{
+    SETTLE_EACH_MAX, SimFault, SnapshotDone, SnapshotFollow, SnapshotState, SnapshotWriter, settle_all,
+};
 
 const END: &str = r#"{"headers":{"control":"snapshot-end","xmin":"10","xmax":"20","xip_list":["12","14"]}}"#;
 /// One row of these tests, without comma.
@@ -159,4 +161,62 @@ fn changes_only_has_the_end_and_nothing_else() {
         SnapshotWriter::create(&shape.files, &definition, Arc::clone(&shape.reader), 1).expect("begins");
     writer.finish(&visible()).expect("done");
     assert_eq!(body(&shape.reader.view(), Offset::BeforeAll).1, END);
+}
+
+/// New shapes, one or many: what every crash leaves of them once they are settled, and before.
+#[test]
+fn new_shapes_are_durable_as_a_whole_once_they_are_settled() {
+    for count in [1, SETTLE_EACH_MAX, SETTLE_EACH_MAX + 1] {
+        let disk = SimDisk::new();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let handles: Vec<Handle> = (1..=count as u64).map(|hash| Handle { hash, micros: 7 }).collect();
+        let seal = |handle: &Handle| {
+            let made = ShapeFiles::lay_out(Arc::clone(&shared), Path::new(DATA), *handle, &definition());
+            let (files, unsynced) = made.expect("a directory");
+            let reader = ShapeReader::new(&files);
+            let mut writer =
+                SnapshotWriter::create(&files, &definition(), Arc::clone(&reader), CHUNK).expect("begins");
+            push(&mut writer, 3);
+            (reader, writer.seal(&visible(), Some(unsynced)).expect("it is written"))
+        };
+        let (readers, sealed): (Vec<_>, Vec<_>) = handles.iter().map(seal).unzip();
+        let left = |handle: &Handle| {
+            let files = ShapeFiles::open(Arc::new(disk.certain()), Path::new(DATA), *handle);
+            let snapshot = ShapeReader::open(&files).expect("readable").view().snapshot_state();
+            files.read_definition().is_ok_and(|read| read == definition())
+                && snapshot == SnapshotState::Complete
+        };
+        assert!(!handles.iter().any(left), "{count}: nothing is durable yet");
+        let writing = |reader: &Arc<ShapeReader>| reader.view().snapshot_state() == SnapshotState::Writing;
+        assert!(readers.iter().all(writing), "{count}: and nobody is told that it is");
+        for done in settle_all(&disk, sealed) {
+            assert_eq!(done.expect("the disk works").rows, 3);
+        }
+        assert!(handles.iter().all(left), "{count}");
+        assert!(readers.iter().all(|reader| reader.view().snapshot_state() == SnapshotState::Complete));
+    }
+}
+
+/// A failed sync fails each of those that it was for, and readers see it.
+#[test]
+fn what_could_not_be_settled_has_failed() {
+    for count in [1, SETTLE_EACH_MAX + 1] {
+        let disk = SimDisk::new();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let (readers, sealed): (Vec<_>, Vec<_>) = (1..=count as u64)
+            .map(|hash| {
+                let handle = Handle { hash, micros: 7 };
+                let made = ShapeFiles::lay_out(Arc::clone(&shared), Path::new(DATA), handle, &definition());
+                let (files, unsynced) = made.expect("a directory");
+                let reader = ShapeReader::new(&files);
+                let writer = SnapshotWriter::create(&files, &definition(), Arc::clone(&reader), CHUNK);
+                let sealed = writer.expect("begins").seal(&visible(), Some(unsynced));
+                (reader, sealed.expect("it is written"))
+            })
+            .unzip();
+        disk.fail_call(disk.calls() + 1, SimFault::Errno(5));
+        let settled = settle_all(&disk, sealed);
+        assert!(settled.iter().all(Result::is_err), "{settled:?}");
+        assert!(readers.iter().all(|reader| reader.view().snapshot_state() == SnapshotState::Failed));
+    }
 }
