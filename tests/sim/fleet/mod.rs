@@ -460,6 +460,7 @@ impl Fleet {
             | Effect::StopStream
             | Effect::RestoreShape { .. }
             | Effect::OpenShape { .. }
+            | Effect::SwitchLog { .. }
             | Effect::ForgetBefore { .. }
             | Effect::RotateReaders { .. }
             | Effect::QuarantineFiles { .. }
