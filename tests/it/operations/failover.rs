@@ -151,7 +151,8 @@ async fn a_service_that_is_started_on_the_promoted_standby_carries_on() {
     // Rows beside the log, too: they are from before the fork.
     let before = &pair.before;
     let offset = pair.client.offset().to_owned();
-    let path = format!("/v1/shape?table=items&handle={before}&offset={offset}&subset__order_by=id&subset__limit=2");
+    let path =
+        format!("/v1/shape?table=items&handle={before}&offset={offset}&subset__order_by=id&subset__limit=2");
     assert_eq!(pair.service.get(&path).await.status, 200);
     pair.wait_in_step().await;
     assert!(pair.service.terminate().await, "{}", pair.service.output());
