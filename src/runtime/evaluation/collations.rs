@@ -62,7 +62,12 @@ async fn fold_alike(client: &SqlClient, collations: &[String]) -> Result<bool, P
     let marks = collations.iter().map(|name| format!(" COLLATE {name}"));
     let tests: Vec<String> = std::iter::once(String::new())
         .chain(marks)
-        .map(|mark| format!("lower($1::text{mark}) = $2 AND upper($1::text{mark}) = $3"))
+        .map(|mark| {
+            // By bytes: under the collation itself other texts may be equal.
+            let same =
+                |function: &str, result: &str| format!("{function}($1::text{mark}) COLLATE \"C\" = {result}");
+            format!("{} AND {}", same("lower", "$2"), same("upper", "$3"))
+        })
         .collect();
     let [letters, lower, upper] = &*LETTERS;
     let sql = format!("SELECT ({})", tests.join(") AND ("));
