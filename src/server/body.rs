@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use crate::runtime::handle::LiveShape;
-use crate::shape_log::{Body as Range, ShapeLogError, SnapshotFollow};
+use crate::shape_log::{Body as Range, RECENT_BYTES_MAX, ShapeLogError, SnapshotFollow};
 
 use super::admission::Permit;
 use super::error::Failure;
@@ -51,7 +51,7 @@ pub(super) fn log_body(
         Rows::Whole(rows) => {
             let separator = if rows.is_empty() { "" } else { "," };
             let ending = ending(separator, last.as_deref());
-            return Ok(Body::from([b"[", &rows[..], ending.as_bytes()].concat()));
+            return Ok(Body::from([&b"["[..], &rows, ending.as_bytes()].concat()));
         }
         Rows::Range(mut range) => {
             while range.in_memory()
@@ -116,6 +116,11 @@ impl Pieces {
         let ending = std::mem::take(&mut self.ending);
         (!ending.is_empty()).then(|| (Ok(Bytes::from(ending)), self))
     }
+}
+
+/// Whether a range is worth keeping for others who want it, too.
+pub(super) fn is_small(range: &Range) -> bool {
+    range.len_max().is_some_and(|len| len <= RECENT_BYTES_MAX as u64)
 }
 
 /// All of a small range, in one piece.

@@ -13,11 +13,11 @@ use tokio::time::{Instant, timeout};
 use crate::domain::{Lsn, Offset, Oid, ShapeDefinition};
 use crate::runtime::handle::{LiveShape, Phase, SnapshotProblem, Status};
 use crate::runtime::standby::Standing;
-use crate::shape_log::{RECENT_BYTES_MAX, Read, ShapeLogError, ShapeView, SnapshotFollow, SnapshotState};
+use crate::shape_log::{Read, ShapeLogError, ShapeView, SnapshotFollow, SnapshotState};
 
 use super::App;
 use super::admission::{Class, Permit};
-use super::body::{Rows, log_body, whole};
+use super::body::{Rows, is_small, log_body, whole};
 use super::cursor::{STEP_MAX, next_cursor};
 use super::definition::resolve;
 use super::error::Failure;
@@ -220,10 +220,6 @@ async fn started(app: &App, shape: &LiveShape) -> Result<(), Failure> {
         Phase::Opening | Phase::Readable => Ok(()),
         Phase::Failed(_) | Phase::Ended => Err(over(app, shape)),
     }
-}
-
-fn is_small(body: &crate::shape_log::Body) -> bool {
-    body.len_max().is_some_and(|len| len <= RECENT_BYTES_MAX as u64)
 }
 
 /// What a client is told that cannot be served before something changes.

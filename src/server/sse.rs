@@ -17,10 +17,10 @@ use tokio::time::Instant;
 
 use crate::domain::Offset;
 use crate::runtime::handle::LiveShape;
-use crate::shape_log::{Read, ShapeLogError, SnapshotFollow, messages};
+use crate::shape_log::{Range, Read, ShapeLogError, SnapshotFollow, messages};
 
 use super::admission::Permit;
-use super::body::{Rows, next_piece};
+use super::body::{Rows, is_small, next_piece};
 use super::live::{News, set, wait};
 use super::response::up_to_date;
 
@@ -177,8 +177,18 @@ impl Events {
             Read::Range(range) if range.end == self.at && !(self.owes_end && range.up_to_date) => {
                 Ok(Next::Wait)
             }
-            Read::Range(range) => {
-                Ok(Next::Rows { rows: Rows::Range(range.body), end: range.end, up_to_date: range.up_to_date })
+            Read::Range(Range { end, up_to_date, mut body }) => {
+                if !(up_to_date && body.in_memory() && is_small(&body)) {
+                    return Ok(Next::Rows { rows: Rows::Range(body), end, up_to_date });
+                }
+                let mut rows = Vec::new();
+                for piece in body.by_ref() {
+                    rows.extend_from_slice(&piece?);
+                }
+                // The others want the same rows now.
+                let rows = Bytes::from(rows);
+                self.shape.reader.remember(self.at, end, &rows);
+                Ok(Next::Rows { rows: Rows::Whole(rows), end, up_to_date })
             }
             Read::Pending { chunk } => Ok(Next::Rows {
                 rows: Rows::Follow(SnapshotFollow::new(Arc::clone(&self.shape.reader), chunk)),

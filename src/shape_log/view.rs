@@ -224,7 +224,7 @@ impl ShapeReader {
     /// Keeps the rows after `from` up to `end` for those who want them, too, until there are newer ones or
     /// the shape is idle. Many of them are not worth the memory.
     pub fn remember(&self, from: Offset, end: Offset, rows: &Bytes) {
-        if rows.len() <= RECENT_BYTES_MAX {
+        if from < end && rows.len() <= RECENT_BYTES_MAX {
             // Copied: they may be a small part of something large.
             self.shared().remember(from, end, Bytes::copy_from_slice(rows));
         }
