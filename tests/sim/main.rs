@@ -9,3 +9,4 @@ mod full_stack;
 mod illegal_histories;
 mod small_world;
 mod summary;
+mod two_instances;
