@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use shapefold::projections::forensics::Invariant;
+
 const DOCUMENTS: &[&str] = &[
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -19,6 +21,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/forensics.md",
     "docs/guarantees.md",
     "docs/incidents.md",
+    "docs/invariants.md",
     "docs/journal-format.md",
     "docs/migrate-from-electric.md",
     "docs/operations.md",
@@ -202,6 +205,30 @@ fn every_row_of_the_incidents_is_answered() {
     for class in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15, 16, 19] {
         assert!(numbers.contains(&class.to_string()), "class {class}");
     }
+}
+
+/// Every rule of the lifecycle is watched by something, and something breaks it; those that the checker of
+/// journals knows, and no others, are said to be seen in a journal.
+#[test]
+fn every_invariant_is_watched_and_broken() {
+    let text = document("docs/invariants.md");
+    let rows = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| Id "));
+    let in_journals: BTreeSet<String> = Invariant::ALL.iter().map(Invariant::to_string).collect();
+    let mut seen = BTreeSet::new();
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [id, _, watched, broken] = cells[..] else { panic!("{row}") };
+        assert!(seen.insert(id.to_owned()), "twice: {row}");
+        assert_eq!(watched.starts_with("Journal"), in_journals.contains(id), "{row}");
+        assert!(watched.starts_with("Journal") || watched.starts_with("Simulator"), "{row}");
+        assert!(!tests_named_in(broken).is_empty(), "nothing breaks it: {row}");
+    }
+    let topics = [("O", 8), ("S", 5), ("L", 7), ("R", 5), ("N", 6), ("F", 10), ("P", 6)];
+    let all = topics.iter().flat_map(|(topic, count)| (1..=*count).map(move |n| format!("{topic}{n}")));
+    assert_eq!(seen, all.collect::<BTreeSet<String>>());
+    // The journal's rules about itself are no part of the lifecycle.
+    let itself = in_journals.difference(&seen).map(String::as_str);
+    assert_eq!(itself.collect::<Vec<_>>(), ["J1", "J2"]);
 }
 
 /// A feature of the contract is shown by a test, deliberately different, or said to be missing.

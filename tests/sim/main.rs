@@ -12,3 +12,4 @@ mod illegal_histories;
 mod liveness;
 mod small_world;
 mod summary;
+mod two_instances;

@@ -187,7 +187,7 @@ impl World {
             let (rows, expected) = (by_id(&client.rows), self.rows_of(client.kind, |_| true));
             if rows != expected || !client.up_to_date {
                 let why = format!(
-                    "client {number} of {:?} ends at {} with {rows:?}, not {expected:?}",
+                    "P1: client {number} of {:?} ends at {} with {rows:?}, not {expected:?}",
                     client.handle, client.from
                 );
                 self.fail(why);

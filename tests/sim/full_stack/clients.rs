@@ -10,7 +10,7 @@ use shapefold::shape_log::{Read, ShapeLogError, ShapeView, SnapshotFollow, messa
 
 use super::postgres::KINDS;
 use super::tasks::poll_now;
-use super::world::{Mutation, World};
+use super::world::{Mode, Mutation, World};
 
 pub type Values = BTreeMap<String, String>;
 
@@ -181,6 +181,9 @@ impl World {
         if self.died_on_disk() {
             return;
         }
+        if self.mode == Mode::PanicsOnly {
+            self.fail(format!("P5: only writers fail here, and a reader meets: {error}"));
+        }
         if let ShapeLogError::Storage(fault) = error
             && matches!(fault.class, shapefold::shape_log::FaultClass::Corrupt { .. })
         {
@@ -252,9 +255,9 @@ impl World {
             let (short, long) =
                 if bytes.len() <= body.len() { (&bytes[..], body) } else { (body, &bytes[..]) };
             if !long.starts_with(short) || (end == *before && long.len() != short.len()) {
-                wrong = Some(format!("other bytes than before from {from} to {end} (before: {before})"));
+                wrong = Some(format!("P2: other bytes than before from {from} to {end} (before: {before})"));
             } else if *was_whole && whole && end != *before {
-                wrong = Some(format!("a chunk after {from} ends at {end}, and ended at {before}"));
+                wrong = Some(format!("P2: a chunk after {from} ends at {end}, and ended at {before}"));
             }
         }
         let longer = served.ranges.get(&from).is_none_or(|(before, ..)| end >= *before);
@@ -266,27 +269,27 @@ impl World {
             let Some(at) = offset_of(message) else { continue };
             seen += 1;
             match served.messages.get(&at) {
-                Some(known) if known != message => wrong = Some(format!("two messages at {at}")),
+                Some(known) if known != message => wrong = Some(format!("P2: two messages at {at}")),
                 Some(_) => {}
                 None if !compacted && served.upto.is_some_and(|upto| at <= upto) => {
-                    wrong = Some(format!("a message at {at} appears where there was none"));
+                    wrong = Some(format!("P1: a message at {at} appears where there was none"));
                 }
                 None => {
                     served.messages.insert(at, message.to_vec());
                 }
             }
             if at <= from || at > end {
-                wrong = Some(format!("a message at {at} between {from} and {end}"));
+                wrong = Some(format!("P2: a message at {at} between {from} and {end}"));
             }
         }
         let expected =
             if from < end { served.messages.range((from_bound(from), to_bound(end))).count() } else { 0 };
         if seen < expected {
-            wrong = Some(format!("{seen} messages of {expected} from {from} to {end}"));
+            wrong = Some(format!("P1: {seen} messages of {expected} from {from} to {end}"));
         }
         served.upto = served.upto.max((!end.is_virtual()).then_some(end));
         if let Some(why) = wrong {
-            self.fail(format!("{handle}: {why}"));
+            self.fail(format!("{why}, of {handle}"));
         }
     }
 }

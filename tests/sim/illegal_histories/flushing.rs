@@ -1,8 +1,9 @@
 //! For whom a flush counts, and who holds the log of Postgres.
 
-use shapefold::domain::{Generation, Incarnation, Seq, Sid, Timestamp};
+use shapefold::domain::{Generation, Incarnation, Seq, Sid};
 use shapefold::events::{
-    ConsumerEvent, Event, ExitCause, FaultClass, FileKind, FlushEvent, ShapeEvent, Stage, StreamEvent,
+    ConsumerEvent, DrainCause, Event, ExitCause, FaultClass, FileKind, FlushEvent, OwnershipEvent,
+    ShapeEvent, Stage, StreamEvent,
 };
 use shapefold::projections::forensics::Invariant;
 
@@ -28,11 +29,8 @@ fn s2_handed_out_again_to_one_that_does_not_owe_it_or_gone_and_owing() {
 
 pub fn flushed_by_nobody() -> History {
     let mut history = History::streaming();
-    history.route(1, 200, 20, &[SHAPE]).start(1).exit(1, Some(1)).then(ConsumerEvent::RestartScheduled {
-        sid: SHAPE,
-        attempt: 1,
-        due: Timestamp(5),
-    });
+    history.route(1, 200, 20, &[SHAPE]).start(1);
+    history.then(OwnershipEvent::DrainStarted { cause: DrainCause::Signal }).exit(1, Some(1));
     history.flush(1);
     history
 }

@@ -341,7 +341,7 @@ fn l4_routed_to_a_shape_that_is_not_routed() {
 }
 
 #[test]
-fn r1_r2_a_second_writer_a_number_left_out_and_the_exit_of_another() {
+fn r1_a_second_writer_a_number_left_out_and_the_exit_of_another() {
     let mut second = History::streaming();
     second.start(1).start(2);
     second.breaks(&[Invariant::R2]);

@@ -36,13 +36,14 @@ const SMALL: [Bounds; 6] = [
     ours(Pace::JournalFirst, 0, 1, 1, true),
 ];
 /// The worlds of `./dev worlds`: two instances, two shapes, three transactions and a crash or a fault
-/// anywhere, in every combination of which the end is reached in minutes. All of it at once (`2,3,1,1`) is
-/// beyond that by far; see CONTRIBUTING.md.
-const LARGE: [Bounds; 4] = [
+/// anywhere, any two or three of these together; 6.4 million states. All four at once (`2,3,1,1`) have not
+/// been searched to the end: some hundred million states, by how the others grow.
+const LARGE: [Bounds; 5] = [
     ours(Pace::JournalFirst, 1, 3, 1, true),
     ours(Pace::JournalFirst, 2, 1, 1, true),
     ours(Pace::JournalFirst, 2, 2, 1, false),
-    ours(Pace::JournalFirst, 2, 3, 0, true),
+    ours(Pace::JournalFirst, 2, 2, 0, true),
+    ours(Pace::JournalFirst, 2, 3, 0, false),
 ];
 
 const fn ours(pace: Pace, shapes: u64, transactions: u8, disturbances: u8, deploy: bool) -> Bounds {

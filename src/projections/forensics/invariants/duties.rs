@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Finding;
+use super::orphans::is_orphan;
 use crate::domain::{EventId, Sid, Timestamp};
 use crate::events::{ConsumerEvent, Event, JournalEvent, OwnershipEvent, Recorded, ShapeEvent, StreamEvent};
 use crate::projections::Projections;
@@ -110,7 +111,9 @@ impl Duties {
             }
         }
         for (sid, since) in std::mem::take(&mut self.undelivered) {
-            if state.shape(sid).is_some_and(|shape| has_nobody(shape) && !shape.pending.is_empty()) {
+            let Some(shape) = state.shape(sid).filter(|shape| has_nobody(shape)) else { continue };
+            // An orphan is told of as such (F2), by the delivery that made it one.
+            if shape.pending.front().is_some_and(|oldest| !is_orphan(state, *oldest, sid)) {
                 let detail = format!("shape {sid} is routed to, and nobody takes it or is to");
                 findings.push((Invariant::R3, Some(sid), Some(since), detail));
             }

@@ -80,7 +80,7 @@ impl Orphans {
     }
 }
 
-fn is_orphan(state: &State, oldest: Seq, sid: Sid) -> bool {
+pub(super) fn is_orphan(state: &State, oldest: Seq, sid: Sid) -> bool {
     let Some(shape) = state.shape(sid) else { return true };
     let arrived = state.stream.phase == StreamPhase::Streaming
         && state.window.get(oldest).is_some_and(|txn| txn.lsn <= state.stream.received);

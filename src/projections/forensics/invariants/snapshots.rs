@@ -83,12 +83,12 @@ impl Snapshots {
                 }
                 self.published.insert(sid);
             }
-            ShapeEvent::SnapshotVisible { snapshot, .. } => {
+            ShapeEvent::SnapshotVisible { snapshot, lsn, .. } => {
                 if !self.published.contains(&sid) {
                     let detail = format!("the table of shape {sid} was not said to be published");
                     findings.push((Invariant::N3, Some(sid), None, detail));
                 }
-                if let Some(lacking) = self.lacking(state, sid, snapshot, recorded.at) {
+                if let Some(lacking) = self.lacking(state, sid, (snapshot, *lsn), recorded.at) {
                     let detail = format!("shape {sid} has {lacking} neither in its snapshot nor to come");
                     findings.push((Invariant::N4, Some(sid), None, detail));
                 }
@@ -119,12 +119,21 @@ impl Snapshots {
     }
 
     /// A commit to the table of the shape that came before it was routed to, and that its snapshot lacks.
-    fn lacking(&self, state: &State, sid: Sid, snapshot: &PgSnapshot, now: Timestamp) -> Option<Lsn> {
+    /// One at or above the position of the snapshot is of another history: that is told of otherwise.
+    fn lacking(
+        &self,
+        state: &State,
+        sid: Sid,
+        (snapshot, bound): (&PgSnapshot, Lsn),
+        now: Timestamp,
+    ) -> Option<Lsn> {
         let shape = state.shape(sid)?;
         let (_, after) = shape.routed_after?;
-        let known = self.recent.iter().filter(|recent| now.since(recent.at) <= RECENT_FOR);
-        let mut before =
-            known.filter(|recent| recent.lsn <= after && recent.tables.binary_search(&shape.oid).is_ok());
+        let concerns = |recent: &&Recent| {
+            let known = now.since(recent.at) <= RECENT_FOR && recent.lsn < bound;
+            known && recent.lsn <= after && recent.tables.binary_search(&shape.oid).is_ok()
+        };
+        let mut before = self.recent.iter().filter(concerns);
         before.find(|recent| !snapshot.sees(recent.xid)).map(|recent| recent.lsn)
     }
 
