@@ -70,7 +70,13 @@ fn relation() -> Relation {
         base: None,
     };
     let name = RelationName { schema: "public".to_owned(), table: "items".to_owned() };
-    Relation { oid: Oid(1), name, columns: (0..).zip(&COLUMNS).map(column).collect(), partitioned: false }
+    Relation {
+        oid: Oid(1),
+        name,
+        columns: (0..).zip(&COLUMNS).map(column).collect(),
+        partitioned: false,
+        storage: None,
+    }
 }
 
 fn wire() -> Arc<WireRelation> {
@@ -89,7 +95,7 @@ fn definition() -> ShapeDefinition {
     let relation = relation();
     ShapeDefinition {
         columns: relation.columns.iter().map(|column| column.name.clone()).collect(),
-        relation,
+        relation: Arc::new(relation),
         where_sql: None,
         columns_named: false,
         replica: Replica::Default,

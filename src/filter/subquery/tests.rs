@@ -180,7 +180,7 @@ fn refusals_have_the_texts_of_the_contract() {
                 .to_owned(),
         ),
         (
-            "p IN (SELECT id FROM par WHERE id IN (SELECT p FROM child) AND id NOT IN (SELECT p FROM child))",
+            "p IN (SELECT id FROM par WHERE id IN (SELECT gp FROM par WHERE act) AND id NOT IN (SELECT gp FROM par WHERE act))",
             "where: a subquery dependency cannot be used with both positive and negative polarity in the same filter"
                 .to_owned(),
         ),

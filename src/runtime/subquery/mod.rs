@@ -13,8 +13,9 @@
 //!   looked at here, so that nothing depends on what the inner tables hold by then.
 //!
 //! A transaction stays owed until all that it moves is durable in the log. So when the stream begins again
-//! after a crash, every shape was made with what its inner queries gave before that position, and its own
-//! log tells what has moved since. What differs then is followed as ever: no shape starts over.
+//! after a crash, every shape was made with what its inner queries gave at the first position that it owes,
+//! but for the values that its own log says have moved. What differs then is followed as ever: no shape
+//! starts over.
 //!
 //! Everything here is told by the driver, on its thread, in the order of the stream.
 
