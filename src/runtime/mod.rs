@@ -21,6 +21,7 @@ pub mod progress;
 mod publishing;
 mod quarantine;
 mod reconciler;
+mod removal;
 pub mod router;
 pub mod settings;
 mod single_flight;
