@@ -193,8 +193,12 @@ impl Driver {
         lock: FsLock,
         queues: Queues,
         (keeper, archiver, reserve): (Keeper, Archiver, Reserve),
-        (operation, watched, check_interval): (Operation, Option<observed::Observer>, Duration),
-        pulse: Arc<Pulse>,
+        (operation, watched, check_interval, pulse): (
+            Operation,
+            Option<observed::Observer>,
+            Duration,
+            Arc<Pulse>,
+        ),
     ) -> Driver {
         let now = Instant::now();
         let state = Loop {

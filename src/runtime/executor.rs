@@ -16,13 +16,14 @@ use crate::runtime::faults;
 use crate::runtime::handle::{CreateError, LiveShape, Phase, Service, Status, Suspects};
 use crate::runtime::inspector::Inspector;
 use crate::runtime::quarantine::{self, Timing};
+use crate::runtime::removal::Removal;
 use crate::runtime::restoring::{Filter, Loader, Restored, Restoring, Unrestored};
 use crate::runtime::router::{RoutedTransaction, Router};
 use crate::runtime::snapshots::{SnapshotContext, Snapshots};
 use crate::runtime::stream::{self, Acknowledgements};
 use crate::runtime::subquery::{FoldError, Resumed};
 use crate::runtime::writers::{Command, WriterThreads};
-use crate::shape_log::{Disk, FaultClass, ShapeFiles, ShapeLogError, ShapeReader, StorageFault, purge};
+use crate::shape_log::{Disk, FaultClass, ShapeFiles, ShapeLogError, ShapeReader, StorageFault};
 
 /// Everything that effects act upon. Lives on the driver thread.
 #[derive(Debug)]
@@ -482,50 +483,18 @@ impl Executor {
     }
 
     fn trash(&self, sid: Sid, handle: Handle, intent: IntentId, keep: bool) -> Outcome {
-        let (files, disk, data_dir) = (self.files(handle), Arc::clone(&self.disk), self.data_dir.clone());
-        let driver = self.context.driver.clone();
-        self.runtime.spawn_blocking(move || {
-            if keep {
-                // A second attempt finds that there is nothing left to move.
-                match quarantine::set_aside(&files, &data_dir) {
-                    Ok(result) => {
-                        tracing::warn!(%sid, %handle, "the damaged files of a shape are kept in quarantine/");
-                        let input = Input::FilesTrashed { sid, intent, result };
-                        let _closed = driver.blocking_send(Message::Input(input));
-                    }
-                    Err(error) => {
-                        tracing::error!(%sid, %handle, %error, "damaged files could not be set aside")
-                    }
-                }
-                return;
-            }
-            let result = match files.trash(&data_dir) {
-                Ok(()) => Ok(DestructionResult::Done),
-                // An attempt before a crash may have got this far, or the shape never had files.
-                Err(ShapeLogError::Storage(fault)) if fault.class == FaultClass::Vanished => {
-                    Ok(DestructionResult::AlreadyDone)
-                }
-                Err(error) => Err(error),
-            };
-            let result =
-                result.and_then(|result| match purge(disk.as_ref(), &data_dir, &handle.to_string()) {
-                    Err(ShapeLogError::Storage(fault)) if fault.class == FaultClass::Vanished => Ok(result),
-                    purged => purged.map(|()| result),
-                });
-            match result {
-                Ok(result) => {
-                    let input = Input::FilesTrashed { sid, intent, result };
-                    let _closed = driver.blocking_send(Message::Input(input));
-                }
-                Err(error) => {
-                    // The intent stays open: the next start takes it up again.
-                    tracing::error!(%sid, shape_handle = %handle, %error, "the files of a shape could not be removed");
-                    if let ShapeLogError::Storage(fault) = error {
-                        let _closed = driver.blocking_send(Message::Input(faults::input(fault, None)));
-                    }
-                }
-            }
-        });
+        let removal = Removal {
+            sid,
+            handle,
+            intent,
+            keep,
+            files: self.files(handle),
+            disk: Arc::clone(&self.disk),
+            data_dir: self.data_dir.clone(),
+            driver: self.context.driver.clone(),
+            service: self.service.clone(),
+        };
+        self.runtime.spawn(removal.run());
         Outcome::Done
     }
 

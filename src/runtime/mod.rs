@@ -22,6 +22,7 @@ pub mod progress;
 mod publishing;
 mod quarantine;
 mod reconciler;
+mod removal;
 mod restoring;
 pub mod router;
 pub mod settings;

@@ -386,8 +386,9 @@ impl Parts {
         };
         let keeper = Keeper::new(&settings, checkpoint);
         let keeping = (keeper, archiver, reserve);
-        let watching = (settings.operation.clone(), watched, settings.projection_check_interval);
-        let driver = Driver::new(core, executor, journal, lock, queues, keeping, watching, driver_pulse);
+        let watching =
+            (settings.operation.clone(), watched, settings.projection_check_interval, driver_pulse);
+        let driver = Driver::new(core, executor, journal, lock, queues, keeping, watching);
         Ok((driver, Input::Boot(boot), stream, watchdog))
     }
 }

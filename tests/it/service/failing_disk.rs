@@ -147,3 +147,30 @@ async fn a_shape_that_cannot_be_made_harms_no_other() {
     assert!(service.terminate().await, "{}", service.output());
     journal_is_sound(service.data_dir());
 }
+
+/// L4: the end of a shape has to come, whatever its files do at first; and it does not wait for a restart.
+#[tokio::test]
+async fn files_that_cannot_be_removed_at_first_are_removed_later() {
+    let failing = Failing::new();
+    let (_database, mut service, client) = start(&failing, "eiotrash").await;
+    failing
+        .layer
+        .arm(&rule(Call::Rename, Fault::Error(Errno::IO), "/shapes/", 1))
+        .expect("the rule is written");
+    let path = format!("/v1/shape?table=items&handle={}", handle(&client));
+    let answer = service.http().request("DELETE", &path, &[], b"").await.expect("an answer");
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    failing.strikes().await;
+    let directory = service.data_dir().join("shapes");
+    until("the files are gone", async || {
+        let shards = std::fs::read_dir(&directory).expect("it is there");
+        let left =
+            shards.flatten().flat_map(|shard| std::fs::read_dir(shard.path()).into_iter().flatten()).count();
+        (left == 0).then_some(())
+    })
+    .await;
+    assert!(service.terminate().await, "{}", service.output());
+    let kinds = |kind: &str| journal_tail(service.data_dir(), &["--kind", kind]).lines().count();
+    assert_eq!((kinds("StorageFault"), kinds("ShapeGone"), kinds("DestructiveIntent")), (1, 1, 1));
+    journal_is_sound(service.data_dir());
+}

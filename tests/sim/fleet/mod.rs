@@ -177,10 +177,15 @@ impl Fleet {
             }
         }
         self.settle(Wait::Effects)?;
-        self.commit((1..=self.settings.shapes).map(Sid).collect())?;
-        self.settle(Wait::Effects)?;
-        self.flush()?;
-        self.settle(Wait::Effects)
+        // Not all in one: the events of one step are one append to the journal, which has a limit.
+        for first in (1..=self.settings.shapes).step_by(MADE_AT_ONCE as usize) {
+            let last = (first + MADE_AT_ONCE - 1).min(self.settings.shapes);
+            self.commit((first..=last).map(Sid).collect())?;
+            self.settle(Wait::Effects)?;
+            self.flush()?;
+            self.settle(Wait::Effects)?;
+        }
+        Ok(())
     }
 
     fn live_and_die(&mut self, tell: &mut impl FnMut(Duration, &FleetReport)) -> Result<(), FleetError> {
@@ -370,7 +375,21 @@ impl Fleet {
         }
         let entries = std::mem::take(&mut self.entries);
         let durability = if std::mem::take(&mut self.sync) { Durability::Now } else { Durability::Lazy };
-        Ok(self.journal.append(entries, durability)?)
+        match self.journal.append(entries, durability) {
+            Ok(()) => Ok(()),
+            Err(Stopped) => Err(self.journal_failed()),
+        }
+    }
+
+    /// Why the journal has ended.
+    fn journal_failed(&self) -> FleetError {
+        self.notices
+            .iter()
+            .find_map(|notice| match notice {
+                Notice::Failed(error) => Some(error.into()),
+                Notice::Durable(_) | Notice::Checkpointed(_) | Notice::Trimmed(_) => None,
+            })
+            .unwrap_or(FleetError::JournalGone)
     }
 
     /// Persists what was decided and performs what may be performed, until what is waited for is reached.
