@@ -113,10 +113,11 @@ impl Database {
             let (rows, relation) = (&mut tables[table], Arc::clone(&self.wire[table]));
             let op = changes.len() as u64 * 2;
             let old = rows.remove(&id);
-            if old.is_some() && random.random_bool(0.3) {
+            if let Some(old) = old
+                && random.random_bool(0.3)
+            {
                 told.push_str(&format!(" t{table} {id} deleted;"));
-                let old = tuple(&old.expect("a row"));
-                changes.push(Change::Delete { op, relation, old });
+                changes.push(Change::Delete { op, relation, old: tuple(&old) });
             } else {
                 let new = row(random, old.unwrap_or([Some(id), None, None]));
                 rows.insert(id, new);

@@ -24,12 +24,15 @@ const BUFFER_MAX: usize = 1_000;
 
 type Run = Vec<(Seq, Arc<RoutedTransaction>)>;
 
+/// What a shape is, what clients read, and how its rows are tagged.
+type Served = (Spec, Arc<LiveShape>, Option<Arc<RowTagger>>);
+
 /// See the module.
 pub struct Process {
     router: Router,
     pool: WriterPool,
     incarnation: Incarnation,
-    shapes: BTreeMap<Sid, (Spec, Arc<LiveShape>, Option<Arc<RowTagger>>)>,
+    shapes: BTreeMap<Sid, Served>,
     bodies: BTreeMap<Seq, Arc<RoutedTransaction>>,
     runs: BTreeMap<Sid, Vec<(Run, Option<Seq>)>>,
     /// The transaction that the stream brings next.
