@@ -155,7 +155,7 @@ impl Bench<'_> {
         let (last, step) = (first + rows - 1, size);
         sql.batch_execute("SET synchronous_commit = off").await?;
         let block = format!(
-            "DO $$ DECLARE n bigint; at bigint := {first};
+            "DO $$ DECLARE at bigint := {first};
              BEGIN
                  WHILE at <= {last} LOOP
                      INSERT INTO {table} SELECT {row}
