@@ -65,12 +65,19 @@ impl Response {
 pub struct HttpClient {
     address: SocketAddr,
     connection: Option<BufReader<TcpStream>>,
+    connections: u64,
 }
 
 impl HttpClient {
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, connection: None }
+        Self { address, connection: None, connections: 0 }
+    }
+
+    /// How many connections there have been: an answer over a new one may be another process's.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.connections
     }
 
     /// `GET` of a path with its query string.
@@ -131,7 +138,7 @@ impl HttpClient {
     }
 
     async fn send(
-        &self,
+        &mut self,
         connection: Option<BufReader<TcpStream>>,
         message: &[u8],
     ) -> io::Result<(Head, BufReader<TcpStream>)> {
@@ -143,6 +150,7 @@ impl HttpClient {
         }
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
+        self.connections += 1;
         let mut connection = BufReader::with_capacity(READ_BUFFER_BYTES, stream);
         connection.get_mut().write_all(message).await?;
         let head = read_head(&mut connection).await?.ok_or_else(|| closed("before it answered"))?;

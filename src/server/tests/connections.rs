@@ -288,4 +288,4 @@ async fn a_connection_that_waits_is_small() {
 /// Of the future that answers a request.
 const ANSWERING_BYTES_MAX: usize = 6 << 10;
 /// Of the future that serves a connection, without the answer.
-const CONNECTION_BYTES_MAX: usize = 1 << 10;
+const CONNECTION_BYTES_MAX: usize = 2 << 10;

@@ -121,7 +121,8 @@ async fn a_fleet_that_fails_is_not_given_up() {
     table(&database).await;
     let mut service = Service::start(&database, |_| {}).await;
     let mut clients = clients(&service).await;
-    for client in &clients {
+    for client in &mut clients {
+        client.expect_failing_writers();
         let path = format!("/test-hooks/panic?handle={}&times=8", handle(client));
         let answer = service.http().request("POST", &path, &[], b"").await.expect("the hook answers");
         assert_eq!(answer.status, 202, "{}", answer.text());

@@ -353,7 +353,8 @@ pub(crate) fn followers(service: &Service) -> Vec<Follower> {
         (0..3).map(|bucket| ShapeRequest::table("ledger").filtered(&format!("bucket = {bucket}"), &[])),
     );
     let follower = |request| {
-        let client = ShapeClient::new(service.address(), request);
+        let mut client = ShapeClient::new(service.address(), request);
+        client.expect_failing_writers();
         Follower { table: LEDGER, client, refusals: Vec::new() }
     };
     requests.into_iter().map(follower).collect()
