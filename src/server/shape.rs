@@ -273,7 +273,7 @@ impl Reading<'_> {
                 && !self.asked.sse
                 && let Some(rows) = self.shape.reader.recent(from, &view)
             {
-                let last = Some(up_to_date(view.last().tx()));
+                let last = Some(up_to_date(self.seen(mark, view.last())));
                 return self.answer(view.last(), last, Rows::Whole(rows), permit);
             }
             let news = match view.read(from) {
@@ -310,8 +310,7 @@ impl Reading<'_> {
                     }
                 }
                 Ok(Read::Range(range)) => {
-                    let seen = if self.asked.live { range.end.tx() } else { mark.max(view.last().tx()) };
-                    let last = range.up_to_date.then(|| up_to_date(seen));
+                    let last = range.up_to_date.then(|| up_to_date(self.seen(mark, range.end)));
                     if self.asked.live && range.up_to_date && is_small(&range.body) {
                         // The others want the same rows now.
                         let rows = Box::pin(whole(range.body)).await;
@@ -365,6 +364,14 @@ impl Reading<'_> {
                 News::TimedOut => return Err(Failure::NotCreated),
             }
         }
+    }
+
+    /// How much of the stream an answer is about that goes to the end of the log. Live ones that bring rows have the
+    /// same bytes for everybody, so they say where the rows stand. With inner queries rows may stand before
+    /// what clients have been told already: what moves in follows the last transaction of the log.
+    fn seen(&self, mark: Lsn, end: Offset) -> Lsn {
+        let same_for_all = self.asked.live && self.shape.definition.dependencies.is_empty();
+        if same_for_all { end.tx() } else { mark.max(end.tx()) }
     }
 
     /// The shape as it is, and how much of the stream that is about.

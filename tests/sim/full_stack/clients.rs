@@ -156,7 +156,7 @@ impl World {
                 for piece in range.body {
                     match piece {
                         Ok(piece) => body.extend_from_slice(&piece),
-                        Err(error) => return self.client_meets(number, &error),
+                        Err(error) => return self.client_meets(&shape, &error),
                     }
                 }
                 self.client_takes(number, shape.handle, end, !up_to_date, &body);
@@ -171,14 +171,16 @@ impl World {
             // Waits. Beyond: what it has read came from a log that has yet to get it again.
             Ok(Read::Pending { .. }) => {}
             Ok(Read::Beyond) => self.stats.count("offsets beyond the log"),
-            Err(error) => self.client_meets(number, &error),
+            Err(error) => self.client_meets(&shape, &error),
         }
     }
 
-    /// A disk that fails now and then makes for answers that fail.
-    fn client_meets(&mut self, _number: usize, error: &ShapeLogError) {
+    /// A disk that fails now and then makes for answers that fail. So does the end of a shape, if its snapshot
+    /// was being written: who comes again is told to fetch again.
+    fn client_meets(&mut self, shape: &LiveShape, error: &ShapeLogError) {
         self.stats.count("failed reads");
-        if self.died_on_disk() {
+        let ended = matches!(error, ShapeLogError::SnapshotFailed) && shape.is_over();
+        if ended || self.died_on_disk() {
             return;
         }
         if self.mode == Mode::PanicsOnly {
@@ -207,7 +209,7 @@ impl World {
                     return self.client_takes(number, shape.handle, end, true, &body);
                 }
                 // What was received of an answer that breaks off is thrown away.
-                Some(Err(error)) => return self.client_meets(number, &error),
+                Some(Err(error)) => return self.client_meets(&shape, &error),
                 None => {
                     self.clients[number].following = Some((shape, follow, body));
                     return;
