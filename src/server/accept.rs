@@ -1,5 +1,5 @@
-//! Connections: accepting them, and closing them all. What is on them is for [`http1`](super::http1),
-//! and for [`foreign`](super::foreign) where that is more than a request without a body.
+//! Connections: accepting them, and closing them all. What is on them is for [`super::http1`],
+//! and for [`super::foreign`] where that is more than a request without a body.
 
 use std::future::Future;
 use std::sync::Arc;
