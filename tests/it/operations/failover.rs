@@ -66,6 +66,8 @@ impl Pair {
             })
             .await;
         }
+        // What was read may be up to a position that is inserted and not flushed yet: a commit flushes it.
+        self.database.execute("SELECT pg_logical_emit_message(true, 'in', 'step')").await;
         let end = self.database.value("SELECT pg_current_wal_flush_lsn()").await.expect("a position");
         until("the standby has everything", async || {
             let sql = format!("SELECT FROM pg_stat_wal_receiver WHERE flushed_lsn >= '{end}'");
