@@ -276,10 +276,15 @@ fn evaluate_in(
     elements: &[(Form, Operand)],
     row: &Row<'_>,
 ) -> Result<Option<bool>, Undecodable> {
-    let Some(value) = arg.evaluate(row)? else { return Ok(None) };
+    let arg = arg.evaluate(row);
+    if matches!(arg, Ok(None)) {
+        return Ok(None);
+    }
+    // A list of one is a comparison: where that one is NULL, Postgres does not look at the operand.
     let equals = |(form, element): &(Form, Operand)| {
-        let Some(element) = element.evaluate(row)? else { return Ok(None) };
-        let value = formed(value.borrowed(), ty, *form).ok_or(Undecodable)?;
+        let value = arg.as_ref().map(|value| value.as_ref().map(Datum::borrowed)).map_err(|error| *error);
+        let Some((value, element)) = strict(value, element.evaluate(row))? else { return Ok(None) };
+        let value = formed(value, ty, *form).ok_or(Undecodable)?;
         Ok(Some(value.compare(&element).ok_or(Undecodable)?.is_eq()))
     };
     decide(elements.iter().map(equals), true)
