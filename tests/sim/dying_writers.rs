@@ -28,10 +28,6 @@ fn the_audit_flags_exactly_those_that_died() {
     assert_eq!(report.faults(&settings), Vec::<String>::new(), "{report:?}");
     assert_eq!((report.transactions, report.living_at_start), (6_001, 2_000));
     assert!(report.killed >= 60, "{report:?}");
-    let unharmed = FleetSettings { killed_percent: 0.0, ..settings };
-    let directory = tempfile::tempdir().unwrap();
-    let healthy = run(directory.path(), &unharmed, |_, _| {}).unwrap();
-    assert!(report.retained_max > healthy.retained_max, "the dead did hold it: {report:?}, {healthy:?}");
 }
 
 /// Without an audit nobody would find them: the check must notice.
