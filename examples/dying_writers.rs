@@ -69,7 +69,7 @@ fn print(settings: &FleetSettings, report: &FleetReport) {
         "flagged          {:>12}, {} of them alive, {} missed",
         report.flagged, report.flagged_alive, report.missed
     );
-    println!("others touched   {:>12}", report.others_touched);
+    println!("others touched   {:>12}", report.ended_before);
     println!(
         "log kept         {:>12.1} MB at most, bound {:.1} MB, {:.1} MB/s written",
         megabytes(report.retained_max),
@@ -82,6 +82,13 @@ fn print(settings: &FleetSettings, report: &FleetReport) {
         report.audits,
         report.longest_slice.as_secs_f64() * 1e3,
         report.longest_lag.as_secs_f64() * 1e3
+    );
+    println!(
+        "all ended        {:>12} events in one step ({:.1} MB, {:.1} s), nothing left of any shape after {:.1} s",
+        report.end_events,
+        megabytes(report.end_bytes),
+        report.end_step.as_secs_f64(),
+        report.ending.as_secs_f64()
     );
 }
 

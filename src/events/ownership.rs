@@ -92,7 +92,7 @@ pub enum LossEvidence {
 #[serde(transparent)]
 pub struct IntentId(pub u64);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum DestructionTarget {
     #[serde(rename = "s")]
     ShapeFiles(Sid),

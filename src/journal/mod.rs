@@ -38,7 +38,8 @@
 //! object on the second line. Replaced by rename only; may be missing.
 //!
 //! sled trees: `entries`, `checkpoints`, `damaged` (values taken out of the way by recovery, kept as
-//! evidence under their old key), `meta` (key `first`: the trim floor).
+//! evidence under their old key), `meta` (key `first`: the trim floor; key `unfinished`: there while an append
+//! of several writes is made).
 //!
 //! | Key in `entries` | bytes | meaning |
 //! |---|---|---|
@@ -66,6 +67,7 @@
 //! | 3 checkpoint chunk | bytes |
 //! | 4 checkpoint manifest | upto u64, state length u64, chunk count u32, checksum of the state u32 |
 //! | 5 trim floor | id u64 |
+//! | 6 unfinished append | last id before it u64 |
 //!
 //! The archive's format is described in [`archive`].
 
@@ -82,6 +84,7 @@ mod reserve;
 mod sled_journal;
 mod survey;
 mod thread;
+mod unfinished;
 mod value;
 mod walk;
 
@@ -101,8 +104,9 @@ pub use value::VALUE_BYTES_MAX;
 
 /// Largest encoded record. Larger is refused: an event of this size means that somebody put data in it.
 pub const RECORD_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Most record bytes in one [`Journal::append`]; what is appended together is one atomic write of sled.
-pub const APPEND_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Record bytes in one atomic write of sled. What is appended together may be more, and is all there or not
+/// at all nevertheless: the events of one step belong together, and a step may end every shape there is.
+pub const WRITE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Largest state in one checkpoint.
 pub const CHECKPOINT_BYTES_MAX: usize = 512 * 1024 * 1024;
 
@@ -128,7 +132,7 @@ pub trait Journal {
     /// durable before [`Journal::sync`].
     ///
     /// # Errors
-    /// A refusal (wrong id, too large) changes nothing. Any failure of the store poisons the journal.
+    /// A refusal (wrong id, a record that is too large) changes nothing. Any failure of the store poisons the journal.
     fn append(&mut self, batch: &[Entry]) -> Result<(), JournalError>;
 
     /// Makes everything appended durable and returns the last durable id.
@@ -169,16 +173,14 @@ pub trait Journal {
 /// Checks that `batch` continues `last` densely and is within the limits; shared by both journals.
 fn check_batch(last: EventId, batch: &[Entry]) -> Result<(), JournalError> {
     let mut expected = last;
-    let mut bytes = 0;
     for entry in batch {
         expected = expected.next();
         if entry.id != expected {
             return Err(JournalError::NotDense { expected, got: entry.id });
         }
         JournalError::check_size("record", entry.bytes.len(), RECORD_BYTES_MAX)?;
-        bytes += entry.bytes.len();
     }
-    JournalError::check_size("append", bytes, APPEND_BYTES_MAX)
+    Ok(())
 }
 
 /// Checks where a checkpoint may stand; shared by both journals.

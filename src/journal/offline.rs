@@ -26,7 +26,7 @@ use super::files::JournalPaths;
 use super::mark;
 use super::sled_journal::{JournalReader, open_sled, read_floor};
 use super::walk::{Entries, guarded};
-use super::{Checkpoint, Entry};
+use super::{Checkpoint, Entry, unfinished};
 
 const COPIES_MAX: u32 = 3;
 /// An imported export in a directory of its own.
@@ -267,6 +267,8 @@ impl StoreCopy {
         let tree = |name: &str| guarded(Stage::Open, || db.open_tree(name));
         let (entries, checkpoints, meta) = (tree("entries")?, tree("checkpoints")?, tree("meta")?);
         let floor = read_floor(&meta).unwrap_or(EventId(0));
+        // Of a copy: the owner's store still has it.
+        unfinished::drop_unfinished(&entries, &meta)?;
         let (last, faults, sealed_into) = (EventId(0), 0, None);
         let mut copy =
             StoreCopy { entries, checkpoints, floor, last, faults, sealed_into, _copy: Some((db, dir)) };

@@ -19,7 +19,7 @@ use super::mark::Mark;
 use super::survey::Survey;
 use super::value::{self, FLOOR_KEY, MANIFEST_CHUNK, Value};
 use super::walk::{Entries, guarded};
-use super::{Checkpoint, Entry, Journal, check_batch, check_checkpoint};
+use super::{Checkpoint, Entry, Journal, WRITE_BYTES_MAX, check_batch, check_checkpoint, unfinished};
 
 /// Cannot change after creation: sled refuses to open with another one.
 const SEGMENT_BYTES: usize = 512 * 1024;
@@ -69,6 +69,11 @@ pub struct SledJournal {
     saved: Vec<Saved>,
     next_serial: u64,
     poisoned: bool,
+    /// Record bytes of one atomic write: smaller in tests only.
+    write_bytes_max: usize,
+    /// After so many more writes the store fails.
+    #[cfg(test)]
+    writes_left: Option<usize>,
 }
 
 impl SledJournal {
@@ -114,11 +119,15 @@ impl SledJournal {
             saved: Vec::new(),
             next_serial: 1,
             poisoned: false,
+            write_bytes_max: WRITE_BYTES_MAX,
+            #[cfg(test)]
+            writes_left: None,
         };
         // Not only when created: an earlier process may have died between creating and this.
         journal.make_creation_durable(dir).map_err(JournalError::io(Stage::Open))?;
+        let unfinished = unfinished::drop_unfinished(&journal.entries, &journal.meta)?;
         let report = journal.inspect(&damaged, created)?;
-        if report.torn.is_some() || report.missing_upto.is_some() {
+        if unfinished.is_some() || report.torn.is_some() || report.missing_upto.is_some() {
             journal.flush(Stage::Open)?;
         }
         Ok((journal, report))
@@ -210,6 +219,33 @@ impl SledJournal {
         result
     }
 
+    /// Where tests let the store fail between two writes of an append.
+    #[cfg(test)]
+    fn may_write(&mut self) -> Result<(), JournalError> {
+        match &mut self.writes_left {
+            Some(0) => Err(JournalError::Injected { stage: Stage::Append }),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    #[cfg(not(test))]
+    fn may_write(&mut self) -> Result<(), JournalError> {
+        Ok(())
+    }
+
+    /// One atomic write of sled.
+    fn write(&self, group: &[Entry]) -> Result<(), JournalError> {
+        let mut writes = sled::Batch::default();
+        for (key, value) in value::pack(group) {
+            writes.insert(&key, value);
+        }
+        guarded(Stage::Append, || self.entries.apply_batch(writes))
+    }
+
     fn flush(&self, stage: Stage) -> Result<(), JournalError> {
         guarded(stage, || self.db.flush())?;
         self.db_file.sync_data().map_err(JournalError::io(stage))
@@ -224,11 +260,19 @@ impl Journal for SledJournal {
         check_batch(self.last, batch)?;
         let Some(last) = batch.last() else { return Ok(()) };
         self.poisoning(|journal| {
-            let mut writes = sled::Batch::default();
-            for (key, value) in value::pack(batch) {
-                writes.insert(&key, value);
+            let groups = unfinished::groups(batch, journal.write_bytes_max);
+            let several = groups.len() > 1;
+            if several {
+                unfinished::begin(&journal.meta, journal.last)?;
             }
-            guarded(Stage::Append, || journal.entries.apply_batch(writes))?;
+            for group in groups {
+                journal.may_write()?;
+                journal.write(group)?;
+            }
+            if several {
+                journal.may_write()?;
+                unfinished::end(&journal.meta)?;
+            }
             journal.last = last.id;
             Ok(())
         })
@@ -393,6 +437,48 @@ impl JournalReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn numbered(first: u64, count: u64) -> Vec<Entry> {
+        (first..first + count).map(|id| Entry { id: EventId(id), bytes: id.to_le_bytes().to_vec() }).collect()
+    }
+
+    fn all(journal: &dyn Journal) -> Vec<Entry> {
+        journal.read(EventId(0)).map(|item| item.expect("an intact journal reads")).collect()
+    }
+
+    /// A process may end between any two of the writes that one append takes, and whatever of them was
+    /// synced meanwhile: the next one finds none of it, and no reader of a copy does.
+    #[test]
+    fn an_append_of_several_writes_is_all_or_nothing() {
+        let writes = 10;
+        for fails_after in 0..=writes {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut journal, _) = SledJournal::open(dir.path(), EventId(0)).unwrap();
+            journal.write_bytes_max = 80;
+            journal.append(&numbered(1, 25)).unwrap();
+            journal.sync().unwrap();
+            journal.writes_left = Some(fails_after);
+            let error = journal.append(&numbered(26, 10 * writes as u64)).unwrap_err();
+            assert!(matches!(error, JournalError::Injected { .. }), "{error}");
+            journal.flush(Stage::Sync).unwrap();
+            let found = journal.reader().read(EventId(26)).count();
+            assert_eq!(found, 10 * fails_after, "the writes were made");
+            drop(journal);
+            let offline = crate::journal::OfflineJournal::open(dir.path()).unwrap();
+            assert_eq!((offline.last(), offline.findings()), (EventId(25), &[][..]), "{fails_after}");
+            assert_eq!(offline.read(EventId(0)).count(), 25);
+            let (mut journal, report) = SledJournal::open(dir.path(), EventId(0)).unwrap();
+            let nothing_wrong = (report.torn, report.missing_upto, report.findings.len());
+            assert_eq!((report.last, nothing_wrong), (EventId(25), (None, None, 0)), "{fails_after}");
+            assert_eq!(all(&journal), numbered(1, 25));
+            journal.write_bytes_max = 80;
+            journal.append(&numbered(26, 30)).unwrap();
+            journal.sync().unwrap();
+            drop(journal);
+            let (journal, _) = SledJournal::open(dir.path(), EventId(0)).unwrap();
+            assert_eq!(all(&journal), numbered(1, 55));
+        }
+    }
 
     #[test]
     fn a_failed_sync_poisons_for_good() {

@@ -13,16 +13,14 @@ use crate::domain::EventId;
 
 use super::error::{JournalError, Stage};
 use super::walk::panic_message;
-use super::{APPEND_BYTES_MAX, Entry, Journal, RECORD_BYTES_MAX};
+use super::{Entry, Journal, WRITE_BYTES_MAX};
 
 /// Requests that wait; a sender beyond that waits too.
 pub const QUEUE_REQUESTS_MAX: usize = 1024;
-/// Record bytes of one group. One more request may come on top, so it stays below the append limit.
+/// Record bytes after which a group takes no more requests.
 const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest time that entries nobody waits for stay without a sync.
 const LAZY_SYNC_AFTER_MAX: Duration = Duration::from_millis(500);
-
-const _: () = assert!(GROUP_BYTES_MAX + RECORD_BYTES_MAX <= APPEND_BYTES_MAX);
 
 /// When appended entries have to be durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,7 +168,8 @@ impl<J: Journal> Committer<J> {
             match request {
                 Request::Append { entries, durability } => {
                     let more: usize = entries.iter().map(|entry| entry.bytes.len()).sum();
-                    if bytes + more > APPEND_BYTES_MAX {
+                    // What belongs together with nothing goes in a write of its own.
+                    if bytes + more > WRITE_BYTES_MAX {
                         self.append(&std::mem::take(&mut batch))?;
                         bytes = 0;
                     }

@@ -15,6 +15,7 @@ const KIND_FRAGMENT: u8 = 2;
 const KIND_CHUNK: u8 = 3;
 const KIND_MANIFEST: u8 = 4;
 const KIND_FLOOR: u8 = 5;
+const KIND_UNFINISHED: u8 = 6;
 const PACKED_HEADER_BYTES: usize = 3;
 const FRAGMENT_HEADER_BYTES: usize = 5;
 const FRAGMENT_BYTES_MAX: usize = VALUE_BYTES_MAX - ENVELOPE_BYTES - FRAGMENT_HEADER_BYTES;
@@ -27,6 +28,7 @@ pub(super) type EntryKey = [u8; 10];
 pub(super) type CheckpointKey = [u8; 12];
 pub(super) const MANIFEST_CHUNK: u32 = u32::MAX;
 pub(super) const FLOOR_KEY: &[u8] = b"first";
+pub(super) const UNFINISHED_KEY: &[u8] = b"unfinished";
 
 pub(super) fn entry_key(first: u64, fragment: u16) -> EntryKey {
     let mut key = [0; 10];
@@ -72,6 +74,7 @@ pub(super) enum Value<'a> {
     Chunk(&'a [u8]),
     Manifest(Manifest),
     Floor(EventId),
+    Unfinished(EventId),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +157,12 @@ pub(super) fn encode_floor(first: EventId) -> Vec<u8> {
     seal(FLOOR_KEY, &payload)
 }
 
+pub(super) fn encode_unfinished(before: EventId) -> Vec<u8> {
+    let mut payload = vec![KIND_UNFINISHED];
+    payload.extend_from_slice(&before.0.to_le_bytes());
+    seal(UNFINISHED_KEY, &payload)
+}
+
 fn seal(key: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut value = Vec::with_capacity(ENVELOPE_BYTES + payload.len());
     value.push(VALUE_VERSION);
@@ -198,6 +207,7 @@ pub(super) fn decode<'a>(key: &[u8], value: &'a [u8]) -> Result<Value<'a>, Value
             state_crc: cursor.u32()?,
         }),
         KIND_FLOOR => Value::Floor(EventId(cursor.u64()?)),
+        KIND_UNFINISHED => Value::Unfinished(EventId(cursor.u64()?)),
         _ => return Err(ValueFault::Damaged("kind of a value")),
     };
     if cursor.0.is_empty() { Ok(decoded) } else { Err(ValueFault::Damaged("trailing bytes in a value")) }
@@ -278,6 +288,14 @@ mod tests {
         let crc = checksum(&key, 9, &value[ENVELOPE_BYTES..]);
         value[1..ENVELOPE_BYTES].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(decode(&key, &value), Err(ValueFault::Newer { found: 9 }));
+    }
+
+    /// As the version that introduced it wrote it.
+    #[test]
+    fn version_1_of_the_note_of_an_unfinished_append_is_read() {
+        let note = [1, 116, 30, 41, 72, 6, 7, 1, 0, 0, 0, 0, 0, 0];
+        assert_eq!(encode_unfinished(EventId(263)), note);
+        assert_eq!(decode(UNFINISHED_KEY, &note), Ok(Value::Unfinished(EventId(263))));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod budget;
 mod consumer;
 mod flush;
+mod intents;
 mod ownership;
 mod shape;
 mod stream;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use budget::{Allowance, Budget, REMEMBERED, REMEMBERED_MAX, is_suspicion};
 pub use consumer::{Retry, Writer};
+pub use intents::Intents;
 pub use ownership::{Owner, OwnerPhase};
 pub use shape::{Invalidation, Life, Shape, Steps, Tombstone, Tombstones};
 pub use stream::{Queried, Stream, StreamPhase};

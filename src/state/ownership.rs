@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Epoch;
-use crate::events::{DestructionTarget, IntentId, OwnershipEvent, PreviousEnd, ProcessInfo};
-use crate::state::{Budget, State, StreamPhase};
+use crate::events::{IntentId, OwnershipEvent, PreviousEnd, ProcessInfo};
+use crate::state::{Budget, Intents, State, StreamPhase};
 
 /// Who owns the data directory.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -15,7 +15,7 @@ pub struct Owner {
     /// Device and inode of the directory.
     pub directory: (u64, u64),
     /// Destruction that was announced and not yet reported as done.
-    pub open_intents: Vec<(IntentId, DestructionTarget)>,
+    pub open_intents: Intents,
     pub last_intent: IntentId,
     /// What may be given up on suspicion.
     #[serde(default, skip_serializing_if = "Budget::is_default")]
@@ -57,10 +57,10 @@ impl State {
             OwnershipEvent::Lost { .. } => self.owner.phase = OwnerPhase::Lost,
             OwnershipEvent::DestructiveIntent { intent, target, .. } => {
                 self.owner.last_intent = *intent;
-                self.owner.open_intents.push((*intent, *target));
+                self.owner.open_intents.open(*intent, *target);
             }
             OwnershipEvent::DestructiveDone { intent, .. } => {
-                self.owner.open_intents.retain(|(open, _)| open != intent);
+                self.owner.open_intents.close(*intent);
             }
             OwnershipEvent::StorageFault { .. } => {}
         }

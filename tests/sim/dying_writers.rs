@@ -28,6 +28,7 @@ fn the_audit_flags_exactly_those_that_died() {
     assert_eq!(report.faults(&settings), Vec::<String>::new(), "{report:?}");
     assert_eq!((report.transactions, report.living_at_start), (6_001, 2_000));
     assert!(report.killed >= 60, "{report:?}");
+    assert!(report.end_events >= 4 * 2_000, "one step ended them all: {report:?}");
 }
 
 /// Without an audit nobody would find them: the check must notice.

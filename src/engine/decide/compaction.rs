@@ -20,7 +20,7 @@ impl Decision<'_> {
             return Err(Refusal::StaleIncarnation);
         }
         let target = DestructionTarget::ShapeLog(sid);
-        if self.state().owner.open_intents.iter().any(|(_, open)| *open == target) {
+        if self.state().owner.open_intents.is_announced(target) {
             return Err(Refusal::LogBusy);
         }
         let intent = IntentId(self.state().owner.last_intent.0 + 1);
@@ -37,8 +37,7 @@ impl Decision<'_> {
         outcome: Option<Compaction>,
     ) -> Result<(), Refusal> {
         self.require_owned()?;
-        let announced = (intent, DestructionTarget::ShapeLog(sid));
-        if !self.state().owner.open_intents.contains(&announced) {
+        if !self.state().owner.open_intents.is_for(intent, DestructionTarget::ShapeLog(sid)) {
             return Err(Refusal::UnknownShape);
         }
         let result = match outcome {

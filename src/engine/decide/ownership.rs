@@ -132,7 +132,7 @@ impl Decision<'_> {
         self.require_active()?;
         let target = DestructionTarget::Stranger(handle);
         let known = self.state().shapes.values().any(|shape| shape.handle == handle);
-        if known || self.state().owner.open_intents.iter().any(|(_, open)| *open == target) {
+        if known || self.state().owner.open_intents.is_announced(target) {
             return Err(Refusal::NoStranger);
         }
         let intent = IntentId(self.state().owner.last_intent.0 + 1);
@@ -146,7 +146,7 @@ impl Decision<'_> {
         result: DestructionResult,
     ) -> Result<(), Refusal> {
         self.require_owned()?;
-        if !self.state().owner.open_intents.iter().any(|(open, _)| *open == intent) {
+        if !self.state().owner.open_intents.contains(intent) {
             return Err(Refusal::NoStranger);
         }
         self.record(None, OwnershipEvent::DestructiveDone { intent, result });
@@ -162,7 +162,7 @@ impl Decision<'_> {
         self.require_owned()?;
         let shape = self.state().shape(sid).ok_or(Refusal::UnknownShape)?;
         let oid = shape.oid;
-        if !self.state().owner.open_intents.iter().any(|(open, _)| *open == intent) {
+        if !self.state().owner.open_intents.contains(intent) {
             return Err(Refusal::UnknownShape);
         }
         let done = self.record(None, OwnershipEvent::DestructiveDone { intent, result });

@@ -251,7 +251,7 @@ impl Decision<'_> {
         }
         let shape = &self.state().shapes[&sid];
         let target = DestructionTarget::ShapeFiles(sid);
-        let announced = self.state().owner.open_intents.iter().any(|(_, open)| *open == target);
+        let announced = self.state().owner.open_intents.is_announced(target);
         let steps = shape.steps;
         if steps.writer_stopped && steps.snapshot_stopped && !steps.files_trashed && !announced {
             let handle = shape.handle;

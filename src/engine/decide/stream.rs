@@ -199,6 +199,7 @@ impl Decision<'_> {
     }
 
     fn route(&mut self, commit: &Commit, doomed: &[(Sid, InvalidationCause)]) {
+        let doomed: BTreeSet<Sid> = doomed.iter().map(|(sid, _)| *sid).collect();
         let set: SidSet = commit
             .set
             .iter()
@@ -206,7 +207,7 @@ impl Decision<'_> {
                 let wanted = self.state().shape(*sid).is_some_and(|shape| {
                     shape.is_routed() && !shape.snapshot_contains(commit.lsn, commit.xid)
                 });
-                wanted && !doomed.iter().any(|(gone, _)| gone == sid)
+                wanted && !doomed.contains(sid)
             })
             .collect();
         if set.is_empty() {

@@ -65,6 +65,20 @@ fn a_batch_that_does_not_continue_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn an_append_may_be_larger_than_a_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = open(dir.path());
+    let all = entries(1, 200_000, 90);
+    assert!(all.iter().map(|entry| entry.bytes.len()).sum::<usize>() > crate::journal::WRITE_BYTES_MAX);
+    journal.append(&all).unwrap();
+    assert_eq!(journal.sync().unwrap(), EventId(200_000));
+    drop(journal);
+    let (journal, report) = open(dir.path());
+    assert_eq!((report.first, report.last), (EventId(1), EventId(200_000)));
+    assert!(read_all(&journal) == all);
+}
+
+#[test]
 fn a_lost_store_goes_on_behind_the_archive() {
     let dir = tempfile::tempdir().unwrap();
     let (mut journal, _) = SledJournal::open(dir.path(), EventId(41)).unwrap();

@@ -153,7 +153,7 @@ impl World {
                     || process.writers.keys().any(|(writing, _)| *writing == sid);
                 process.trashing.push((sid, intent));
                 let target = DestructionTarget::ShapeFiles(sid);
-                let announced = self.disk.state.owner.open_intents.contains(&(intent, target));
+                let announced = self.disk.state.owner.open_intents.is_for(intent, target);
                 if busy {
                     self.fail(format!("the files of shape {sid} are removed under its tasks"));
                 }

@@ -3,7 +3,7 @@
 //! them as flushed every 50 ms, and may die without a word, which only the audit can find.
 //!
 //! What must hold: those that the audit flags are those that died, nobody else is touched, and what Postgres
-//! has to keep stays bounded.
+//! has to keep stays bounded. In the end the table is truncated: every shape ends in one step.
 
 mod report;
 
@@ -23,12 +23,13 @@ use shapefold::domain::{
 use shapefold::engine::{Boot, Commit, Effect, Engine, FlushReport, Input, Policy, PostgresReady, Refusal};
 use shapefold::events::{
     ConsumerEvent, DestructionResult, Event, ExitCause, PreviousEnd, ProcessInfo, Recorded, ShapeEvent,
-    encode,
+    decode, encode,
 };
 use shapefold::journal::{
-    Durability, Entry, JournalError, JournalHandle, JournalThread, Notice, SledJournal, Stopped,
+    Durability, Entry, Journal, JournalError, JournalHandle, JournalThread, Notice, SledJournal, Stopped,
 };
 use shapefold::runtime::core::{Core, Persist};
+use shapefold::state::State;
 
 pub use report::{FleetReport, FleetSettings};
 
@@ -60,6 +61,8 @@ pub enum FleetError {
     Ended,
     #[error("something is still owed {0} s after the last transaction")]
     NoEnd(u64),
+    #[error("the journal holds what cannot be read: {0}")]
+    Undecoded(String),
 }
 
 impl From<Stopped> for FleetError {
@@ -104,8 +107,11 @@ pub fn run(
     fleet.live_and_die(&mut tell)?;
     fleet.come_to_an_end()?;
     fleet.report.running = begun.elapsed();
-    let report = fleet.finish();
+    fleet.end_all()?;
+    let state = fleet.core.engine().state().clone();
+    let mut report = fleet.finish();
     journal_thread.join();
+    report.journal_differs = folded(directory)? != state;
     Ok(report)
 }
 
@@ -177,15 +183,11 @@ impl Fleet {
             }
         }
         self.settle(Wait::Effects)?;
-        // Not all in one: the events of one step are one append to the journal, which has a limit.
-        for first in (1..=self.settings.shapes).step_by(MADE_AT_ONCE as usize) {
-            let last = (first + MADE_AT_ONCE - 1).min(self.settings.shapes);
-            self.commit((first..=last).map(Sid).collect())?;
-            self.settle(Wait::Effects)?;
-            self.flush()?;
-            self.settle(Wait::Effects)?;
-        }
-        Ok(())
+        // One transaction that all want: its events are one append.
+        self.commit((1..=self.settings.shapes).map(Sid).collect())?;
+        self.settle(Wait::Effects)?;
+        self.flush()?;
+        self.settle(Wait::Effects)
     }
 
     fn live_and_die(&mut self, tell: &mut impl FnMut(Duration, &FleetReport)) -> Result<(), FleetError> {
@@ -236,6 +238,23 @@ impl Fleet {
         Err(FleetError::NoEnd(END_MAX.as_secs()))
     }
 
+    /// The table is truncated: one step ends all shapes, and its events belong together.
+    fn end_all(&mut self) -> Result<(), FleetError> {
+        self.report.ended_before = self.report.others_touched;
+        let begun = Instant::now();
+        self.lsn.0 += self.settings.wal_bytes;
+        let truncate = self.transaction(SidSet::new(), vec![TABLE]);
+        let before = self.report.events;
+        self.input(Input::Commit(truncate))?;
+        self.report.end_events = self.report.events - before;
+        self.report.end_bytes = self.entries.iter().map(|entry| entry.bytes.len() as u64).sum();
+        self.report.end_step = begun.elapsed();
+        self.settle(Wait::Everything)?;
+        self.report.ending = begun.elapsed();
+        self.report.left = self.core.engine().state().shapes.len();
+        Ok(())
+    }
+
     /// A slice of time, with everything that is due at its end.
     fn pass(&mut self, slice: u32, killing: bool) -> Result<(), FleetError> {
         self.now = self.now.plus(SLICE);
@@ -259,10 +278,13 @@ impl Fleet {
 
     fn commit(&mut self, set: SidSet) -> Result<(), FleetError> {
         self.lsn.0 += self.settings.wal_bytes;
-        let generation = self.core.engine().state().stream.generation;
         self.report.transactions += 1;
-        self.input(Input::Commit(Commit {
-            generation,
+        self.input(Input::Commit(self.transaction(set, Vec::new())))
+    }
+
+    fn transaction(&self, set: SidSet, truncated: Vec<Oid>) -> Commit {
+        Commit {
+            generation: self.core.engine().state().stream.generation,
             lsn: self.lsn,
             xid: Xid(20),
             committed_at: self.now,
@@ -270,9 +292,9 @@ impl Fleet {
             bytes: 100,
             set,
             tables: vec![TABLE],
-            truncated: Vec::new(),
+            truncated,
             old_row_missing: Vec::new(),
-        }))
+        }
     }
 
     fn flush(&mut self) -> Result<(), FleetError> {
@@ -514,6 +536,17 @@ impl Fleet {
         report.missed = self.killed.difference(&self.flagged).count();
         report
     }
+}
+
+/// What the journal on disk folds to.
+fn folded(directory: &Path) -> Result<State, FleetError> {
+    let (journal, report) = SledJournal::open(directory, EventId(0))?;
+    let mut state = State::default();
+    for entry in journal.read(report.first) {
+        let recorded = decode(&entry?.bytes).map_err(|error| FleetError::Undecoded(error.to_string()))?;
+        state.apply(&recorded);
+    }
+    Ok(state)
 }
 
 /// Whether something that is done once in `every` is due at the end of this slice.

@@ -48,6 +48,18 @@ pub struct FleetReport {
     pub retained_at_end: u64,
     pub making: Duration,
     pub running: Duration,
+    /// [`FleetReport::others_touched`] before every shape was ended.
+    pub ended_before: usize,
+    /// Events and record bytes of the one step that ended every shape.
+    pub end_events: u64,
+    pub end_bytes: u64,
+    /// How long the engine took for that step, and how long until nothing was left of any shape.
+    pub end_step: Duration,
+    pub ending: Duration,
+    /// Shapes of which something is left after that.
+    pub left: usize,
+    /// The journal on disk does not fold to what the engine has.
+    pub journal_differs: bool,
 }
 
 impl FleetReport {
@@ -63,7 +75,9 @@ impl FleetReport {
         check(self.killed > 0, "nobody was killed".to_owned());
         check(self.missed == 0, format!("{} of those killed were never flagged", self.missed));
         check(self.flagged_alive == 0, format!("{} were flagged that lived", self.flagged_alive));
-        check(self.others_touched == 0, format!("{} others were touched", self.others_touched));
+        check(self.ended_before == 0, format!("{} others were touched", self.ended_before));
+        check(self.left == 0, format!("{} shapes did not come to their end", self.left));
+        check(!self.journal_differs, "the journal folds to another state".to_owned());
         let bound = self.retained_bound(settings);
         check(
             self.retained_max <= bound,

@@ -78,7 +78,7 @@ impl World {
     }
 
     pub fn switch_log(&mut self, sid: Sid, incarnation: Incarnation, intent: IntentId) {
-        if !self.durable.owner.open_intents.contains(&(intent, DestructionTarget::ShapeLog(sid))) {
+        if !self.durable.owner.open_intents.is_for(intent, DestructionTarget::ShapeLog(sid)) {
             self.fail(format!("O3: the log of shape {sid} is replaced before that is durable"));
         }
         let Some(process) = &mut self.process else { return };

@@ -87,7 +87,7 @@ impl World {
             Effect::TrashFiles { sid, handle, intent, .. } => {
                 let target = DestructionTarget::ShapeFiles(sid);
                 process.trashing.push((sid, handle, intent));
-                if !self.durable.owner.open_intents.contains(&(intent, target)) {
+                if !self.durable.owner.open_intents.is_for(intent, target) {
                     self.fail(format!("O3: the files of shape {sid} are removed before that is durable"));
                 }
             }

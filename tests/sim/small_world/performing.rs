@@ -221,7 +221,7 @@ impl World {
 
     fn trash(&mut self, who: usize, sid: Sid, intent: shapefold::events::IntentId) {
         let target = DestructionTarget::ShapeFiles(sid);
-        if !self.disk.state.owner.open_intents.contains(&(intent, target)) {
+        if !self.disk.state.owner.open_intents.is_for(intent, target) {
             self.fail(format!("O3: the files of shape {sid} are removed before that is durable"));
         }
         let Some(process) = self.process_mut(who) else { return };

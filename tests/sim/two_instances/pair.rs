@@ -379,7 +379,7 @@ impl Pair {
     fn check_announced_anew(&mut self, sid: Sid) {
         let state = &self.world.disk.state;
         let target = DestructionTarget::ShapeFiles(sid);
-        let announced = state.owner.open_intents.iter().any(|(_, open)| *open == target);
+        let announced = state.owner.open_intents.is_announced(target);
         let owned = matches!(state.owner.phase, OwnerPhase::Active | OwnerPhase::Draining);
         if !announced || !owned || self.journal_lock.is_none() {
             self.world

@@ -85,7 +85,7 @@ fn check_ownership(state: &State, event: &OwnershipEvent, findings: &mut Finding
             }
         }
         OwnershipEvent::DestructiveDone { intent, .. } => {
-            if !state.owner.open_intents.iter().any(|(open, _)| open == intent) {
+            if !state.owner.open_intents.contains(*intent) {
                 findings.push((Invariant::O3, format!("intent {} was not announced", intent.0)));
             }
         }
@@ -222,8 +222,7 @@ fn check_shape(state: &State, event: &ShapeEvent, findings: &mut Findings) {
         ShapeEvent::SnapshotCompleted { .. } => shape.life == Life::Snapshotting,
         ShapeEvent::SnapshotFailed { .. } => shape.life < Life::Live,
         ShapeEvent::Compacted { .. } => {
-            let announced = |target: &DestructionTarget| *target == DestructionTarget::ShapeLog(event.sid());
-            if !state.owner.open_intents.iter().any(|(_, target)| announced(target)) {
+            if !state.owner.open_intents.is_announced(DestructionTarget::ShapeLog(event.sid())) {
                 let detail = format!("the log of shape {} was replaced unannounced", event.sid());
                 findings.push((Invariant::O3, detail));
             }
