@@ -64,14 +64,14 @@ pub enum Frame<'a> {
 }
 
 /// A read of fewer bytes is a small one.
-const HASTY_BYTES_MAX: usize = 16 << 10;
+const HASTY_BYTES_MAX: usize = 8 << 10;
 /// A small read is a hasty one where the one before was no longer ago.
 const HASTY_GAP_MAX: Duration = Duration::from_micros(300);
 /// After so many hasty reads the stream pauses before each read, as long as that makes them larger: more
 /// than a transaction of some ten rows has, so that only who has much to take in waits.
-const HASTY_READS: u32 = 128;
-/// The shortest that the runtime's timer knows.
-const PAUSE: Duration = Duration::from_millis(1);
+const HASTY_READS: u32 = 32;
+/// Long enough for many messages, short enough for the buffer of the socket and for those who wait for rows.
+const PAUSE: Duration = Duration::from_micros(500);
 
 /// Reads frames. Dropping it ends the connection, and with it the lock and a temporary slot.
 #[derive(Debug)]
@@ -92,23 +92,28 @@ pub struct ReplicationStream {
 /// Whether reads follow each other so closely that it is better to let more come together first.
 ///
 /// The server sends each message by itself. While it has many to send, waking up for each of them costs
-/// both sides more than the messages: the server could have decoded the next one meanwhile.
+/// both sides more than the messages: the server could have decoded the next one meanwhile. It sends the
+/// rows of a transaction one after the other and then reads on for a while, so that a gap does not mean
+/// that the burst is over: it halves what is remembered of it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Pace {
-    /// Small reads in a row, each right after the one before.
+    /// Small reads, each right after the one before.
     hasty: u32,
 }
 
 impl Pace {
     /// Takes note of a read of so many bytes, so long after the one before.
     fn read(&mut self, bytes: usize, after: Duration) {
-        let was_slowed = self.is_hasty();
-        if was_slowed && bytes < HASTY_BYTES_MAX {
-            // There was little to wait for.
-            self.hasty = 0;
-        } else if !was_slowed {
-            let hasty = after <= HASTY_GAP_MAX && bytes < HASTY_BYTES_MAX;
-            self.hasty = if hasty { self.hasty + 1 } else { 0 };
+        let small = bytes < HASTY_BYTES_MAX;
+        if self.is_hasty() {
+            if small {
+                // There was little to wait for.
+                self.hasty /= 2;
+            }
+        } else if small && after <= HASTY_GAP_MAX {
+            self.hasty += 1;
+        } else {
+            self.hasty /= 2;
         }
     }
 
@@ -212,7 +217,9 @@ impl ReplicationStream {
         };
         self.buffer.reserve(missing.clamp(READ_BYTES, GROW_BYTES_MAX));
         if self.pace.is_hasty() {
-            tokio::time::sleep(PAUSE).await;
+            // The thread sleeps, not the task: a runtime that waits for its tasks is woken up by every message
+            // that comes. The stream has a thread of its own, and whoever else is on it can wait that long.
+            std::thread::sleep(PAUSE);
         }
         loop {
             let deadline = self.since + self.silence_max / 2;
@@ -348,18 +355,27 @@ mod tests {
         let mut pace = Pace::default();
         (1..HASTY_READS).for_each(|_| pace.read(300, at_once));
         assert!(!pace.is_hasty());
-        // A pause of the server, or a large read, and it begins anew.
-        for (bytes, after) in [(300, later), (HASTY_BYTES_MAX, at_once)] {
-            pace.read(bytes, after);
-            (1..HASTY_READS).for_each(|_| pace.read(300, at_once));
-            assert!(!pace.is_hasty());
-        }
         pace.read(300, at_once);
         assert!(pace.is_hasty());
         pace.read(HASTY_BYTES_MAX, later);
         assert!(pace.is_hasty(), "much came together");
         pace.read(300, later);
-        assert!(!pace.is_hasty(), "the burst is over");
+        assert!(!pace.is_hasty(), "there was little to wait for");
+        (0..HASTY_READS / 2).for_each(|_| pace.read(300, at_once));
+        assert!(pace.is_hasty(), "it was a gap in the burst, not its end");
+    }
+
+    #[test]
+    fn single_commits_now_and_then_never_slow_the_stream() {
+        let mut pace = Pace::default();
+        for _ in 0..1_000 {
+            pace.read(300, Duration::from_millis(1));
+            (0..5).for_each(|_| pace.read(300, Duration::from_micros(20)));
+            assert!(!pace.is_hasty());
+        }
+        // Nor do large reads that follow each other at once: there is nothing to gain.
+        (0..1_000).for_each(|_| pace.read(HASTY_BYTES_MAX, Duration::ZERO));
+        assert!(!pace.is_hasty());
     }
 
     #[test]

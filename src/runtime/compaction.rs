@@ -30,6 +30,8 @@ const WAITING_MAX: usize = 1_024;
 /// Free space that is left to the others: with less of it after the new generation is made, none is made.
 const SPARE_BYTES: u64 = 64 << 20;
 
+/// Priority of the thread: the lowest.
+const NICE: i32 = 19;
 /// Between two tries to tell a driver whose queue is full.
 const QUEUE_PAUSE: Duration = Duration::from_millis(20);
 
@@ -75,9 +77,12 @@ impl Compactor {
         let (jobs, queue) = channel();
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Slot::default());
         let (stopped, slot) = (Arc::clone(&stop), Arc::clone(&done));
-        let thread = thread::Builder::new()
-            .name("compactor".to_owned())
-            .spawn(move || run(&settings, &queue, &stopped, &slot, &driver))?;
+        let thread = thread::Builder::new().name("compactor".to_owned()).spawn(move || {
+            // Nobody waits for it, and it reads whole logs: it takes what the others leave. (On Linux this
+            // is about the thread, not the process.) Where that is refused it is only less polite.
+            let _refused = rustix::process::nice(NICE);
+            run(&settings, &queue, &stopped, &slot, &driver);
+        })?;
         Ok(Compactor {
             jobs: Some(jobs),
             thread: Some(thread),

@@ -33,7 +33,7 @@ use crate::runtime::router::Router;
 use crate::runtime::settings::{INPUTS_MAX, STREAM_BATCHES_MAX, Settings};
 use crate::runtime::settling::Settling;
 use crate::runtime::snapshots::{SnapshotContext, Snapshots};
-use crate::runtime::stream::{Acknowledgements, Idle, StreamTask};
+use crate::runtime::stream::{self, Acknowledgements, Idle, StreamTask};
 use crate::runtime::subquery::Resumed;
 use crate::runtime::subset::Subsets;
 use crate::runtime::turns;
@@ -138,8 +138,8 @@ struct Parts {
 impl Parts {
     async fn run(mut self) -> Result<(), Stopped> {
         let Some(opened) = self.own().await? else { return Ok(()) };
-        let (driver, boot, stream, watchdog) = self.assemble(opened)?;
-        tokio::spawn(stream.run());
+        let (driver, boot, task, watchdog) = self.assemble(opened)?;
+        stream::spawn(task).map_err(BootError::Thread)?;
         let (tell, ended) = oneshot::channel();
         // A thread of its own: nothing that the HTTP server does can hold it up.
         let thread: JoinHandle<()> = std::thread::Builder::new()
@@ -330,6 +330,7 @@ impl Parts {
             service: service.clone(),
             publishing: Arc::clone(&publishing),
             reconcile,
+            runtime: tokio::runtime::Handle::current(),
         };
         let context = Arc::new(SnapshotContext {
             query,

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
@@ -113,7 +115,7 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// The task.
+/// The task. It has a thread of its own: see [`spawn`].
 #[derive(Debug)]
 pub struct StreamTask {
     pub idle: Idle,
@@ -127,6 +129,19 @@ pub struct StreamTask {
     pub publishing: Arc<Publishing>,
     /// Woken where a table was announced: its key may have changed, too.
     pub reconcile: Arc<Notify>,
+    /// Where everything else runs, and what is asked of the catalog, too: its connections outlive the stream.
+    pub runtime: Handle,
+}
+
+/// Runs the task on a thread of its own: nothing that the HTTP server does holds up the stream, and the stream may
+/// let its thread sleep while messages come together. The thread ends with the driver.
+///
+/// # Errors
+/// The operating system gives no thread.
+pub fn spawn(task: StreamTask) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name("stream".to_owned()).spawn(move || runtime.block_on(task.run()))?;
+    Ok(())
 }
 
 impl StreamTask {
@@ -151,7 +166,7 @@ impl StreamTask {
             }
         }
         let ready = tokio::select! {
-            ready = connect(&self.settings, &self.service, &self.publishing) => ready,
+            ready = connect(&self.settings, &self.service, (&self.publishing, &self.runtime)) => ready,
             command = self.commands.recv() => return command,
         };
         if self.driver.send(Message::Input(Input::PostgresReady(self.describe(&ready)))).await.is_err() {
@@ -246,7 +261,9 @@ impl StreamTask {
         if followed.is_empty() {
             return Ok(());
         }
-        let looked = self.publishing.look_above(&announced, &followed);
+        let publishing = Arc::clone(&self.publishing);
+        let looked =
+            elsewhere(&self.runtime, async move { publishing.look_above(&announced, &followed).await });
         match tokio::time::timeout(LOOK_WAIT_MAX, looked).await {
             Ok(result) => result,
             Err(_elapsed) => Err(ReplicationError::Silent(LOOK_WAIT_MAX.as_secs())),
@@ -310,7 +327,11 @@ const TOLD_MAX: usize = 16;
 
 /// Connects, for as long as it takes. The same error is told once, and again now and then, also where
 /// it takes turns with others: a database that is away for a night must not fill the log.
-async fn connect(settings: &ReplicationSettings, service: &Service, publishing: &Publishing) -> Ready {
+async fn connect(
+    settings: &ReplicationSettings,
+    service: &Service,
+    (publishing, runtime): (&Arc<Publishing>, &Handle),
+) -> Ready {
     let mut backoff = BACKOFF_MIN;
     let mut told: BTreeMap<String, u32> = BTreeMap::new();
     loop {
@@ -320,7 +341,11 @@ async fn connect(settings: &ReplicationSettings, service: &Service, publishing: 
             tell(&notice, service);
         };
         let connected = match connect_and_identify(settings, &mut notify).await {
-            Ok(ready) => look_below(service, publishing).await.map(|()| ready),
+            Ok(ready) => {
+                let (service, publishing) = (service.clone(), Arc::clone(publishing));
+                let looked = elsewhere(runtime, async move { look_below(&service, &publishing).await });
+                looked.await.map(|()| ready)
+            }
             Err(error) => Err(error),
         };
         match connected {
@@ -345,6 +370,21 @@ async fn connect(settings: &ReplicationSettings, service: &Service, publishing: 
         }
         tokio::time::sleep(backoff).await;
         backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// Has another runtime do something: connections that are opened by it belong to that one.
+async fn elsewhere<T: Send + 'static>(
+    runtime: &Handle,
+    work: impl Future<Output = Result<T, ReplicationError>> + Send + 'static,
+) -> Result<T, ReplicationError> {
+    match runtime.spawn(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and the process with it.
+            Err(_cancelled) => Err(ReplicationError::Ended),
+        },
     }
 }
 

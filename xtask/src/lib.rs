@@ -4,12 +4,9 @@
 //! service binary ([`service`]), speaks HTTP to it with a client of its own ([`http`],
 //! [`shape_client`]), and compares what a client holds with SQL ([`compare`]). The commands on top
 //! are [`demo`], [`demo_check`], [`soak`], [`oracle`], [`chaos`], [`faults`], [`dying_writers`], [`rolling`],
-//! [`mod@bench`], [`replication`], [`fanout`] and [`scenarios`]; what a benchmark found is noted through
-//! [`measure`].
+//! [`bench_journal`] and [`scenarios`]; what a benchmark found is noted through [`measure`].
 
 pub mod audit;
-pub mod bench;
-pub mod bench_http;
 pub mod bench_journal;
 pub mod chaos;
 pub mod compare;
@@ -18,17 +15,14 @@ pub mod demo;
 pub mod demo_check;
 pub mod directory;
 pub mod dying_writers;
-pub mod fanout;
 pub mod faults;
 pub mod http;
 pub mod journal;
 pub mod measure;
 pub mod node;
 pub mod oracle;
-mod overlap;
 pub mod page;
 pub mod postgres;
-pub mod replication;
 pub mod rolling;
 pub mod scenarios;
 pub mod service;

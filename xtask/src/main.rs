@@ -3,23 +3,24 @@
 use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
-use shapefold_xtask::bench::{self, BenchOptions};
-use shapefold_xtask::bench_http::{self, BenchHttpOptions};
 use shapefold_xtask::bench_journal::{self, JournalOptions};
 use shapefold_xtask::chaos::{self, ChaosOptions};
 use shapefold_xtask::demo::{self, DemoOptions};
 use shapefold_xtask::directory::{RunDirectory, dev_directory};
 use shapefold_xtask::dying_writers::{self, WritersOptions};
-use shapefold_xtask::fanout::{self, FanoutOptions};
 use shapefold_xtask::faults::{self, FaultsOptions};
 use shapefold_xtask::measure::report;
 use shapefold_xtask::oracle;
 use shapefold_xtask::postgres::{Installation, MAJOR_VARIABLE, Server, stop_leftover};
 use shapefold_xtask::rolling::{self, RollingOptions};
 use shapefold_xtask::scenarios::Common;
+use shapefold_xtask::scenarios::fanout::{self, FanoutOptions};
+use shapefold_xtask::scenarios::http::{self, HttpOptions};
+use shapefold_xtask::scenarios::initial_sync::{self, InitialSyncOptions};
 use shapefold_xtask::scenarios::instructions::{self, InstructionsOptions};
 use shapefold_xtask::scenarios::mixed::{self, MixedOptions};
 use shapefold_xtask::scenarios::overlap::{self, OverlapOptions};
+use shapefold_xtask::scenarios::replication::{self, ReplicationOptions};
 use shapefold_xtask::scenarios::shapes::{self, ShapesOptions};
 use shapefold_xtask::scenarios::sync::{self, SyncOptions};
 use shapefold_xtask::service::default_binary;
@@ -102,10 +103,25 @@ enum Task {
         seed: Option<u64>,
     },
     /// Streaming rate against pg_recvlogical
-    BenchReplication(Bench),
-    /// First read of a table against COPY
-    BenchInitialSync(Bench),
-    /// Many live clients on one shape, one write a second
+    BenchReplication {
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+        /// Only the kinds of shapes whose name contains this
+        #[arg(long)]
+        only: Option<String>,
+        #[arg(long)]
+        keep: bool,
+    },
+    /// First read of a table against COPY, second against a static nginx
+    BenchInitialSync {
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+        #[arg(long, default_value_t = 3)]
+        repeat: usize,
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Live clients on one shape: one beside pg_recvlogical, thousands with one write a second
     BenchHttp {
         /// Only a round of so many clients, instead of all rounds
         #[arg(long)]
@@ -115,9 +131,8 @@ enum Task {
         events: bool,
         #[arg(long, default_value_t = 20)]
         writes: usize,
-        /// Also prints the figures as one line of JSON
         #[arg(long)]
-        json: bool,
+        keep: bool,
     },
     /// The journal against raw sled and a plain file, and questions to ten million events
     BenchJournal {
@@ -175,14 +190,13 @@ enum Task {
     /// From commit to one live client beside many shapes, next to pg_recvlogical
     BenchFanout {
         /// Shapes of the largest round
-        #[arg(long, default_value_t = 100_000)]
+        #[arg(long, default_value_t = 300_000)]
         shapes: u64,
         /// Commits that are measured in each round
-        #[arg(long, default_value_t = 200)]
+        #[arg(long, default_value_t = 500)]
         samples: u64,
-        /// Also prints the figures as lines of JSON
         #[arg(long)]
-        json: bool,
+        keep: bool,
     },
 }
 
@@ -194,17 +208,6 @@ enum Pg {
     Stop,
     /// Prints the URL of the running one
     Url,
-}
-
-#[derive(clap::Args)]
-struct Bench {
-    #[arg(long, default_value_t = 1_000_000)]
-    rows: u64,
-    #[arg(long, default_value_t = 3)]
-    repeat: usize,
-    /// Also prints the figures as one line of JSON
-    #[arg(long)]
-    json: bool,
 }
 
 fn main() -> ExitCode {
@@ -255,12 +258,6 @@ async fn interrupted() -> Outcome<()> {
 
 async fn run(arguments: Arguments) -> Outcome<bool> {
     let postgres = arguments.postgres;
-    let options = |bench: Bench| BenchOptions {
-        rows: bench.rows,
-        repeat: bench.repeat.max(1),
-        json: bench.json,
-        postgres,
-    };
     match arguments.command {
         Task::Pg(command) => pg(command, postgres).await,
         Task::WithPostgres { command } => with_postgres(&command, postgres).await,
@@ -282,10 +279,14 @@ async fn run(arguments: Arguments) -> Outcome<bool> {
             .await?
             .map_err(Into::into)
         }
-        Task::BenchReplication(bench) => shapefold_xtask::replication::run(options(bench)).await,
-        Task::BenchInitialSync(bench) => bench::initial_sync(options(bench)).await,
-        Task::BenchHttp { clients, events, writes, json } => {
-            bench_http::run(BenchHttpOptions { clients, events, writes, json, postgres }).await
+        Task::BenchReplication { rows, only, keep } => {
+            replication::run(ReplicationOptions { rows, only, common: Common { keep, postgres } }).await
+        }
+        Task::BenchInitialSync { rows, repeat, keep } => {
+            initial_sync::run(InitialSyncOptions { rows, repeat, common: Common { keep, postgres } }).await
+        }
+        Task::BenchHttp { clients, events, writes, keep } => {
+            http::run(HttpOptions { clients, events, writes, common: Common { keep, postgres } }).await
         }
         Task::BenchJournal { events, json, keep } => {
             let options = JournalOptions { events, json, keep };
@@ -309,8 +310,8 @@ async fn run(arguments: Arguments) -> Outcome<bool> {
         }
         Task::BenchInstructions { write } => instructions::run(InstructionsOptions { write }),
         Task::BenchReport => report::run(),
-        Task::BenchFanout { shapes, samples, json } => {
-            fanout::run(FanoutOptions { shapes, samples, json, postgres }).await
+        Task::BenchFanout { shapes, samples, keep } => {
+            fanout::run(FanoutOptions { shapes, samples, common: Common { keep, postgres } }).await
         }
     }
 }

@@ -457,13 +457,15 @@ impl WriterPool {
 }
 
 impl Incarnated {
-    /// Says so once, and again when the log has grown further.
+    /// Says so once, and again when the log has grown by half: to look at all of it each time that it has grown
+    /// a little costs the square of its length where there is nothing to be gained, as with rows that are never
+    /// changed.
     fn is_to_be_compacted(&mut self, policy: CompactionPolicy) -> bool {
         let size = self.log.size();
         if size < self.look_at.max(policy.bytes_min) {
             return false;
         }
-        self.look_at = size + policy.bytes_min / 4;
+        self.look_at = size.saturating_add(size / 2);
         is_compactable(&self.shape.definition) && self.log.compaction_due(policy)
     }
 

@@ -18,6 +18,11 @@ use crate::telemetry::Metrics;
 /// Commands that a thread takes in before it looks at its timers.
 const COMMANDS_AT_ONCE_MAX: usize = 256;
 
+/// Nothing is taken in while a flush lasts, and with thousands of logs one lasts long: then they are further apart,
+/// so that flushing takes at most a fifth of the time. What waits for it is bounded by what the driver holds.
+const FLUSH_PAUSE_FACTOR: u32 = 4;
+const FLUSH_INTERVAL_MAX: Duration = Duration::from_millis(200);
+
 /// How often idle writers are looked for.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -173,10 +178,11 @@ fn run(
     report: &impl Fn(Report),
 ) {
     let mut dirty_since: Option<Instant> = None;
+    let mut interval = flush_interval;
     let mut idle_checked = Instant::now();
     loop {
         let wait = match dirty_since {
-            Some(since) => flush_interval.saturating_sub(since.elapsed()),
+            Some(since) => interval.saturating_sub(since.elapsed()),
             None => IDLE_CHECK_INTERVAL,
         };
         pulse.end();
@@ -202,8 +208,9 @@ fn run(
             flush(&mut pool, metrics, WriterPool::behind, WriterPool::flush_behind);
         }
         match dirty_since {
-            Some(since) if since.elapsed() >= flush_interval => {
-                flush(&mut pool, metrics, WriterPool::dirty, WriterPool::flush);
+            Some(since) if since.elapsed() >= interval => {
+                let took = flush(&mut pool, metrics, WriterPool::dirty, WriterPool::flush);
+                interval = (took * FLUSH_PAUSE_FACTOR).min(FLUSH_INTERVAL_MAX).max(flush_interval);
                 dirty_since = None;
             }
             Some(_) => {}
@@ -225,10 +232,12 @@ fn flush(
     metrics: &Metrics,
     logs: fn(&WriterPool) -> usize,
     flush: fn(&mut WriterPool),
-) {
+) -> Duration {
     let begun = Instant::now();
     metrics.flush_groups.inc();
     metrics.flush_logs.inc_by(logs(pool) as u64);
     flush(pool);
-    metrics.flush_seconds.observe(begun.elapsed().as_secs_f64());
+    let took = begun.elapsed();
+    metrics.flush_seconds.observe(took.as_secs_f64());
+    took
 }

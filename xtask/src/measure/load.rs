@@ -72,9 +72,7 @@ pub struct CpuClock {
 impl CpuClock {
     #[must_use]
     pub fn start(service: &Service, stage: &Stage) -> CpuClock {
-        let pid_file = stage.directory().join("postgres/data/postmaster.pid");
-        let pid_file = fs::read_to_string(pid_file)
-            .or_else(|_| fs::read_to_string(stage.directory().join("postgres/postmaster.pid")));
+        let pid_file = fs::read_to_string(stage.directory().join("postgres/cluster/postmaster.pid"));
         let postmaster = pid_file.ok().and_then(|text| text.lines().next()?.trim().parse().ok());
         let mut clock = CpuClock { service: service.pid(), postmaster, begun: [0.0; 4] };
         clock.begun = clock.now();

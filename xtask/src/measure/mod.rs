@@ -8,6 +8,7 @@ mod head;
 pub mod latency;
 pub mod load;
 pub mod plot;
+pub mod reader;
 pub mod report;
 
 use std::collections::BTreeMap;

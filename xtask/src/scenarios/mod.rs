@@ -1,8 +1,14 @@
 //! Benchmarks, each on a Postgres and a service of its own: see docs/benchmarks.md.
 
+pub mod fanout;
+mod forms;
+pub mod http;
+pub mod initial_sync;
 pub mod instructions;
 pub mod mixed;
+mod nginx;
 pub mod overlap;
+pub mod replication;
 pub mod shapes;
 pub mod sync;
 

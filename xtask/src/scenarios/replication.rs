@@ -1,20 +1,24 @@
-//! `bench-replication`: how fast the service takes in what Postgres has written, next to
-//! `pg_recvlogical` on the same WAL in the same run. Quote the ratios; the absolute figures move with the
-//! machine.
+//! `bench-replication`: how fast the service takes in what Postgres has written, next to `pg_recvlogical` on the
+//! same WAL in the same run.
 //!
-//! The WAL is written while the service is down. Then `pg_recvlogical` drains it to /dev/null, and the
-//! service to live clients, which have all rows when they have seen a row that was written last.
+//! The WAL is written while the service is down. Then `pg_recvlogical` drains it to /dev/null, and the service to
+//! live clients, which have all rows when they have seen a row that was written last.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use tokio_postgres::Client;
 
 use crate::Outcome;
-use crate::bench::{BenchOptions, Reader};
-use crate::fanout::{Form, make};
-use crate::service::Service;
-use crate::stage::{Stage, report};
+use crate::measure::load::CpuClock;
+use crate::measure::reader::Reader;
+use crate::measure::{Limit, Point, Run};
+use crate::service::{START_DURATION_MAX, Service};
+use crate::stage::Stage;
+
+use super::forms::{Form, make};
+use super::{Common, STREAM_ID};
 
 /// Rows of a large transaction.
 const LARGE: u64 = 1_000;
@@ -22,90 +26,77 @@ const LARGE: u64 = 1_000;
 const SINGLE_FRACTION: u64 = 8;
 /// How long the service may take for all rows before the benchmark gives up.
 const DRAIN_DURATION_MAX: Duration = Duration::from_secs(1_800);
-const MEMORY_BYTES_MAX: u64 = 300 * 1024 * 1024;
-/// Slot of `pg_recvlogical`, and how the service's replication stream is called.
+const MEMORY_MB_MAX: f64 = 300.0;
 const PLAIN_SLOT: &str = "bench_plain";
-const STREAM_ID: &str = "bench";
 /// Shapes that have a live client: several, so that both writer threads have one.
 const FOLLOWED: u64 = 4;
+/// How often it is looked whether the stream has begun.
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct ReplicationOptions {
+    pub rows: u64,
+    /// Only the kinds whose name contains this.
+    pub only: Option<String>,
+    pub common: Common,
+}
 
 /// What the shapes are and which rows they want.
 struct Kind {
     name: &'static str,
     form: Form,
-    shapes: u64,
     /// SQL of `field` for row `n`.
     field: &'static str,
-    /// What the rate may be of that of `pg_recvlogical`.
+    /// What the rate may be of that of `pg_recvlogical`: issue 7.
     ratio_min: f64,
 }
 
-fn kinds() -> [Kind; 4] {
-    let form = |table, clause, shapes_max| Form { name: table, table, clause, shapes_max };
-    [
-        Kind {
-            name: "one shape, all rows",
-            form: form("r_one", |_| String::new(), 1),
-            shapes: 1,
-            field: "n % 1000",
-            ratio_min: 0.9,
-        },
-        Kind {
-            name: "1,000 shapes field = k",
-            form: form("r_equal", |k| format!("field = {k}"), 1_000),
-            shapes: 1_000,
-            field: "n % 1000",
-            ratio_min: 0.8,
-        },
-        Kind {
-            name: "1,000 shapes, rows of none",
-            form: form("r_none", |k| format!("field = {k}"), 1_000),
-            shapes: 1_000,
-            field: "1000 + n % 1000",
-            ratio_min: 0.95,
-        },
-        Kind {
-            name: "1,000 shapes ILIKE 'k%'",
-            form: form("r_ilike", |k| format!("label ILIKE 'P{k}x%'"), 1_000),
-            shapes: 1_000,
-            field: "n % 1000",
-            ratio_min: 0.5,
-        },
-    ]
+const fn kind(
+    name: &'static str,
+    (table, clause, shapes_max): (&'static str, fn(u64) -> String, u64),
+    field: &'static str,
+    ratio_min: f64,
+) -> Kind {
+    Kind { name, form: Form { name, table, clause, shapes_max }, field, ratio_min }
 }
 
-/// Runs all kinds, with transactions of one row and of a thousand.
-pub async fn run(options: BenchOptions) -> Outcome<bool> {
-    let stage = Stage::open("bench-replication", options.postgres).await?;
+const KINDS: [Kind; 4] = [
+    kind("one shape, all rows", ("r_one", |_| String::new(), 1), "n % 1000", 0.9),
+    kind("field = k", ("r_equal", |k| format!("field = {k}"), 1_000), "n % 1000", 0.8),
+    kind("rows of no shape", ("r_none", |k| format!("field = {k}"), 1_000), "1000 + n % 1000", 0.95),
+    kind("ILIKE 'k%'", ("r_ilike", |k| format!("label ILIKE 'P{k}x%'"), 1_000), "n % 1000", 0.5),
+];
+
+/// Runs all kinds, with transactions of one row and of a thousand; whether every limit was kept.
+pub async fn run(options: ReplicationOptions) -> Outcome<bool> {
+    let stage = Stage::open("bench-replication", options.common.postgres).await?;
+    let mut run = Run::begin("replication", options.common.keep, Some(stage.postgres.installation().major))?;
     let mut service = Service::start(stage.service_settings(STREAM_ID)).await?;
-    let mut passed = true;
-    for kind in kinds() {
-        let table = kind.form.table;
+    let wanted = |kind: &&Kind| options.only.as_ref().is_none_or(|only| kind.name.contains(only.as_str()));
+    for kind in KINDS.iter().filter(wanted) {
+        let Form { table, clause, shapes_max: shapes, .. } = kind.form;
         // About 200 bytes a row.
         let schema = format!(
             "CREATE TABLE {table} (id bigint PRIMARY KEY, field int NOT NULL, label text NOT NULL, payload text NOT NULL)"
         );
         stage.sql.batch_execute(&schema).await?;
-        make(&service, &kind.form, 0, kind.shapes).await?;
-        let followed = FOLLOWED.min(kind.shapes);
+        make(service.address(), &kind.form, 0, shapes).await?;
         let mut readers = Vec::new();
-        for number in 0..followed {
-            let query = match (kind.form.clause)(number).as_str() {
-                "" => format!("table={table}"),
-                clause => format!("table={table}&where={}", crate::http::encode(clause)),
-            };
-            let mut reader = Reader::new(&service, &query);
+        for number in 0..FOLLOWED.min(shapes) {
+            let query = super::forms::query(table, &clause(number));
+            let mut reader = Reader::new(service.address(), &query);
             reader.read_to_tail().await?;
             readers.push(reader);
         }
-        let mut bench = Bench { stage: &stage, kind: &kind, readers, rows_before: 0 };
+        let mut bench = Bench { stage: &stage, kind, readers, rows_before: 0 };
         for (size, rows) in [(LARGE, options.rows), (1, options.rows / SINGLE_FRACTION)] {
-            passed &= bench.round(&mut service, size, rows.max(1), options.json).await?;
+            bench.round(&mut run, &mut service, size, rows.max(1)).await?;
         }
         stage.sql.batch_execute(&format!("TRUNCATE {table}")).await?;
     }
     service.terminate().await;
-    Ok(passed)
+    run.finish()
 }
 
 struct Bench<'a> {
@@ -116,7 +107,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    async fn round(&mut self, service: &mut Service, size: u64, rows: u64, json: bool) -> Outcome<bool> {
+    async fn round(&mut self, run: &mut Run, service: &mut Service, size: u64, rows: u64) -> Outcome<()> {
         if !service.terminate().await {
             return Err("the service did not end by itself on SIGTERM".into());
         }
@@ -129,23 +120,26 @@ impl Bench<'_> {
         sql.batch_execute("CREATE TABLE bench_end (id int); DROP TABLE bench_end; CHECKPOINT").await?;
         let plain = self.drain_plain(end).await?;
         sql.execute("SELECT pg_drop_replication_slot($1)", &[&PLAIN_SLOT]).await?;
-        let (elapsed, peak_bytes) = self.drain(service, first + rows).await?;
-        self.rows_before = first + rows + FOLLOWED;
         let rate = |duration: Duration| rows as f64 / duration.as_secs_f64();
-        let ratio = rate(elapsed) / rate(plain);
-        println!("{}, {rows} rows in transactions of {size}", self.kind.name);
-        println!("  pg_recvlogical   {:>9.0} rows/s  ({:.2} s)", rate(plain), plain.as_secs_f64());
-        println!("  shapefold        {:>9.0} rows/s  ({:.2} s)", rate(elapsed), elapsed.as_secs_f64());
-        println!("  memory           {:>9.0} MB at most", peak_bytes as f64 / 1e6);
-        if json {
-            let line = serde_json::json!({"bench": "replication", "kind": self.kind.name, "rows": rows,
-                "transaction_rows": size, "recvlogical_rows_per_s": rate(plain),
-                "service_rows_per_s": rate(elapsed), "ratio": ratio, "peak_memory_bytes": peak_bytes});
-            println!("{line}");
-        }
-        let min = self.kind.ratio_min;
-        let fast = report(ratio >= min, &format!("{ratio:.2} of pg_recvlogical, at least {min}"));
-        Ok(report(peak_bytes < MEMORY_BYTES_MAX, "less than 300 MiB of memory") && fast)
+        let point = self.drain(service, first + rows).await?;
+        let elapsed = Duration::from_secs_f64(point.value);
+        self.rows_before = first + rows + FOLLOWED;
+        let of_kind = |point: Point| {
+            point.with("rows in each transaction", size).with("shapes", self.kind.form.shapes_max)
+        };
+        run.note(of_kind(
+            Point {
+                name: self.kind.name.to_owned(),
+                value: rate(elapsed),
+                unit: "rows/s".to_owned(),
+                ..point
+            }
+            .beside("pg_recvlogical", rate(plain))
+            .limited(Limit::RatioMin(self.kind.ratio_min)),
+        ));
+        let peak = service.peak_memory_bytes().ok_or("the service is gone")?;
+        run.note(of_kind(Point::new("memory at most", peak as f64 / 1e6, "MB").at_most(MEMORY_MB_MAX)));
+        Ok(())
     }
 
     /// The rows, then one for each shape that is followed.
@@ -193,28 +187,27 @@ impl Bench<'_> {
         if done { Ok(elapsed) } else { Err("pg_recvlogical failed".into()) }
     }
 
-    /// Starts the service; the time from the start of its stream until every client has the row that was
-    /// written last, and the service's peak memory.
-    async fn drain(&mut self, service: &mut Service, mark: u64) -> Outcome<(Duration, u64)> {
+    /// Starts the service; the seconds from the start of its stream until every client has the row that was
+    /// written last, and who used the processors meanwhile.
+    async fn drain(&mut self, service: &mut Service, mark: u64) -> Outcome<Point> {
         service.relaunch()?;
         let slot = format!("electric_slot_{STREAM_ID}");
         let launched = Instant::now();
         let active = "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND active";
         while self.stage.sql.query_opt(active, &[&slot]).await?.is_none() {
-            if launched.elapsed() > crate::service::START_DURATION_MAX {
+            if launched.elapsed() > START_DURATION_MAX {
                 return Err("the service did not start its stream".into());
             }
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(LOOK_INTERVAL).await;
         }
-        let started = Instant::now();
-        service.wait_active(crate::service::START_DURATION_MAX).await?;
+        let (started, cpu) = (Instant::now(), CpuClock::start(service, self.stage));
+        service.wait_active(START_DURATION_MAX).await?;
         let mark = format!("mark-{mark:010}");
-        let reading = self.readers.iter_mut().map(|reader| reader.read_until(mark.as_bytes()));
-        let all = futures_util::future::try_join_all(reading);
-        tokio::time::timeout(DRAIN_DURATION_MAX, all)
+        let reading =
+            try_join_all(self.readers.iter_mut().map(|reader| reader.follow_until(mark.as_bytes())));
+        tokio::time::timeout(DRAIN_DURATION_MAX, reading)
             .await
             .map_err(|_| "the rows did not arrive in time")??;
-        let elapsed = started.elapsed();
-        Ok((elapsed, service.peak_memory_bytes().ok_or("the service is gone")?))
+        Ok(Point::new("drained", started.elapsed().as_secs_f64(), "s").costing(cpu.stop()))
     }
 }
