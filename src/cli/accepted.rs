@@ -27,16 +27,26 @@ pub struct Accepted {
     pub name: &'static str,
     form: Form,
     pub why: &'static str,
+    /// Who sets it waits for something that does not come here.
+    pub missed: bool,
+}
+
+impl Accepted {
+    const fn missed(mut self) -> Accepted {
+        self.missed = true;
+        self
+    }
 }
 
 const BATCHES: &str = "changes are decoded in batches of a fixed size";
 const BEAM: &str = "tunes the virtual machine of Electric";
 const IDLE: &str = "a shape without work is a record and two closed files";
 const SQLITE: &str = "there is no SQLite here: shapes are in the journal";
-const TELEMETRY: &str = "telemetry that is not exported here";
+const SENTRY: &str = "no error is sent to Sentry: they are in the log, which OTLP exports";
+const PROFILE: &str = "what a where clause costs is not written to the log";
 
 const fn accept(name: &'static str, form: Form, why: &'static str) -> Accepted {
-    Accepted { name, form, why }
+    Accepted { name, form, why, missed: false }
 }
 
 /// All of them, by section of the contract.
@@ -68,7 +78,7 @@ pub const ACCEPTED: &[Accepted] = &[
     accept("ELECTRIC_CONSUMER_PARTITIONS", Form::Integer, BEAM),
     accept("ELECTRIC_CLEANUP_INTERVAL_MS", Form::Time, "removed shapes are cleaned up at once"),
     accept("ELECTRIC_LOG_OTP_REPORTS", Form::Boolean, BEAM),
-    accept("ELECTRIC_PROFILE_WHERE_CLAUSES", Form::Boolean, TELEMETRY),
+    accept("ELECTRIC_PROFILE_WHERE_CLAUSES", Form::Boolean, PROFILE).missed(),
     accept("ELECTRIC_METRICS_SAMPLING_RATIO", Form::Number, "metrics are never sampled"),
     accept("ELECTRIC_STACK_TELEMETRY_INIT_DELAY", Form::Time, "telemetry begins with the process"),
     accept("ELECTRIC_TELEMETRY_TOP_PROCESS_LIMIT", Form::Text, BEAM),
@@ -77,7 +87,7 @@ pub const ACCEPTED: &[Accepted] = &[
     accept("ELECTRIC_TELEMETRY_LONG_SCHEDULE_THRESHOLD", Form::Time, BEAM),
     accept("ELECTRIC_TELEMETRY_LONG_MESSAGE_QUEUE_ENABLE_THRESHOLD", Form::Integer, BEAM),
     accept("ELECTRIC_TELEMETRY_LONG_MESSAGE_QUEUE_DISABLE_THRESHOLD", Form::Integer, BEAM),
-    accept("SENTRY_DSN", Form::Text, TELEMETRY),
+    accept("SENTRY_DSN", Form::Text, SENTRY).missed(),
     accept("ELECTRIC_LIVE_DASHBOARD_PORT", Form::Integer, "the dashboard of Electric's virtual machine"),
     accept("ELECTRIC_USAGE_REPORTING", Form::Text, "nothing is ever reported to anybody"),
     accept("ELECTRIC_TELEMETRY_URL", Form::Text, "nothing is ever reported to anybody"),

@@ -325,7 +325,12 @@ pub struct Parts {
 
 fn settings(arguments: Arguments, data_dir: &Path) -> Result<Parts, String> {
     for accepted in accepted::check(std::env::var_os)? {
-        tracing::info!(variable = accepted.name, why = accepted.why, "a variable that has no effect is set");
+        let (variable, why) = (accepted.name, accepted.why);
+        if accepted.missed {
+            tracing::warn!(variable, why, "a variable that has no effect is set");
+        } else {
+            tracing::info!(variable, why, "a variable that has no effect is set");
+        }
     }
     let secret = secret(&arguments)?;
     let admin = arguments.admin.settings()?;

@@ -10,7 +10,7 @@ use crate::events::{ConsumerEvent, Event, Recorded};
 use crate::projections::forensics::{Incidents, LastExit, LastExits, Names, Owners, Position, Series, Story};
 use crate::state::State;
 
-use super::Source;
+use super::{Saved, Source, observe};
 
 /// States kept along the way, at most …
 const KEYFRAMES_MAX: usize = 64;
@@ -27,6 +27,8 @@ const TOLD_EVERY: u64 = 4_096;
 /// The pass so far. Can be carried on when there are more events.
 pub struct Track {
     incidents: Incidents,
+    /// Read where events are missing.
+    saved: Option<Saved>,
     series: Series,
     owners: Owners,
     first: Option<(EventId, Timestamp)>,
@@ -45,6 +47,7 @@ impl Track {
         Track {
             series: Series::new(&state),
             incidents: Incidents::new(state.clone()),
+            saved: None,
             owners: Owners::default(),
             first: None,
             keyframes: vec![Arc::new(state)],
@@ -57,7 +60,7 @@ impl Track {
     /// Takes in what the journal has by now, and says now and then how far it is.
     pub fn carry_on(&mut self, source: &Source, mut told: impl FnMut(EventId)) {
         for recorded in source.events(self.state().last.next()) {
-            self.observe(&recorded);
+            self.observe(source, &recorded);
             if recorded.id.0.is_multiple_of(TOLD_EVERY) {
                 told(recorded.id);
             }
@@ -65,9 +68,9 @@ impl Track {
         told(self.state().last);
     }
 
-    fn observe(&mut self, recorded: &Recorded) {
+    fn observe(&mut self, source: &Source, recorded: &Recorded) {
         self.first.get_or_insert((recorded.id, recorded.at));
-        self.incidents.observe(recorded);
+        observe(&mut self.incidents, recorded, source, &mut self.saved);
         self.owners.observe(recorded);
         let state = self.incidents.state();
         self.series.observe(state, recorded, true);

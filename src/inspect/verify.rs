@@ -5,8 +5,7 @@ use crate::journal::ArchivedState;
 use crate::projections::forensics::{Checker, Violation};
 use crate::state::State;
 
-use super::Source;
-use super::source::archived_state;
+use super::{Saved, Source};
 
 /// Damaged places that are kept word by word; the others are counted.
 pub const DAMAGES_KEPT_MAX: usize = 12;
@@ -27,12 +26,11 @@ pub struct Findings {
 #[must_use]
 pub fn check(source: &Source) -> Findings {
     let mut found = Findings::default();
-    let (checkpoints, damaged) = source.journal().checkpoints();
-    let states: Vec<State> = checkpoints.iter().filter_map(|saved| State::from_bytes(&saved.state)).collect();
+    let (_, damaged) = source.journal().checkpoints();
     for finding in source.journal().findings().iter().chain(&damaged) {
         found.damage(finding.to_string());
     }
-    let archived = source.journal().states();
+    let (archived, saved) = (source.journal().states(), Saved::of(source));
     let mut checker: Option<Checker> = None;
     // Once events are missing, the fold is not what it was, until a checkpoint says so anew: what lies
     // between is not checked.
@@ -50,13 +48,10 @@ pub fn check(source: &Source) -> Findings {
             found.first = recorded.id;
         }
         if checker.is_none() {
-            let known = states.iter().find(|state| state.last.next() == recorded.id);
-            let archived = archived.iter().find(|state| state.mark.upto.next() == recorded.id);
-            checker = match (known, archived.and_then(archived_state)) {
-                (Some(state), _) => Some(Checker::from_state(state.clone())),
-                (None, Some(state)) => Some(Checker::from_state(state)),
-                (None, None) if recorded.id <= EventId(1) => Some(Checker::new()),
-                (None, None) => None,
+            checker = match saved.before(recorded.id) {
+                Some(state) => Some(Checker::from_state(state)),
+                None if recorded.id <= EventId(1) => Some(Checker::new()),
+                None => None,
             };
         }
         match &mut checker {

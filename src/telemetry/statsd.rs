@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct Statsd {
     metrics: Arc<Metrics>,
     period: Duration,
     told: Told,
+    /// From which all of it is sent: a receiver may hold on to the first port that it hears from.
+    socket: Option<UdpSocket>,
 }
 
 /// Counters as they were told last, by name and tags.
@@ -44,7 +47,7 @@ impl Statsd {
             Some(_) | None => (host, PORT),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Statsd { host, port, metrics, period, told: Told::default() }
+        Statsd { host, port, metrics, period, told: Told::default(), socket: None }
     }
 
     /// Runs until `stop` resolves, then sends once more what there is.
@@ -70,16 +73,30 @@ impl Statsd {
         }
     }
 
-    async fn send(&self, datagrams: &[String]) -> std::io::Result<()> {
-        let mut addresses = tokio::net::lookup_host((self.host.as_str(), self.port)).await?;
-        let address = addresses.next().ok_or(std::io::ErrorKind::NotFound)?;
-        let local = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let socket = UdpSocket::bind(local).await?;
+    async fn send(&mut self, datagrams: &[String]) -> std::io::Result<()> {
+        // Anew each time: the name may have moved.
+        let found: Vec<SocketAddr> =
+            tokio::net::lookup_host((self.host.as_str(), self.port)).await?.collect();
+        let address = chosen(&found).ok_or(std::io::ErrorKind::NotFound)?;
+        let fits =
+            |socket: &UdpSocket| socket.local_addr().is_ok_and(|local| local.is_ipv4() == address.is_ipv4());
+        let socket = match self.socket.take().filter(fits) {
+            Some(socket) => socket,
+            None if address.is_ipv4() => UdpSocket::bind("0.0.0.0:0").await?,
+            None => UdpSocket::bind("[::]:0").await?,
+        };
+        let socket = self.socket.insert(socket);
         for datagram in datagrams {
             socket.send_to(datagram.as_bytes(), address).await?;
         }
         Ok(())
     }
+}
+
+/// As Electric: over IPv4, if the name has such an address. `localhost` often begins with `::1`, where few
+/// agents listen, and nobody is told of a datagram that nobody takes.
+fn chosen(addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    addresses.iter().find(|address| address.is_ipv4()).or(addresses.first()).copied()
 }
 
 impl Told {
@@ -172,6 +189,32 @@ mod tests {
             let statsd = Statsd::new(text, Arc::default(), Duration::from_secs(1));
             assert_eq!((statsd.host.as_str(), statsd.port), (host, port), "{text}");
         }
+    }
+
+    #[test]
+    fn of_two_families_the_older_one_is_told() {
+        let [four, six]: [SocketAddr; 2] =
+            ["127.0.0.1:8125", "[::1]:8125"].map(|text| text.parse().expect("an address"));
+        assert_eq!(chosen(&[six, four]), Some(four));
+        assert_eq!(chosen(&[six]), Some(six));
+        assert_eq!(chosen(&[]), None);
+    }
+
+    /// `nc -ul` and others take datagrams of one sender only: the first.
+    #[tokio::test]
+    async fn all_datagrams_come_from_one_port() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+        let host = receiver.local_addr().expect("bound").to_string();
+        let mut statsd = Statsd::new(&host, Arc::default(), Duration::from_secs(1));
+        let mut senders = Vec::new();
+        for text in ["a:1|g", "b:2|g"] {
+            statsd.send(&[text.to_owned()]).await.expect("it is sent");
+            let mut buffer = [0; 16];
+            let (len, sender) = receiver.recv_from(&mut buffer).await.expect("a datagram");
+            assert_eq!(&buffer[..len], text.as_bytes());
+            senders.push(sender);
+        }
+        assert_eq!(senders[0], senders[1]);
     }
 
     #[test]

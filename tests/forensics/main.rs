@@ -6,6 +6,7 @@ mod figures;
 mod golden;
 mod hypotheses;
 mod long;
+mod missing;
 mod programs;
 mod sql;
 mod stepping;

@@ -20,7 +20,11 @@ const STATE_DURATION_MAX: Duration = Duration::from_secs(10);
 const HOLDING_DURATION_MAX: Duration = Duration::from_secs(2);
 const MEMORY_BYTES_MAX: u64 = 500 * 1024 * 1024;
 /// Moments asked about, in percent of the events.
-const MOMENTS: [u64; 6] = [3, 20, 41, 63, 87, 100];
+const MOMENTS: [u64; 8] = [3, 20, 41, 63, 87, 93, 97, 100];
+/// Writers that die in the last tenth of the events, with nobody to pay what they owe.
+const DEAD_WRITERS: u64 = 100;
+/// `verify` found a broken rule, which that is.
+const BROKEN: i32 = 2;
 /// How often the memory of a command is looked at while it runs.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -50,7 +54,7 @@ pub fn run(options: JournalOptions) -> Outcome<bool> {
     let written = Instant::now();
     let status = Command::new(example(&binary, "large_journal")?)
         .arg(&place)
-        .arg(options.events.to_string())
+        .args([options.events.to_string(), DEAD_WRITERS.to_string()])
         .status()?;
     if !status.success() {
         return Err("the journal could not be written".into());
@@ -116,6 +120,8 @@ fn questions(binary: &Path, place: &Path, options: JournalOptions, run: &mut Run
     };
     ask("state --at end", &["state", "--brief"], place, Some(STATE_DURATION_MAX))?;
     ask("state --at end, folded from event 1", &["state", "--brief"], &folded, Some(STATE_DURATION_MAX))?;
+    ask("why ack", &["why", "ack"], place, Some(HOLDING_DURATION_MAX))?;
+    ask("consumers --dead", &["consumers", "--dead"], place, Some(HOLDING_DURATION_MAX))?;
     for percent in MOMENTS {
         let event = (options.events * percent / 100).to_string();
         let name = format!("holding --at {percent} %");
@@ -124,7 +130,6 @@ fn questions(binary: &Path, place: &Path, options: JournalOptions, run: &mut Run
     let middle = (options.events / 2).to_string();
     ask("step at the middle", &["step", "--from", &middle, "--count", "3"], place, None)?;
     ask("sql: shapes at the middle", &["sql", "--at", &middle, "--query"], place, None)?;
-    ask("why ack", &["why", "ack"], place, None)?;
     ask("stats", &["stats"], place, None)?;
     ask("incident", &["incident"], place, None)?;
     ask("verify", &["verify"], place, None)?;
@@ -158,7 +163,7 @@ fn measure(binary: &Path, arguments: &[&str], source: &Path) -> Outcome<Ran> {
         memory_bytes = memory_bytes.max(peak_memory(child.id()).unwrap_or(0));
         std::thread::sleep(LOOK_EVERY);
     };
-    if !status.success() {
+    if !status.success() && (arguments[0], status.code()) != ("verify", Some(BROKEN)) {
         return Err(format!("{arguments:?} ended with {status}").into());
     }
     Ok(Ran { elapsed: begun.elapsed(), memory_bytes })

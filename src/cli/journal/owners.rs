@@ -9,7 +9,7 @@ use crate::projections::forensics::{Holding, Incidents, Owners, Position, Story,
 use super::shapes::show_chain;
 use super::{Failure, Where};
 use crate::inspect::answers::{self, end_name, kind_name};
-use crate::inspect::{Source, chain};
+use crate::inspect::{Source, chain, observe};
 
 #[derive(Debug, clap::Args)]
 pub struct Timeline {
@@ -113,8 +113,9 @@ impl Incident {
         };
         let next = state.last.next();
         let mut incidents = Incidents::new(state);
+        let mut saved = None;
         for recorded in source.events(next) {
-            incidents.observe(&recorded);
+            observe(&mut incidents, &recorded, &source, &mut saved);
         }
         let (stories, dropped, state, names) = incidents.finish(self.window);
         if self.json {

@@ -12,7 +12,7 @@ use crate::projections::forensics::{
 use crate::state::State;
 
 use super::{Failure, Where};
-use crate::inspect::{Source, answers};
+use crate::inspect::{Source, answers, observe};
 
 /// Shapes told of one by one at a step.
 const TOLD_MAX: usize = 4;
@@ -81,6 +81,8 @@ struct Stepper<'a> {
     json: bool,
     /// The state behind the last event that was read.
     state: State,
+    /// Events were missing on the way.
+    lost: bool,
     names: Names,
     events: Peekable<Box<dyn Iterator<Item = Recorded> + 'a>>,
     /// Steps without a gap between them, the newest last; and how many of them lie ahead again.
@@ -108,12 +110,13 @@ impl<'a> Stepper<'a> {
     fn on(source: &'a Source, (shape, json): (Option<Sid>, bool), state: State) -> Stepper<'a> {
         let events: Box<dyn Iterator<Item = Recorded> + 'a> = Box::new(source.events(state.last.next()));
         let (names, shown) = (Names::of(&state), VecDeque::new());
-        Stepper { source, shape, json, state, names, events: events.peekable(), shown, ahead: 0 }
+        Stepper { source, shape, json, state, lost: false, names, events: events.peekable(), shown, ahead: 0 }
     }
 
     /// Folds in the next event.
     fn read(&mut self) -> Option<EventId> {
         let recorded = self.events.next()?;
+        self.lost |= self.state.last != EventId(0) && recorded.id > self.state.last.next();
         self.names.learn(&recorded);
         self.state.apply(&recorded);
         Some(recorded.id)
@@ -211,9 +214,13 @@ impl<'a> Stepper<'a> {
             }
         };
         let mut incidents = Incidents::new(here.state.clone());
-        let mut found = None;
+        here.lost |= self.lost;
+        if here.lost {
+            incidents.lose_way();
+        }
+        let (mut found, mut saved) = (None, None);
         for recorded in here.source.events(here.state.last.next()) {
-            incidents.observe(&recorded);
+            observe(&mut incidents, &recorded, here.source, &mut saved);
             // One more: that nothing was decided upon an exit shows in what comes next.
             if found.is_some() {
                 break;

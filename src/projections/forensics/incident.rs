@@ -87,6 +87,8 @@ pub struct Incidents {
     /// Stretches of standstill: from, until, widest gap, open at the end.
     stalls: Vec<(Timestamp, Timestamp, u64, bool)>,
     violations_seen: usize,
+    /// Events are missing since the last state that is known to be right: the fold proves nothing.
+    lost: bool,
 }
 
 impl Incidents {
@@ -102,7 +104,48 @@ impl Incidents {
             still: None,
             stalls: Vec::new(),
             violations_seen: 0,
+            lost: false,
         }
+    }
+
+    /// Whether events are missing before this one, or before an earlier one and the fold has not been set right
+    /// since: then no invariant is judged.
+    #[must_use]
+    pub fn is_lost_before(&self, recorded: &Recorded) -> bool {
+        self.lost || self.misses(recorded)
+    }
+
+    /// Events were missing before: no invariant is judged until [`Incidents::find_way`].
+    pub fn lose_way(&mut self) {
+        self.lost = true;
+    }
+
+    /// Sets the fold right before the event that follows `state`.
+    pub fn find_way(&mut self, state: State, next: &Recorded) {
+        self.note_missing(next);
+        self.names.learn_all(&state);
+        self.checker = Checker::from_state(state);
+        (self.violations_seen, self.lost) = (0, false);
+    }
+
+    fn misses(&self, recorded: &Recorded) -> bool {
+        let last = self.checker.state().last;
+        last != EventId(0) && recorded.id > last.next()
+    }
+
+    fn note_missing(&mut self, recorded: &Recorded) {
+        if !self.misses(recorded) {
+            return;
+        }
+        let (first, last) = (self.checker.state().last.next(), recorded.id.0 - 1);
+        let text = if first.0 == last {
+            format!("event {first} is missing")
+        } else {
+            format!("events {first} to {last} are missing: no rule is checked until the next saved state")
+        };
+        let (event, at) = (recorded.id, recorded.at);
+        self.push(Anomaly { kind: Kind::JournalTorn, event, at, because: None, sid: None, text });
+        (self.lost, self.still) = (true, None);
     }
 
     #[must_use]
@@ -123,6 +166,7 @@ impl Incidents {
     }
 
     pub fn observe(&mut self, recorded: &Recorded) {
+        self.note_missing(recorded);
         self.names.learn(recorded);
         let active = self.checker.state().owner.phase == OwnerPhase::Active;
         let overlap = recorded.epoch < self.checker.state().owner.epoch;
@@ -146,8 +190,12 @@ impl Incidents {
             self.note(kind, recorded, text);
         }
         self.checker.observe(recorded);
-        self.note_violations();
-        self.watch_boundary(recorded);
+        if self.lost {
+            self.violations_seen = self.checker.violations().len();
+        } else {
+            self.note_violations();
+            self.watch_boundary(recorded);
+        }
     }
 
     fn note(&mut self, kind: Kind, recorded: &Recorded, text: String) {
@@ -223,8 +271,9 @@ impl Incidents {
     #[must_use]
     pub fn finish(mut self, apart: Duration) -> (Vec<Story>, u64, State, Names) {
         let (state, violations) = self.checker.finish();
-        for violation in violations.into_iter().skip(self.violations_seen) {
-            if is_overlap(&violation) {
+        let judged = if self.lost { &[][..] } else { &violations[self.violations_seen..] };
+        for violation in judged {
+            if is_overlap(violation) {
                 continue;
             }
             let kind = if violation.invariant == Invariant::F2 { Kind::Orphaned } else { Kind::Violation };

@@ -21,13 +21,18 @@ impl Names {
     #[must_use]
     pub fn of(state: &State) -> Names {
         let mut names = Names::default();
+        names.learn_all(state);
+        names
+    }
+
+    /// Those of a state, beside what is known already.
+    pub fn learn_all(&mut self, state: &State) {
         for tombstone in state.tombstones.iter() {
-            names.shapes.insert(tombstone.sid, (tombstone.handle, None));
+            self.shapes.entry(tombstone.sid).or_insert((tombstone.handle, None));
         }
         for (sid, shape) in &state.shapes {
-            names.shapes.insert(*sid, (shape.handle, Some(shape.oid)));
+            self.shapes.insert(*sid, (shape.handle, Some(shape.oid)));
         }
-        names
     }
 
     /// The shapes that one event speaks of by name, as a state before or after it knows them.

@@ -6,14 +6,11 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::{TOKEN, TOKEN_VARIABLE, ask, printed, send};
-use crate::support::{HttpClient, Service, ShapeRequest, TestDatabase, WAIT_DURATION_MAX, database};
+use crate::support::{HttpClient, Service, ShapeRequest, TestDatabase, WAIT_DURATION_MAX, database, said};
 
 /// Where the admin API of that service listens.
 pub fn address(service: &Service) -> SocketAddr {
-    let output = service.output();
-    let line = output.lines().rev().find_map(|line| line.split("dashboard on http://").nth(1));
-    let line = line.unwrap_or_else(|| panic!("it does not say where:\n{output}"));
-    line.trim_end_matches('/').parse().expect("an address")
+    said(service, "dashboard on http://").trim_end_matches('/').parse().expect("an address")
 }
 
 async fn start(database: &TestDatabase, more: &[(&str, &str)]) -> Service {

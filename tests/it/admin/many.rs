@@ -17,6 +17,8 @@ use super::{Opened, ask};
 pub const SHAPES: u32 = 300_000;
 /// Events behind the shapes of the long file.
 pub const EVENTS: u64 = 1_000_000;
+/// Of each ten events these are about what no shape wants, as in a database of which little is synced.
+const UNWANTED: u64 = 7;
 const BEGIN: i64 = 1_770_000_000_000_000;
 
 fn recorded(id: u64, event: impl Into<Event>) -> Recorded {
@@ -86,17 +88,25 @@ pub fn file(folder: &tempfile::TempDir) -> PathBuf {
 }
 
 /// A file with 300,000 shapes and a million events behind them: transactions that three shapes want each, what
-/// they flushed, what was acknowledged; and at the end a transaction that all of them owe.
+/// they flushed, what was acknowledged, and stretches of the log that nobody wants; and at the end a transaction
+/// that all of them owe.
 pub fn long_file(folder: &tempfile::TempDir) -> PathBuf {
     let path = folder.path().join("long.sfx");
     let usual = (1..).flat_map(|number: u64| {
         let shape =
             |part: u64| Sid(u32::try_from((number * 7 + part * 99_991) % u64::from(SHAPES)).unwrap_or(0) + 1);
         let flushed = FlushEvent::Watermark { upto: Seq(number), except: Vec::new() };
-        let acked = StreamEvent::AckSent { lsn: Lsn(number * 1_000_000 + 1), cause: AckCause::Commit };
+        let commit = number * 1_000_000;
+        let acked = StreamEvent::AckSent { lsn: Lsn(commit + 1), cause: AckCause::Commit };
+        let unwanted = (1..=UNWANTED).map(move |n| {
+            let (generation, upto) = (Generation(1), Lsn(commit + n * 10));
+            StreamEvent::RoutedNothing { generation, upto, txns: 1 }.into()
+        });
         [routed(number, (0..3).map(shape).collect()), flushed.into(), acked.into()]
+            .into_iter()
+            .chain(unwanted)
     });
-    let last = routed(EVENTS / 3 + 1, everyone());
+    let last = routed(EVENTS / (3 + UNWANTED) + 1, everyone());
     write(&path, &live_state(), usual.take(usize::try_from(EVENTS - 1).expect("fits")).chain([last]));
     path
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::commands::run_all;
 use crate::service::until;
-use crate::support::{HttpClient, Service, database, encode};
+use crate::support::{HttpClient, Service, database, encode, said};
 
 const ROW: &str = "MARKROW7f3a91";
 const KEY: &str = "MARKKEY7f3a91";
@@ -94,9 +94,8 @@ fn refused() -> Vec<String> {
 
 /// Where the admin port is, as the log says.
 fn admin_address(service: &Service) -> SocketAddr {
-    let output = service.output();
-    let (_, after) = output.split_once("dashboard on http://").expect("the log says where it is");
-    let address = after.split('/').next().unwrap_or_default();
+    let said = said(service, "dashboard on http://");
+    let address = said.split('/').next().unwrap_or_default();
     address.parse().unwrap_or_else(|error| panic!("{address:?}: {error}"))
 }
 

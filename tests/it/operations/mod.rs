@@ -13,7 +13,7 @@ mod telemetry;
 
 use std::process::{Command, Output};
 
-use crate::support::{BINARY, HttpClient, Process, Response};
+use crate::support::{BINARY, HttpClient, Process, Response, said};
 
 /// Runs the binary with nothing in its environment but these variables.
 fn shapefold(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
@@ -28,9 +28,8 @@ fn text(output: &Output) -> String {
 
 /// One scrape of the metrics of a service that was started with `ELECTRIC_PROMETHEUS_PORT=0`.
 async fn scrape(service: &Process) -> Response {
-    let output = service.output();
-    let (_, rest) = output.split_once("metrics at http://").expect("the log names the address");
-    let address = rest.split('/').next().expect("an address ends in a path").parse().expect("an address");
+    let said = said(service, "metrics at http://");
+    let address = said.split('/').next().expect("an address ends in a path").parse().expect("an address");
     let mut http = HttpClient::new(address);
     http.get("/metrics").await.expect("the metrics are served")
 }

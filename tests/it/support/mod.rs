@@ -22,10 +22,27 @@ pub use shapefold_xtask::postgres::{Installation, MAJOR_VARIABLE, Server};
 pub use shapefold_xtask::service::{Service as Process, ServiceSettings};
 pub use shapefold_xtask::shape_client::{ClientError, Row, Rows, ShapeClient, ShapeRequest};
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a test waits for something that should come soon, before it fails with what it saw.
 pub const WAIT_DURATION_MAX: Duration = Duration::from_secs(30);
+
+/// Between two looks at a log.
+const POLL: Duration = Duration::from_millis(5);
+
+/// What the newest line of the log with this mark says behind it, once there is one: that may be after the
+/// service is active.
+pub fn said(service: &Process, mark: &str) -> String {
+    let deadline = Instant::now() + WAIT_DURATION_MAX;
+    loop {
+        let output = service.output();
+        if let Some(rest) = output.lines().rev().find_map(|line| line.split(mark).nth(1)) {
+            return rest.to_owned();
+        }
+        assert!(Instant::now() < deadline, "it does not say {mark:?}:\n{output}");
+        std::thread::sleep(POLL);
+    }
+}
 
 /// Adds a line such as `properties: 256 cases` to the summary that `./dev test` prints at the end.
 pub fn count(what: &str, number: u64, unit: &str) {
