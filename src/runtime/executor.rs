@@ -358,7 +358,7 @@ impl Executor {
         filter: &Filter,
         reader: &ShapeReader,
     ) -> Result<(), FoldError> {
-        let Resumed { from, received, .. } = self.resumed;
+        let received = self.resumed.received;
         let restored = &self.resumed.shape(sid);
         let subqueries = &mut self.router.subqueries;
         let tagger = match filter {
@@ -368,7 +368,7 @@ impl Executor {
         let view = reader.view();
         if definition.is_inner() {
             let clause = tagger.as_ref().map(|tagger| Arc::new(Clause::clone(tagger.clause())));
-            subqueries.restore_inner(sid, Arc::clone(definition), clause, &view, (from, restored))?;
+            subqueries.restore_inner(sid, Arc::clone(definition), clause, &view, restored)?;
         }
         if let Some(tagger) = tagger {
             subqueries.restore_outer(sid, Arc::clone(definition), tagger, &view, (received, restored))?;

@@ -18,7 +18,9 @@ use crate::runtime::faults;
 use crate::runtime::handle::{LiveShape, Phase, Service, SnapshotProblem};
 use crate::runtime::publishing::{Newcomers, Publishing};
 use crate::runtime::settling::Settling;
-use crate::runtime::subquery::{FoldError, Members, RowTagger, given, load_snapshot};
+use crate::runtime::subquery::{
+    FoldError, GIVEN_VALUES_MAX, Members, RowTagger, base_note, given, load_snapshot,
+};
 use crate::shape_log::{
     Disk, SealedSnapshot, ShapeFiles, ShapeLogError, SnapshotDone, SnapshotWriter, StorageFault, Unsynced,
 };
@@ -210,8 +212,10 @@ impl Task {
             self.make_files()
         );
         let (opened, (files, unsynced)) = (opened?, made?);
-        if self.shape.tagger.is_some() {
+        let mut note = Vec::new();
+        if let Some(tagger) = &self.shape.tagger {
             let given = given(&opened, &self.shape.definition).await?;
+            note = base_note(&self.shape.definition, tagger, &given, GIVEN_VALUES_MAX);
             self.send(Message::Given { sid: self.shape.sid, given }).await?;
         }
         self.tell(Input::SnapshotOpened {
@@ -222,7 +226,7 @@ impl Task {
         })
         .await?;
         verdict.await.map_err(|_| Problem::NotWanted)?;
-        let sealed = self.copy(&files, opened, place, unsynced).await?;
+        let sealed = self.copy(&files, opened, place, (unsynced, note)).await?;
         let settled = self.context.settling.settle(sealed).await.ok_or(ShapeLogError::SnapshotFailed)??;
         if self.shape.definition.is_inner() {
             self.load().await?;
@@ -263,12 +267,13 @@ impl Task {
         files: &ShapeFiles,
         opened: OpenSnapshot,
         place: Place,
-        unsynced: Unsynced,
+        (unsynced, note): (Unsynced, Vec<u8>),
     ) -> Result<SealedSnapshot, Problem> {
         let visible = opened.visible.clone();
         let reader = Arc::clone(&self.shape.reader);
         let mut writer =
             SnapshotWriter::create(files, &self.shape.definition, reader, self.context.chunk_bytes)?;
+        writer.note(note);
         self.shape.set_phase(Phase::Readable);
         match self.shape.definition.log {
             LogMode::ChangesOnly => place.keep(opened.leave().await?),

@@ -4,7 +4,8 @@
 //! snapshot is complete exactly when its footer is there: no second file can disagree with it.
 //!
 //! Table, 16 bytes a block, little endian: end in the file u64, crc32c of the block u32, flags u32
-//! (1: a chunk ends here). A block is whole messages, 256 KiB or the end of a chunk.
+//! (1: a chunk ends here). A block is whole messages, 256 KiB or the end of a chunk. A block behind the end of
+//! the last chunk is a note: what the service itself has to find again with the snapshot, and no client is sent.
 //!
 //! Footer, 40 bytes: magic `F5 44`, version u8 (1), zero u8, table crc32c u32, blocks u64, rows u64,
 //! length of the messages u64, zero u32, crc32c of the 36 bytes before u32.
@@ -66,10 +67,24 @@ pub(crate) struct SnapshotView {
     pub blocks: AppendList<Block>,
     /// Number of blocks at the end of each chunk.
     pub chunks: AppendList<usize>,
+    /// The note, and where it begins.
+    note: Option<(u64, Block)>,
     pub shared: Arc<SharedBlocks>,
 }
 
 impl ShapeView {
+    /// What was noted with the snapshot, see [`SnapshotWriter::note`]; empty where nothing was, and before it
+    /// was read back from the disk.
+    ///
+    /// # Errors
+    /// A [`StorageFault`].
+    pub fn snapshot_note(&self) -> Result<Vec<u8>, ShapeLogError> {
+        let Some((start, block)) = self.snapshot.note else { return Ok(Vec::new()) };
+        let note = read_block(self.snapshot.file.open()?.as_ref(), start, &block, 0)?;
+        self.snapshot.file.release();
+        Ok(note)
+    }
+
     #[must_use]
     pub fn snapshot_state(&self) -> SnapshotState {
         self.snapshot.state
@@ -96,6 +111,7 @@ impl SnapshotView {
             state: SnapshotState::Absent,
             blocks: AppendList::default(),
             chunks: AppendList::default(),
+            note: None,
             shared: Arc::default(),
         }
     }
@@ -104,10 +120,12 @@ impl SnapshotView {
     pub fn open(files: &ShapeFiles) -> Result<SnapshotView, StorageFault> {
         let mut view = SnapshotView::absent(files);
         let Some(file) = view.file.open_existing()? else { return Ok(view) };
-        if let Some(blocks) = read_table(file.as_ref())? {
+        if let Some(mut blocks) = read_table(file.as_ref())? {
+            let note = blocks.pop_if(|block| !block.chunk_end);
             for block in blocks {
                 view.push(block);
             }
+            view.note = note.map(|note| (view.size(), note));
             view.state = SnapshotState::Complete;
         }
         // Ten thousand idle shapes must not hold ten thousand descriptors.
@@ -166,6 +184,7 @@ pub struct SnapshotWriter {
     written: u64,
     rows: u64,
     blocks: Vec<Block>,
+    note: Vec<u8>,
     finished: bool,
 }
 
@@ -208,8 +227,14 @@ impl SnapshotWriter {
             written: 0,
             rows: 0,
             blocks: Vec::new(),
+            note: Vec::new(),
             finished: false,
         })
+    }
+
+    /// What is to be found again with the snapshot once it is complete, and is no part of it for readers.
+    pub fn note(&mut self, note: Vec<u8>) {
+        self.note = note;
     }
 
     /// Adds a row, in the order of [`snapshot_columns`](super::snapshot_columns). Panics for a shape
@@ -282,6 +307,10 @@ impl SnapshotWriter {
         // Rows may be served before they are durable, the end of the snapshot not: a client that has
         // it will never ask for the snapshot again.
         let last = self.append_block(true)?;
+        if !self.note.is_empty() {
+            self.block.append(&mut self.note);
+            self.append_block(false)?;
+        }
         let table = encode_table(&self.blocks, self.rows, self.written);
         write_all(self.file.as_ref(), &table, self.written, FileKind::Snapshot)?;
         Ok(SealedSnapshot { writer: self, last, unsynced })
@@ -336,7 +365,7 @@ impl SealedSnapshot {
     fn show(mut self) -> SnapshotDone {
         self.writer.publish(Some(self.last), SnapshotState::Complete);
         self.writer.finished = true;
-        SnapshotDone { rows: self.writer.rows, bytes: self.writer.written }
+        SnapshotDone { rows: self.writer.rows, bytes: self.last.end }
     }
 }
 

@@ -79,7 +79,7 @@ pub fn load_snapshot(view: &ShapeView, members: &mut Members) -> Result<(), Fold
 ///
 /// # Errors
 /// See [`FoldError`].
-pub fn load(view: &ShapeView, members: &mut Members, from: Lsn) -> Result<Vec<Turning>, FoldError> {
+pub fn load(view: &ShapeView, members: &mut Members) -> Result<Vec<Turning>, FoldError> {
     read_snapshot(view, members)?;
     let (mut turned, mut flips) = (Vec::new(), Vec::new());
     let (mut failed, mut last) = (None, Lsn(0));
@@ -95,7 +95,7 @@ pub fn load(view: &ShapeView, members: &mut Members, from: Lsn) -> Result<Vec<Tu
                 }
             }
             let turning = |flip: Flip| Turning { values: flip.values, tx: piece.tx, xids: xids.clone() };
-            turned.extend(flips.drain(..).filter(|_| piece.tx >= from).map(turning));
+            turned.extend(flips.drain(..).map(turning));
         }
     })?;
     members.folded = last;

@@ -19,6 +19,7 @@
 //!
 //! Everything here is told by the driver, on its thread, in the order of the stream.
 
+mod base;
 mod differing;
 mod fold;
 mod late;
@@ -27,6 +28,7 @@ mod moving;
 mod note;
 mod outer;
 mod progress;
+mod recent;
 mod restore;
 mod routing;
 mod tagger;
@@ -40,6 +42,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use base::{GIVEN_VALUES_MAX, base_note};
 use fold::Turning;
 pub use fold::{FoldError, load_snapshot};
 pub use late::{Decided, Late};
@@ -50,6 +53,7 @@ pub use tagger::RowTagger;
 pub use task::{AGAIN_AFTER, fetch, given};
 
 use outer::{AllMembers, Held, Outer, Phase};
+use recent::Recent;
 
 use crate::domain::{Lsn, Oid, PgSnapshot, Seq, ShapeDefinition, Sid, Timestamp};
 use crate::events::InvalidationCause;
@@ -101,6 +105,8 @@ pub struct Subqueries {
     unsettled: BTreeSet<Sid>,
     /// The newest commit that was taken in.
     processed: Lsn,
+    /// The last of those.
+    recent: Recent,
     /// Everything below has come.
     reached: Lsn,
     buffer_max: usize,
@@ -119,6 +125,7 @@ impl Default for Subqueries {
             dependents: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             processed: Lsn(0),
+            recent: Recent::default(),
             reached: Lsn(0),
             buffer_max: BUFFER_MAX_DEFAULT,
             last_query: 0,
@@ -273,13 +280,24 @@ impl Subqueries {
         }
         match moved {
             Some(moved) => {
+                let visible = moved.visible.clone();
                 outer.phase = Phase::Opened { query: query.clone(), moved: Box::new(moved) };
+                self.forget_recent(sid, &visible);
                 self.advance();
                 if self.outers.get(&sid).is_some_and(|outer| matches!(outer.phase, Phase::Opened { .. })) {
                     self.actions.push(Action::Ask);
                 }
             }
             None => self.actions.push(Action::End { sid, cause: InvalidationCause::MoveFailed }),
+        }
+    }
+
+    /// Forgets the transactions that the snapshot of a shape's rows sees, unless another may be older.
+    fn forget_recent(&mut self, sid: Sid, visible: &PgSnapshot) {
+        let mut others = self.unsettled.iter().filter(|other| **other != sid);
+        let asks = |phase: &Phase| matches!(phase, Phase::Querying { .. } | Phase::Opened { .. });
+        if !others.any(|other| self.outers.get(other).is_some_and(|outer| asks(&outer.phase))) {
+            self.recent.forget(visible);
         }
     }
 

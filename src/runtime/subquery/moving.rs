@@ -255,14 +255,15 @@ impl Outer {
         let negated = self.is_negated(dependency);
         let was_empty = self.made_with(members).is_empty(dependency);
         let nulls = query.is_some_and(|query| query.nulls[dependency]);
+        let wide = negated && self.width(dependency) > 1;
         let due: Vec<Digest> = self.differing[dependency]
             .iter()
             .filter(|(digest, entry)| {
                 let asked = || query.is_some_and(|query| query.chosen[dependency].contains(digest));
                 let enters = entry.is_selected(inner) != negated;
                 let partial = entry.is_partial();
-                // A NULL under NOT concerns rows of any value.
-                general || (partial && !negated) || (!partial && (!enters || asked()))
+                // Under NOT a NULL concerns rows of any value, and several columns those with a NULL in them.
+                general || (partial && !negated) || (!partial && !wide && (!enters || asked()))
             })
             .map(|(digest, _)| *digest)
             .collect();
@@ -275,7 +276,7 @@ impl Outer {
                 last = Some((digest, entry.clone(), enters));
             }
             step.xids.extend(&entry.xids);
-            if negated && general {
+            if negated || !partial {
                 step.note.dependencies.insert(dependency);
                 step.note.entries.push((dependency, digest, entry.is_selected(inner)));
             }
@@ -311,6 +312,7 @@ impl Outer {
                     let mut taken = Patterns::new();
                     self.patterns(dependency, &digest, entry.values.as_ref(), &mut taken);
                     step.ins.retain(|pattern| !taken.contains(pattern));
+                    step.note.entries.retain(|(of, noted, _)| *of != dependency || *noted != digest);
                     self.differing[dependency].insert(digest, entry.values, entry.cause, entry.xids);
                 }
             }

@@ -46,6 +46,8 @@ pub struct Outer {
     pub unsafe_until: Option<Seq>,
     /// It was found in the directory: all that its snapshot contains, it was made with.
     pub restored: bool,
+    /// The dependencies of which it is known, without their logs, what they gave in the snapshot.
+    pub based: BTreeSet<usize>,
     /// Until the log is durable up to here its end is no state of Postgres.
     pub release: Option<Seq>,
     pub held_back: bool,
@@ -113,6 +115,7 @@ impl Outer {
             owes_from: None,
             unsafe_until: None,
             restored: false,
+            based: BTreeSet::new(),
             release: None,
             held_back: false,
             first,
@@ -140,11 +143,13 @@ impl Outer {
         self.visible.as_ref().is_some_and(|(snapshot, bound)| lsn < *bound && snapshot.sees(xid))
     }
 
-    /// It was found in the directory, and its snapshot contains all that these transactions have turned: it
-    /// was made with that. Of one that was made by this process what its snapshot gave is known.
+    /// What these transactions turn in an inner query, the shape was made with from the beginning: it was found in
+    /// the directory, its snapshot contains them all, and does not say what the query gave. Of a shape that was
+    /// made by this process that is known.
     #[must_use]
-    pub fn began_with(&self, lsn: Lsn, xids: &BTreeSet<u32>) -> bool {
-        self.restored && !xids.is_empty() && xids.iter().all(|xid| self.contains(lsn, Xid(*xid)))
+    pub fn began_with(&self, dependency: usize, lsn: Lsn, xids: &BTreeSet<u32>) -> bool {
+        let unknown = self.restored && !self.based.contains(&dependency);
+        unknown && !xids.is_empty() && xids.iter().all(|xid| self.contains(lsn, Xid(*xid)))
     }
 
     /// Whether an inner query is asked for what is *not* in it.

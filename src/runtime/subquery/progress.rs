@@ -60,7 +60,9 @@ impl Subqueries {
                 // Transactions become visible in another order than they commit in. Of one that is decoded
                 // before it is visible the rows would be those before it.
                 let too_early = visible == 0 && visible < outer.held.len() && outer.owed.is_empty();
-                if too_early || outer.held.iter().skip(visible).any(sees) {
+                let from = outer.held.front().map_or(Lsn(u64::MAX), |held| held.lsn);
+                let lacks = self.recent.lacks(&moved.visible, outer.definition.relation.oid, from);
+                if too_early || lacks || outer.held.iter().skip(visible).any(sees) {
                     self.ask(sid, true);
                     return false;
                 }
@@ -142,11 +144,15 @@ impl Subqueries {
         (self.owes(sid).unwrap_or(Lsn(0)), xids)
     }
 
-    /// The earliest transaction of which something has not been followed yet.
+    /// The earliest transaction of which something has not been followed yet: a difference that is known, or
+    /// what an inner query is yet to make of transactions that wait there.
     fn owes(&self, sid: Sid) -> Option<Lsn> {
         let outer = self.outers.get(&sid)?;
         let own = outer.to_follow(&self.members).map(|entry| entry.cause);
-        let inner = outer.dependencies.iter().filter_map(|inner| self.owes(*inner));
+        let inner = outer.dependencies.iter().filter_map(|inner| {
+            let waits = self.outers.get(inner)?.held.front().map(|held| held.lsn);
+            waits.into_iter().chain(self.owes(*inner)).min()
+        });
         own.chain(inner).min()
     }
 

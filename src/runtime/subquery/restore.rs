@@ -7,6 +7,7 @@ use crate::domain::{Lsn, PgSnapshot, ShapeDefinition, Sid};
 use crate::filter::subquery::{Clause, Digest, Values};
 use crate::runtime::subquery::fold::{self, Asking, FoldError};
 use crate::runtime::subquery::members::Members;
+use crate::runtime::subquery::note::Note;
 use crate::runtime::subquery::outer::{Outer, Phase};
 use crate::runtime::subquery::{RowTagger, Subqueries};
 use crate::shape_log::ShapeView;
@@ -21,6 +22,9 @@ pub struct Resumed {
     pub received: Lsn,
     shapes: BTreeMap<Sid, Restored>,
 }
+
+/// The hash of a value, the value where it is known, and the transactions that turned it.
+type Differs = (Digest, Option<Values>, BTreeSet<u32>);
 
 /// See [`Resumed`].
 #[derive(Clone, Debug, Default)]
@@ -61,10 +65,10 @@ impl Subqueries {
         definition: Arc<ShapeDefinition>,
         clause: Option<Arc<Clause>>,
         view: &ShapeView,
-        (from, restored): (Lsn, &Restored),
+        restored: &Restored,
     ) -> Result<(), FoldError> {
         let mut members = Members::new(definition, clause);
-        let turned = fold::load(view, &mut members, from)?;
+        let turned = fold::load(view, &mut members)?;
         members.visible.clone_from(&restored.visible);
         self.members.insert(sid, members);
         self.turned.insert(sid, turned);
@@ -87,22 +91,36 @@ impl Subqueries {
         let Some(outer) = self.outers.get_mut(&sid) else { return Ok(()) };
         outer.visible.clone_from(&restored.visible);
         outer.restored = true;
-        let told = match fold::moves(view, &outer.asking()) {
-            Ok(told) => told,
+        let read = fold::moves(view, &outer.asking()).and_then(|told| Ok((told, base(view)?)));
+        let (told, base) = match read {
+            Ok(read) => read,
             Err(error) => {
                 self.remove(sid);
                 return Err(error);
             }
         };
+        outer.based.clone_from(&base.dependencies);
+        // Its rows may be from beyond what the stream had brought.
+        let opened = restored.visible.as_ref().map_or(Lsn(0), |(_, lsn)| *lsn);
         // An inner query may come again to what the shape has left behind, and owes no more.
-        let mut until = told.last.max(received);
+        let mut until = told.last.max(received).max(opened);
         // What has turned back may have done so in the middle of what the log has.
-        let mut moves = false;
+        let mut moves = opened > received;
         for (dependency, told) in told.made_with.into_iter().enumerate() {
             let inner = restored.dependencies[dependency];
             until = until.max(self.folded(inner));
             moves |= self.outers.get(&inner).is_some_and(|inner| inner.held_back);
-            moves |= self.compare(sid, dependency, restored.from, told);
+            let turned = self.turned.get(&inner).into_iter().flatten();
+            moves |= turned.clone().any(|turning| turning.tx >= restored.from);
+            let differing = match base.dependencies.contains(&dependency) {
+                true => self.differs(sid, dependency, made_with(&base, dependency, told)),
+                false => self.infer(sid, dependency, told),
+            };
+            if let Some(outer) = self.outers.get_mut(&sid) {
+                for (digest, values, xids) in differing {
+                    outer.differing[dependency].insert(digest, values, Lsn(0), xids);
+                }
+            }
         }
         if let Some(outer) = self.outers.get_mut(&sid) {
             outer.phase = Phase::Catching { until };
@@ -121,25 +139,46 @@ impl Subqueries {
         nested.iter().map(|inner| self.folded(*inner)).fold(own, Lsn::max)
     }
 
-    /// Compares what an inner query gives with what the shape was made with: what its log says, and where
-    /// that is silent, what the query gave before `from` or in the shape's own snapshot. Not what it gave where
-    /// the stream begins again: that may be earlier, and what turned and turned back until `from` has left
-    /// no trace in the log. Whether the query has turned anything since then.
-    fn compare(&mut self, sid: Sid, dependency: usize, from: Lsn, mut told: BTreeMap<Digest, bool>) -> bool {
-        let Some(outer) = self.outers.get(&sid) else { return false };
+    /// Where an inner query does not give what a shape was made with.
+    fn differs(&self, sid: Sid, dependency: usize, mut made_with: BTreeSet<Digest>) -> Vec<Differs> {
+        let Some(outer) = self.outers.get(&sid) else { return Vec::new() };
         let inner = outer.dependencies[dependency];
-        let Some(members) = self.members.get(&inner) else { return false };
+        let Some(members) = self.members.get(&inner) else { return Vec::new() };
+        let mut differing = Vec::new();
+        for values in members.values() {
+            let digest = outer.digest(dependency, values);
+            if !made_with.remove(&digest) {
+                differing.push((digest, Some(values.clone()), BTreeSet::new()));
+            }
+        }
+        // What is given no more, its log may still know by more than the hash.
+        let turned = self.turned.get(&inner).filter(|_| !made_with.is_empty()).into_iter().flatten();
+        for turning in turned {
+            let digest = outer.digest(dependency, &turning.values);
+            if made_with.remove(&digest) {
+                differing.push((digest, Some(turning.values.clone()), turning.xids.clone()));
+            }
+        }
+        differing.extend(made_with.into_iter().map(|digest| (digest, None, BTreeSet::new())));
+        differing
+    }
+
+    /// The same where it is not noted what the query gave in the snapshot of the shape: what the log of the shape
+    /// does not tell of is as it was there, and the log of the query tells what has turned since.
+    fn infer(&self, sid: Sid, dependency: usize, mut told: BTreeMap<Digest, bool>) -> Vec<Differs> {
+        let Some(outer) = self.outers.get(&sid) else { return Vec::new() };
+        let inner = outer.dependencies[dependency];
+        let Some(members) = self.members.get(&inner) else { return Vec::new() };
         let mut turned: BTreeMap<Digest, (&Values, bool, &BTreeSet<u32>)> = BTreeMap::new();
         for turning in self.turned.get(&inner).into_iter().flatten() {
-            if turning.tx < from || outer.began_with(turning.tx, &turning.xids) {
+            if outer.began_with(dependency, turning.tx, &turning.xids) {
                 continue;
             }
             let digest = outer.digest(dependency, &turning.values);
             let (_, odd, xids) = turned.entry(digest).or_insert((&turning.values, false, &turning.xids));
             (*odd, *xids) = (!*odd, &turning.xids);
         }
-        let any = !turned.is_empty();
-        let mut differing: Vec<(Digest, Option<Values>, BTreeSet<u32>)> = Vec::new();
+        let mut differing = Vec::new();
         for (digest, (values, odd, xids)) in turned {
             let selected = members.is_selected(values);
             let made_with = told.remove(&digest).unwrap_or(selected != odd);
@@ -154,19 +193,30 @@ impl Subqueries {
                     differing.push((digest, Some(values.clone()), BTreeSet::new()));
                 }
             }
-            differing.extend(
-                told.into_iter()
-                    .filter(|(_, made_with)| *made_with)
-                    .map(|(digest, _)| (digest, None, BTreeSet::new())),
-            );
+            let given = told.into_iter().filter(|(_, made_with)| *made_with);
+            differing.extend(given.map(|(digest, _)| (digest, None, BTreeSet::new())));
         }
-        if let Some(outer) = self.outers.get_mut(&sid) {
-            for (digest, values, xids) in differing {
-                outer.differing[dependency].insert(digest, values, Lsn(0), xids);
-            }
-        }
-        any
+        differing
     }
+}
+
+/// What the inner queries of a shape gave in its snapshot, as far as it was noted.
+fn base(view: &ShapeView) -> Result<Note, FoldError> {
+    Note::decode(&view.snapshot_note()?).ok_or(FoldError::Message)
+}
+
+/// What a shape is made with at the end of its log.
+fn made_with(base: &Note, dependency: usize, told: BTreeMap<Digest, bool>) -> BTreeSet<Digest> {
+    let of = |(of, digest, _): &(usize, Digest, bool)| (*of == dependency).then_some(*digest);
+    let mut made_with: BTreeSet<Digest> = base.entries.iter().filter_map(of).collect();
+    for (digest, given) in told {
+        if given {
+            made_with.insert(digest);
+        } else {
+            made_with.remove(&digest);
+        }
+    }
+    made_with
 }
 
 impl Outer {

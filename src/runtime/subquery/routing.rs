@@ -9,7 +9,7 @@ use super::members::{Flip, RowChange};
 use super::moving::Need;
 use super::outer::{Held, Phase};
 use super::{Action, Subqueries};
-use crate::domain::{Change, Lsn, Seq, Sid, SidSet, Tuple};
+use crate::domain::{Change, Lsn, Oid, Seq, Sid, SidSet, Tuple};
 use crate::events::InvalidationCause;
 use crate::replication::{ReplicationError, Transaction};
 use crate::runtime::router::RoutedTransaction;
@@ -40,6 +40,8 @@ impl Subqueries {
         }
         // From here on nothing fails: it is taken in as a whole or not at all.
         self.processed = txn.lsn;
+        let own = |oid: &&Oid| self.by_table.get(oid).is_some_and(|sids| !sids.is_empty());
+        self.recent.note(txn.lsn, txn.xid, txn.relations.iter().filter(own).copied());
         self.turned.clear();
         self.reached = self.reached.max(txn.lsn);
         for (sid, changes) in counted {
@@ -105,7 +107,7 @@ impl Subqueries {
             let Some(outer) = self.outers.get_mut(&dependent).filter(|outer| outer.is_made()) else {
                 continue;
             };
-            if outer.began_with(cause, xids) {
+            if outer.began_with(dependency, cause, xids) {
                 continue;
             }
             for flip in flips {

@@ -1,7 +1,7 @@
 //! Tags of rows that come from a query.
 
 use crate::domain::{Handle, ShapeDefinition, Tuple, Value};
-use crate::filter::subquery::{Clause, ClauseError, TagScope};
+use crate::filter::subquery::{Clause, ClauseError, Digest, TagScope, Values};
 use crate::shape_log::RowTags;
 
 /// Gives rows their tags. A row that it is handed has, after the columns of the shape, what
@@ -72,6 +72,13 @@ impl RowTagger {
         let seen = self.clause.look(&self.positions, &Tuple::from_values(cells), None);
         let active = active.iter().map(|value| *value == Value::Text(b"t")).collect();
         (&row[..self.selected.min(row.len())], RowTags { tags: self.clause.tags(&seen, &self.scope), active })
+    }
+
+    /// The hash by which the shape knows a value of an inner query.
+    #[must_use]
+    pub fn digest(&self, dependency: usize, values: &Values) -> Option<Digest> {
+        let at = self.clause.member_positions().find(|at| at.dependency == dependency)?;
+        Some(self.clause.digest(at.position, values, &self.scope))
     }
 
     #[must_use]

@@ -27,6 +27,9 @@ pub struct Database {
     transactions: Vec<Arc<Transaction>>,
     /// The rows that each transaction wrote to.
     written: Vec<Vec<(usize, i64)>>,
+    /// How many have been seen, but for one.
+    seen: usize,
+    unseen: Option<usize>,
     relations: Vec<Relation>,
     wire: Vec<Arc<WireRelation>>,
 }
@@ -48,7 +51,8 @@ impl Database {
         let relations: Vec<Relation> = (0..TABLES).map(relation).collect();
         let wire = relations.iter().map(wire).collect();
         let states = vec![Tables::default()];
-        Database { states, transactions: Vec::new(), written: Vec::new(), relations, wire }
+        let (transactions, written) = (Vec::new(), Vec::new());
+        Database { states, transactions, written, seen: 0, unseen: None, relations, wire }
     }
 
     pub fn wire(&self) -> &[Arc<WireRelation>] {
@@ -139,8 +143,9 @@ impl Database {
     }
 
     /// The latest state. Or, as it is for a moment in Postgres, without a transaction that is in the log
-    /// already: the one before the last, where the last does not depend on it.
-    pub fn look(&self, lagging: bool) -> Look {
+    /// already: the one before the last, where the last does not depend on it. Never one from before `from`,
+    /// nor one that somebody has seen.
+    pub fn look(&mut self, lagging_from: Option<usize>) -> Look {
         let (count, lsn) = (self.len(), Lsn(self.end().0 - 1));
         let next = count as u64 + 1;
         let hidden = count.saturating_sub(2);
@@ -148,8 +153,11 @@ impl Database {
             let [earlier, later] = &self.written[hidden..] else { return false };
             earlier.iter().all(|row| !later.contains(row))
         };
+        let unseen = hidden >= self.seen || self.unseen == Some(hidden);
+        let lags = lagging_from.is_some_and(|from| hidden >= from) && count >= 2 && unseen && independent();
+        (self.seen, self.unseen) = (count, lags.then_some(hidden));
         let mut tables = self.states[count].clone();
-        if !(lagging && count >= 2 && independent()) {
+        if !lags {
             let snapshot = PgSnapshot { xmin: next, xmax: next, xip: Vec::new() };
             return Look { snapshot, lsn, tables };
         }
@@ -209,7 +217,7 @@ fn relation(table: usize) -> Relation {
     }
 }
 
-fn wire(relation: &Relation) -> Arc<WireRelation> {
+pub fn wire(relation: &Relation) -> Arc<WireRelation> {
     let column = |column: &Column| WireColumn {
         name: column.name.clone(),
         type_oid: column.type_oid,

@@ -6,6 +6,7 @@
 mod clauses;
 mod client;
 mod database;
+mod making;
 mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use self::clauses::{Clause, Row};
 use self::client::Client;
 use self::database::Database;
 use self::process::Process;
-use crate::domain::{Handle, Lsn, Seq, ShapeDefinition, Sid};
+use crate::domain::{Handle, Lsn, PgSnapshot, Seq, ShapeDefinition, Sid};
 use crate::filter::subquery;
 use crate::shape_log::{ShapeFiles, ShapeReader, SimDisk, SnapshotWriter};
 
@@ -28,8 +29,9 @@ use crate::shape_log::{ShapeFiles, ShapeReader, SimDisk, SnapshotWriter};
 const HISTORIES: std::ops::Range<u64> = 24..48;
 /// Steps of one history.
 const STEPS: usize = 400;
-/// Shapes with inner queries that have clients.
-const SHAPES: usize = 4;
+/// Shapes with inner queries that have clients: those made while nothing is there, and all in the end.
+const SHAPES: usize = 3;
+const SHAPES_MAX: usize = 6;
 /// States of the engine that a crash may bring back.
 const STATES_MAX: usize = 20;
 
@@ -40,6 +42,8 @@ struct Spec {
     handle: Handle,
     definition: Arc<ShapeDefinition>,
     dependencies: Vec<Sid>,
+    /// What its snapshot contains.
+    visible: (PgSnapshot, Lsn),
 }
 
 /// One that has a client: what SQL says about its rows.
@@ -104,13 +108,12 @@ impl World {
         let disk = SimDisk::new();
         let database = Database::new();
         let (mut specs, mut followed) = (Vec::new(), Vec::new());
+        let nothing = (database::before_all(), Lsn(10));
         while followed.len() < SHAPES {
-            let clause = Clause::random(&mut random, 2);
-            let table = random.random_range(0..clauses::TABLES);
-            let Some(definition) = database.definition(table, &clause) else { continue };
-            let sid = add(&mut specs, &disk, definition);
-            followed.push(Followed { sid, table, clause, client: Client::new(), state: 0 });
+            let Some(one) = some_shape(&mut random, &database, &mut specs, &nothing) else { continue };
+            followed.push(one);
         }
+        specs.iter().for_each(|spec| lay_out(spec, &disk));
         let memory = Memory { received: Lsn(10), ..Memory::default() };
         let process = Process::start(&specs, &disk, &memory, 1);
         let (states, story) = (vec![memory.clone()], Vec::new());
@@ -127,7 +130,7 @@ impl World {
             50..58 => {
                 let Some(number) = self.some_query() else { return Ok(()) };
                 let lagging = self.random.random_bool(0.2);
-                self.process.look(number, &self.database, lagging);
+                self.process.look(number, &mut self.database, lagging);
                 self.story.push(format!("query {:?} looks", self.process.queries[number].0));
             }
             58..68 => {
@@ -151,6 +154,7 @@ impl World {
                 self.states = vec![self.memory.clone()];
             }
             98 => self.crash(),
+            99 if self.followed.len() < SHAPES_MAX => self.make(),
             _ => {}
         }
         if let Some(ended) = self.process.ended.first() {
@@ -204,6 +208,27 @@ impl World {
         Ok(())
     }
 
+    /// A client comes for another shape.
+    fn make(&mut self) {
+        let lagging = self.random.random_bool(0.2);
+        // Who was not visible yet when the shape was made known is waited for.
+        let look = self.database.look(lagging.then_some(self.process.next));
+        let (known, visible) = (self.specs.len(), (look.snapshot.clone(), look.lsn));
+        let made = some_shape(&mut self.random, &self.database, &mut self.specs, &visible);
+        let Some(mut one) = made else { return };
+        if self.followed.iter().any(|known| known.sid == one.sid) {
+            return;
+        }
+        for spec in &self.specs[known..] {
+            self.process.make(spec, &self.disk, &look);
+            self.story.push(format!("{} is made with what is visible at {}", spec.sid, look.lsn));
+        }
+        one.state = self.database.len();
+        self.followed.push(one);
+        // The journal has it, and so all that was before.
+        self.states = vec![self.memory.clone()];
+    }
+
     /// The process ends, and perhaps the machine. What the journal has of the latest is up to chance.
     fn crash(&mut self) {
         self.states.push(self.memory.clone());
@@ -217,7 +242,8 @@ impl World {
         }
         self.starts += 1;
         self.process = Process::start(&self.specs, &self.disk, &self.memory, self.starts);
-        self.process.next = self.database.first_from(self.memory.from());
+        self.process.first = self.database.first_from(self.memory.from());
+        self.process.next = self.process.first;
         self.perform();
     }
 
@@ -230,7 +256,7 @@ impl World {
             self.process.reach(self.database.end());
             self.perform();
             while !self.process.queries.is_empty() {
-                self.process.look(0, &self.database, false);
+                self.process.look(0, &mut self.database, false);
                 self.process.answer(0);
                 self.perform();
             }
@@ -280,22 +306,41 @@ impl World {
     }
 }
 
-/// Adds a shape after the inner queries that it needs, with files without rows.
-fn add(specs: &mut Vec<Spec>, disk: &SimDisk, definition: ShapeDefinition) -> Sid {
+/// A random shape with inner queries, if the service accepts its clause.
+fn some_shape(
+    random: &mut StdRng,
+    database: &Database,
+    specs: &mut Vec<Spec>,
+    visible: &(PgSnapshot, Lsn),
+) -> Option<Followed> {
+    let clause = Clause::random(random, 2);
+    let table = random.random_range(0..clauses::TABLES);
+    let definition = database.definition(table, &clause)?;
+    let sid = add(specs, definition, visible);
+    Some(Followed { sid, table, clause, client: Client::new(), state: 0 })
+}
+
+/// Adds a shape after the inner queries that it needs.
+fn add(specs: &mut Vec<Spec>, definition: ShapeDefinition, visible: &(PgSnapshot, Lsn)) -> Sid {
     let dependencies: Vec<Sid> =
-        definition.dependencies.iter().map(|inner| add(specs, disk, inner.clone())).collect();
+        definition.dependencies.iter().map(|inner| add(specs, inner.clone(), visible)).collect();
     if let Some(known) = specs.iter().find(|spec| spec.definition.same_shape(&definition)) {
         return known.sid;
     }
     let sid = Sid(specs.len() as u32 + 1);
     let handle = Handle { hash: definition.hash().0, micros: u64::from(sid.0) };
     let definition = Arc::new(definition);
-    let files = ShapeFiles::create(Arc::new(disk.clone()), data(), handle, &definition).expect("files");
-    let reader = ShapeReader::new(&files);
-    let snapshot = SnapshotWriter::create(&files, &definition, reader, u64::MAX).expect("a snapshot");
-    snapshot.finish(&database::before_all()).expect("a snapshot without rows");
-    specs.push(Spec { sid, handle, definition, dependencies });
+    specs.push(Spec { sid, handle, definition, dependencies, visible: visible.clone() });
     sid
+}
+
+/// Files without rows.
+fn lay_out(spec: &Spec, disk: &SimDisk) {
+    let Spec { handle, definition, .. } = spec;
+    let files = ShapeFiles::create(Arc::new(disk.clone()), data(), *handle, definition).expect("files");
+    let reader = ShapeReader::new(&files);
+    let snapshot = SnapshotWriter::create(&files, definition, reader, u64::MAX).expect("a snapshot");
+    snapshot.finish(&database::before_all()).expect("a snapshot without rows");
 }
 
 fn run(seed: u64) -> Result<(), String> {

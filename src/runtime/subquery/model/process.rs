@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::database::{self, Database};
 use super::{Memory, Spec, data};
-use crate::domain::{Incarnation, Lsn, Seq, Sid, SidSet, Timestamp, Value};
+use crate::domain::{Incarnation, Lsn, Seq, ShapeDefinition, Sid, SidSet, Timestamp, Value};
 use crate::engine::Input;
 use crate::filter::Predicate;
 use crate::filter::subquery::Selection;
@@ -29,14 +29,15 @@ type Served = (Spec, Arc<LiveShape>, Option<Arc<RowTagger>>);
 
 /// See the module.
 pub struct Process {
-    router: Router,
+    pub router: Router,
     pool: WriterPool,
     incarnation: Incarnation,
     shapes: BTreeMap<Sid, Served>,
     bodies: BTreeMap<Seq, Arc<RoutedTransaction>>,
     runs: BTreeMap<Sid, Vec<(Run, Option<Seq>)>>,
-    /// The transaction that the stream brings next.
+    /// The transaction that the stream brings next, and the one that it began with.
     pub next: usize,
+    pub first: usize,
     /// What is asked of the database, and the answers that are on their way.
     pub queries: Vec<(Sid, u64, Option<Moved>)>,
     /// Shapes that were given up: there is no reason for any.
@@ -61,6 +62,7 @@ impl Process {
             bodies: BTreeMap::new(),
             runs: BTreeMap::new(),
             next: 0,
+            first: 0,
             queries: Vec::new(),
             ended: Vec::new(),
         };
@@ -70,9 +72,9 @@ impl Process {
             let restored = Restored {
                 dependencies: spec.dependencies.clone(),
                 from: oldest.map_or(Lsn(received.0 + 1), |(lsn, _)| *lsn),
-                visible: Some((database::before_all(), Lsn(10))),
+                visible: Some(spec.visible.clone()),
             };
-            process.restore(spec, disk, (from, received, restored), &published);
+            process.restore(spec, disk, (received, restored), &published);
         }
         process.perform();
         process
@@ -82,10 +84,10 @@ impl Process {
         &mut self,
         spec: &Spec,
         disk: &SimDisk,
-        (from, received, restored): (Lsn, Lsn, Restored),
+        (received, restored): (Lsn, Restored),
         published: &Arc<AtomicU64>,
     ) {
-        let Spec { sid, handle, definition, dependencies } = spec;
+        let Spec { sid, handle, definition, dependencies, .. } = spec;
         let (sid, subqueries) = (*sid, &mut self.router.subqueries);
         let files = ShapeFiles::open(Arc::new(disk.clone()), data(), *handle);
         let reader = ShapeReader::open(&files).expect("a snapshot");
@@ -99,20 +101,25 @@ impl Process {
         if definition.is_inner() {
             let clause = tagger.as_ref().map(|tagger| Arc::new(tagger.clause().clone()));
             subqueries
-                .restore_inner(sid, Arc::clone(definition), clause, &view, (from, &restored))
+                .restore_inner(sid, Arc::clone(definition), clause, &view, &restored)
                 .expect("a log that can be folded");
         }
-        match &tagger {
+        if let Some(tagger) = &tagger {
+            let (definition, tagger) = (Arc::clone(definition), Arc::clone(tagger));
+            subqueries
+                .restore_outer(sid, definition, tagger, &view, (received, &restored))
+                .expect("a log that can be folded");
+        }
+        self.match_against(sid, definition, tagger.as_deref());
+        let (definition, published) = (Arc::clone(definition), Arc::clone(published));
+        let shape = Arc::new(LiveShape::new(sid, *handle, definition, reader, Phase::Readable, published));
+        self.begin_writing(spec, shape, files, tagger);
+    }
+
+    /// Every transaction is matched against it from the next on.
+    pub fn match_against(&mut self, sid: Sid, definition: &Arc<ShapeDefinition>, tagger: Option<&RowTagger>) {
+        match tagger {
             Some(tagger) => {
-                subqueries
-                    .restore_outer(
-                        sid,
-                        Arc::clone(definition),
-                        Arc::clone(tagger),
-                        &view,
-                        (received, &restored),
-                    )
-                    .expect("a log that can be folded");
                 self.router.insert_outer(sid, Arc::clone(definition), tagger.clause().columns());
             }
             None => {
@@ -122,21 +129,26 @@ impl Process {
                 self.router.insert(sid, Arc::clone(definition), predicate);
             }
         }
-        let (definition, published) = (Arc::clone(definition), Arc::clone(published));
-        let shape = Arc::new(LiveShape::new(sid, *handle, definition, reader, Phase::Readable, published));
-        self.pool.perform(
-            Timestamp(0),
-            Command::Start {
-                sid,
-                incarnation: self.incarnation,
-                shape: Arc::clone(&shape),
-                files,
-                replay: Vec::new(),
-                complete: true,
-                owes_from: None,
-            },
-        );
-        self.shapes.insert(sid, (spec.clone(), shape, tagger));
+    }
+
+    pub fn begin_writing(
+        &mut self,
+        spec: &Spec,
+        shape: Arc<LiveShape>,
+        files: ShapeFiles,
+        tagger: Option<Arc<RowTagger>>,
+    ) {
+        let start = Command::Start {
+            sid: spec.sid,
+            incarnation: self.incarnation,
+            shape: Arc::clone(&shape),
+            files,
+            replay: Vec::new(),
+            complete: true,
+            owes_from: None,
+        };
+        self.pool.perform(Timestamp(0), start);
+        self.shapes.insert(spec.sid, (spec.clone(), shape, tagger));
     }
 
     /// Takes the next transaction in; tells who is to have it.
@@ -155,7 +167,11 @@ impl Process {
             (seq, self.shapes.keys().copied().filter(owes).collect())
         } else {
             memory.received = lsn;
-            let set: SidSet = routing.set;
+            let lacks = |sid: &Sid| {
+                let (snapshot, bound) = &self.shapes[sid].0.visible;
+                lsn >= *bound || !snapshot.sees(body.txn.xid)
+            };
+            let set: SidSet = routing.set.iter().filter(lacks).collect();
             if set.is_empty() {
                 return Some((lsn, "for nobody".to_owned()));
             }
@@ -223,11 +239,11 @@ impl Process {
     }
 
     /// The snapshot of a query is taken: all rows of its table, which are more than it asks for.
-    pub fn look(&mut self, number: usize, database: &Database, lagging: bool) {
+    pub fn look(&mut self, number: usize, database: &mut Database, lagging: bool) {
         let (sid, _, answer) = &mut self.queries[number];
         let (spec, _, tagger) = &self.shapes[sid];
         let definition = &spec.definition;
-        let look = database.look(lagging);
+        let look = database.look(lagging.then_some(self.first));
         let (encoder, selection) = (Encoder::new(definition), Selection::of(definition));
         let table = definition.relation.oid.0 as usize - 1;
         let names = super::clauses::COLUMNS;
