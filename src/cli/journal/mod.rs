@@ -57,7 +57,9 @@ impl Where {
         if let Some(Given(source)) = &self.given {
             return Ok(source.again());
         }
-        Ok(Source::open(&self.journal)?.with_progress(self.progress))
+        let opened = Source::open(&self.journal);
+        let opened = opened.map_err(|error| Failure::Open(self.journal.display().to_string(), error))?;
+        Ok(opened.with_progress(self.progress))
     }
 }
 
@@ -228,6 +230,8 @@ fn perform(command: &Command, out: &mut impl Write) -> Result<u8, Failure> {
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {
+    #[error("{0}: {1}")]
+    Open(String, AskError),
     #[error(transparent)]
     Journal(#[from] crate::journal::JournalError),
     #[error(transparent)]
