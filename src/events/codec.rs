@@ -215,7 +215,9 @@ mod tests {
         let watermark = Event::Flush(FlushEvent::Watermark { upto: Seq(1_000_000), except: vec![] });
         let acked = |cause| Event::Stream(StreamEvent::AckSent { lsn: Lsn(1 << 40), cause });
         let (commit, keepalive) = (acked(AckCause::Commit), acked(AckCause::Keepalive));
-        for event in [routed().event, watermark, commit, keepalive] {
+        let nothing =
+            StreamEvent::RoutedNothing { generation: Generation(3), upto: Lsn(1 << 33), txns: 70_000 };
+        for event in [routed().event, watermark, commit, keepalive, nothing.into()] {
             for because in [None, Some(EventId(6))] {
                 let recorded = Recorded { event: event.clone(), because, ..routed() };
                 let bytes = encode(&recorded);
@@ -232,21 +234,27 @@ mod tests {
         #[test]
         fn the_readers_agree(
             numbers in proptest::array::uniform8(any::<u64>()),
+            wanted in any::<bool>(),
             sids in proptest::collection::vec(any::<u16>(), 0..40),
             at in 0_usize..160,
             flip in any::<u8>(),
             cut in 0_usize..4,
         ) {
             let shift = |index: usize| numbers[index] >> (numbers[index] % 64);
-            let event = StreamEvent::TxnRouted {
-                seq: Seq(shift(0)),
-                generation: Generation(shift(1) as u32),
-                lsn: Lsn(shift(2)),
-                xid: Xid(shift(3) as u32),
-                committed_at: Timestamp(shift(4) as i64),
-                changes: shift(5),
-                bytes: shift(6),
-                set: sids.into_iter().map(|sid| Sid(u32::from(sid))).collect(),
+            let (generation, lsn) = (Generation(shift(1) as u32), Lsn(shift(2)));
+            let event = if wanted {
+                StreamEvent::TxnRouted {
+                    seq: Seq(shift(0)),
+                    generation,
+                    lsn,
+                    xid: Xid(shift(3) as u32),
+                    committed_at: Timestamp(shift(4) as i64),
+                    changes: shift(5),
+                    bytes: shift(6),
+                    set: sids.into_iter().map(|sid| Sid(u32::from(sid))).collect(),
+                }
+            } else {
+                StreamEvent::RoutedNothing { generation, upto: lsn, txns: shift(5) }
             };
             let recorded = Recorded { id: EventId(shift(7)), event: event.into(), ..routed() };
             let bytes = encode(&recorded);

@@ -45,8 +45,17 @@ fn stream(bytes: &mut Bytes<'_>) -> Option<Event> {
                 },
             }
         }
-        0xa2 => {
-            bytes.literal(b"ak\x82")?;
+        0xa2 => return short(bytes).map(Event::Stream),
+        _ => return None,
+    };
+    Some(Event::Stream(event))
+}
+
+/// Those with names of two letters.
+fn short(bytes: &mut Bytes<'_>) -> Option<StreamEvent> {
+    Some(match bytes.take(2)? {
+        b"ak" => {
+            bytes.literal(b"\x82")?;
             let lsn = Lsn(bytes.named(b"\xa1l")?);
             bytes.literal(b"\xa1c\xa1")?;
             let cause = match bytes.one()? {
@@ -56,9 +65,14 @@ fn stream(bytes: &mut Bytes<'_>) -> Option<Event> {
             };
             StreamEvent::AckSent { lsn, cause }
         }
+        b"rn" => {
+            bytes.literal(b"\x83")?;
+            let generation = Generation(u32::try_from(bytes.named(b"\xaageneration")?).ok()?);
+            let upto = Lsn(bytes.named(b"\xa4upto")?);
+            StreamEvent::RoutedNothing { generation, upto, txns: bytes.named(b"\xa4txns")? }
+        }
         _ => return None,
-    };
-    Some(Event::Stream(event))
+    })
 }
 
 /// A mark without exceptions.

@@ -18,6 +18,9 @@ const KEYFRAMES_MAX: usize = 64;
 const KEYFRAME_SHAPES_MAX: usize = 600_000;
 /// Events between two of them at first; twice as many whenever there are too many.
 const SPACING_FIRST: u64 = 256;
+/// Shapes that are copied in the time in which an event is folded, roughly: copying states must not take longer than
+/// the pass itself.
+const COPIED_AN_EVENT: u64 = 4;
 /// Exits of writers that are remembered by shape; beyond, they are looked for in the journal.
 const EXITS_MAX: usize = 1_000_000;
 
@@ -84,8 +87,10 @@ impl Track {
             self.exits_count += 1;
         }
         let newest = self.keyframes.last().map_or(EventId(0), |state| state.last);
-        if recorded.id.0 >= newest.0.saturating_add(self.spacing) {
-            self.keyframes.push(Arc::new(self.incidents.state().clone()));
+        let state = self.incidents.state();
+        let spacing = self.spacing.max(state.shapes.len() as u64 / COPIED_AN_EVENT);
+        if recorded.id.0 >= newest.0.saturating_add(spacing) {
+            self.keyframes.push(Arc::new(state.clone()));
             self.thin();
         }
     }
