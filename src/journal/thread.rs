@@ -19,6 +19,10 @@ use super::{Entry, Journal, WRITE_BYTES_MAX};
 pub const QUEUE_REQUESTS_MAX: usize = 1024;
 /// Record bytes after which a group takes no more requests.
 const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long entries that nobody waits for may wait for more before they are appended, all as one batch: each batch
+/// costs the store a rewritten page and the waking of all its threads. Until they are appended they are lost with
+/// the process, as they are before a sync.
+const LINGER_MAX: Duration = Duration::from_millis(10);
 /// Longest time that entries nobody waits for stay without a sync.
 const LAZY_SYNC_AFTER_MAX: Duration = Duration::from_millis(500);
 
@@ -163,8 +167,12 @@ impl<J: Journal> Committer<J> {
         let mut bytes = 0;
         let mut wanted = false;
         let mut next = Some(first);
+        let until = Instant::now() + LINGER_MAX;
         for _ in 0..QUEUE_REQUESTS_MAX {
-            let Some(request) = next.take().or_else(|| queue.try_recv().ok()) else { break };
+            let queued = next.take().or_else(|| queue.try_recv().ok());
+            let lingers = !wanted && !batch.is_empty();
+            let more = || queue.recv_timeout(until.saturating_duration_since(Instant::now())).ok();
+            let Some(request) = queued.or_else(|| if lingers { more() } else { None }) else { break };
             match request {
                 Request::Append { entries, durability } => {
                     let more: usize = entries.iter().map(|entry| entry.bytes.len()).sum();

@@ -14,6 +14,9 @@ use super::frame::READ_WINDOW;
 /// Bytes held from which on pieces are small. In all, no more is held than this, what those take who
 /// read at this moment, and [`PIECE_BYTES_SMALL`] (or one message that is larger) for each connection.
 pub const HELD_BYTES_MAX: usize = 128 << 20;
+/// Of a large piece. A block of a snapshot ends with the message that takes it to the window that is read at once:
+/// it is to be one piece with that message. Else each is searched for its messages, copied, and read twice.
+const PIECE_BYTES_LARGE: usize = READ_WINDOW + READ_WINDOW / 4;
 /// Of a small piece.
 pub const PIECE_BYTES_SMALL: usize = 16 << 10;
 /// Less than this is not worth counting: what goes with a connection takes more.
@@ -32,7 +35,7 @@ impl Count {
     }
 
     fn piece_bytes_max(&self) -> usize {
-        if self.bytes() < HELD_BYTES_MAX { READ_WINDOW } else { PIECE_BYTES_SMALL }
+        if self.bytes() < HELD_BYTES_MAX { PIECE_BYTES_LARGE } else { PIECE_BYTES_SMALL }
     }
 
     fn hold(&'static self, bytes: Vec<u8>) -> Held {
@@ -91,13 +94,13 @@ mod tests {
     fn what_is_held_makes_pieces_small() {
         // Not that of the process: other tests look at the size of pieces.
         static COUNT: Count = Count(AtomicUsize::new(0));
-        assert_eq!(COUNT.piece_bytes_max(), READ_WINDOW);
+        assert_eq!(COUNT.piece_bytes_max(), PIECE_BYTES_LARGE);
         let all = Bytes::from_owner(COUNT.hold(vec![0; HELD_BYTES_MAX]));
         assert_eq!((COUNT.bytes(), COUNT.piece_bytes_max()), (HELD_BYTES_MAX, PIECE_BYTES_SMALL));
         let part = all.slice(5..);
         drop(all);
         assert_eq!(COUNT.piece_bytes_max(), PIECE_BYTES_SMALL, "a part holds all of it");
         drop(part);
-        assert_eq!((COUNT.bytes(), COUNT.piece_bytes_max()), (0, READ_WINDOW));
+        assert_eq!((COUNT.bytes(), COUNT.piece_bytes_max()), (0, PIECE_BYTES_LARGE));
     }
 }

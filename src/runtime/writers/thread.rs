@@ -100,10 +100,16 @@ impl WriterThreads {
         }
     }
 
-    /// Tells every thread that all commits up to `lsn` have been handed out.
+    /// Tells every thread that all commits up to `lsn` have been handed out. One that has done everything that it
+    /// was handed need not be woken up for that.
     pub fn progress(&self, lsn: Lsn) {
-        for number in 0..self.threads.len() {
-            self.send_to(number, Command::Progress(lsn));
+        for (number, thread) in self.threads.iter().enumerate() {
+            // Acquire: of what it counted as done, the views are published.
+            if thread.queued.load(Ordering::Acquire) == 0 {
+                thread.published.fetch_max(lsn.0, Ordering::AcqRel);
+            } else {
+                self.send_to(number, Command::Progress(lsn));
+            }
         }
     }
 
@@ -199,7 +205,8 @@ fn run(
                     pool.perform(now, command);
                     taken += 1;
                 }
-                queued.fetch_sub(taken, Ordering::Relaxed);
+                // Release: see [`WriterThreads::progress`].
+                queued.fetch_sub(taken, Ordering::Release);
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,

@@ -23,7 +23,7 @@ use super::{Common, STREAM_ID};
 /// Rows of a large transaction.
 const LARGE: u64 = 1_000;
 /// Single-row transactions are slower to write and to decode: a fraction of the rows.
-const SINGLE_FRACTION: u64 = 8;
+const SINGLE_FRACTION: u64 = 5;
 /// How long the service may take for all rows before the benchmark gives up.
 const DRAIN_DURATION_MAX: Duration = Duration::from_secs(1_800);
 const MEMORY_MB_MAX: f64 = 300.0;
@@ -32,6 +32,9 @@ const PLAIN_SLOT: &str = "bench_plain";
 const FOLLOWED: u64 = 4;
 /// How often it is looked whether the stream has begun.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+/// How long the slot may take to be where the log ends, and how often Postgres is asked to see to that.
+const SETTLE_DURATION_MAX: Duration = Duration::from_secs(20);
+const SETTLE_INTERVAL: Duration = Duration::from_millis(300);
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -108,6 +111,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     async fn round(&mut self, run: &mut Run, service: &mut Service, size: u64, rows: u64) -> Outcome<()> {
+        self.settle().await?;
         if !service.terminate().await {
             return Err("the service did not end by itself on SIGTERM".into());
         }
@@ -139,6 +143,26 @@ impl Bench<'_> {
         ));
         let peak = service.peak_memory_bytes().ok_or("the service is gone")?;
         run.note(of_kind(Point::new("memory at most", peak as f64 / 1e6, "MB").at_most(MEMORY_MB_MAX)));
+        Ok(())
+    }
+
+    /// Waits until the service's slot begins where the log ends: what is before would be decoded once more, and
+    /// only for the service.
+    async fn settle(&self) -> Outcome<()> {
+        let sql = &self.stage.sql;
+        let end: String = sql.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
+        let settled = format!(
+            "SELECT restart_lsn >= '{end}'::pg_lsn FROM pg_replication_slots WHERE slot_name = 'electric_slot_{STREAM_ID}'"
+        );
+        let begun = Instant::now();
+        while !sql.query_one(&settled, &[]).await?.get::<_, bool>(0) {
+            if begun.elapsed() > SETTLE_DURATION_MAX {
+                return Err("the slot of the service stays behind".into());
+            }
+            // Notes which transactions run: from such a note on, decoding can begin.
+            sql.batch_execute("CHECKPOINT").await?;
+            tokio::time::sleep(SETTLE_INTERVAL).await;
+        }
         Ok(())
     }
 
