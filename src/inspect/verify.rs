@@ -1,5 +1,7 @@
 //! One pass over a journal that checks every invariant and locates every damage.
 
+use std::time::Duration;
+
 use crate::domain::EventId;
 use crate::journal::ArchivedState;
 use crate::projections::forensics::{Checker, Violation};
@@ -31,6 +33,7 @@ pub fn check(source: &Source) -> Findings {
         found.damage(finding.to_string());
     }
     let (archived, saved) = (source.journal().states(), Saved::of(source));
+    let grace = source.journal().configuration().and_then(grace).unwrap_or_default();
     let mut checker: Option<Checker> = None;
     // Once events are missing, the fold is not what it was, until a checkpoint says so anew: what lies
     // between is not checked.
@@ -52,7 +55,8 @@ pub fn check(source: &Source) -> Findings {
                 Some(state) => Some(Checker::from_state(state)),
                 None if recorded.id <= EventId(1) => Some(Checker::new()),
                 None => None,
-            };
+            }
+            .map(|checker| checker.with_grace(grace));
         }
         match &mut checker {
             Some(checker) => {
@@ -66,6 +70,12 @@ pub fn check(source: &Source) -> Findings {
     }
     found.close(checker, true);
     found
+}
+
+/// The grace period among the settings of the newest owner.
+fn grace(configuration: &str) -> Option<Duration> {
+    let settings: serde_json::Value = serde_json::from_str(configuration).ok()?;
+    settings.get("stall_grace_ms")?.as_u64().map(Duration::from_millis)
 }
 
 impl Findings {

@@ -61,6 +61,8 @@ pub struct World {
     pub postgres: Postgres,
     pub disk: Disk,
     pub epoch: Epoch,
+    /// What the next process to start tells of itself: its build's layout of the directory.
+    pub layout: u32,
     pub process: Option<Process>,
     pub checker: Checker,
     /// Handles that a client was given, and handles that a client was told are gone.
@@ -158,6 +160,7 @@ impl World {
             postgres: Postgres::new(),
             disk: Disk::default(),
             epoch: Epoch(0),
+            layout: 1,
             process: None,
             checker: Checker::new(),
             told: BTreeSet::new(),
@@ -221,7 +224,7 @@ impl World {
             (_, false) => PreviousEnd::Crashed,
         };
         let torn_values = if self.choices.chance(20) { 1 } else { 0 };
-        let process = ProcessInfo { pid: self.epoch.0 as u32, ..ProcessInfo::default() };
+        let process = ProcessInfo { pid: self.epoch.0 as u32, format: self.layout, ..ProcessInfo::default() };
         let boot = Boot {
             process,
             epoch: self.epoch,

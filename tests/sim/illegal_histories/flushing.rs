@@ -1,5 +1,7 @@
 //! For whom a flush counts, and who holds the log of Postgres.
 
+use std::time::Duration;
+
 use shapefold::domain::{Generation, Incarnation, Seq, Sid};
 use shapefold::events::{
     ConsumerEvent, DrainCause, Event, ExitCause, FaultClass, FileKind, FlushEvent, OwnershipEvent,
@@ -166,6 +168,9 @@ pub fn held_in_silence() -> History {
 #[test]
 fn f10_the_log_is_held_and_nobody_says_so() {
     held_in_silence().breaks(&[Invariant::F10]);
+    // Where writers may be silent for longer, as the settings say, that is no silence.
+    let broken = |minutes: u64| held_in_silence().broken_with_grace(Duration::from_secs(60 * minutes));
+    assert_eq!((broken(29), broken(31)), (vec![Invariant::F10], Vec::new()));
     let mut named = History::streaming();
     named.route(1, 200, 20, &[SHAPE]).start(1).later(1).then(suspect(1));
     named.later(10).route(2, 300, 21, &[]);

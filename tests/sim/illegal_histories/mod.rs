@@ -6,6 +6,8 @@ mod flushing;
 mod owning;
 mod snapshots;
 
+use std::time::Duration;
+
 use shapefold::domain::{
     DefinitionHash, Epoch, EventId, Generation, Handle, Incarnation, Lsn, Oid, PgSnapshot, Seq, Sid,
     Timestamp, Xid,
@@ -162,7 +164,11 @@ impl History {
     }
 
     fn broken(&self) -> Vec<Invariant> {
-        let mut checker = Checker::new();
+        self.broken_with_grace(Duration::ZERO)
+    }
+
+    fn broken_with_grace(&self, grace: Duration) -> Vec<Invariant> {
+        let mut checker = Checker::new().with_grace(grace);
         self.recorded.iter().for_each(|recorded| checker.observe(recorded));
         let (_, violations) = checker.finish();
         violations.into_iter().map(|violation| violation.invariant).collect()

@@ -137,7 +137,7 @@ impl World {
         if !state.window.is_empty() {
             return self.fail("F3: it ends with transactions that are owed");
         }
-        if state != self.disk.state {
+        if state != *self.disk.state {
             return self.fail("it ends with a journal that folds to another state");
         }
         if self.postgres.slot.is_none_or(|confirmed| confirmed < state.stream.acked) {

@@ -4,8 +4,9 @@
 //! every delay is nought.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
-use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use shapefold::domain::{
@@ -71,10 +72,10 @@ pub struct World {
     pub created: u64,
     pub starts: u8,
     pub postgres: Postgres,
-    pub disk: Rc<Disk>,
+    pub disk: Arc<Disk>,
     pub instances: [Instance; 2],
     pub reader: Reader,
-    pub checker: Rc<Checker>,
+    pub checker: Arc<Checker>,
     pub failure: Option<String>,
 }
 
@@ -91,7 +92,9 @@ pub struct Postgres {
 #[derive(Clone, Default)]
 pub struct Disk {
     /// The fold of the journal as far as it is synced.
-    pub state: State,
+    pub state: Arc<State>,
+    /// Of that state, once somebody asked.
+    state_digest: OnceLock<u128>,
     /// Steps that are appended and not synced: each survives a crash as a whole or not at all.
     pub unsynced: Vec<Vec<Recorded>>,
     pub shapes: BTreeMap<Sid, Files>,
@@ -115,13 +118,13 @@ pub enum Instance {
     Down,
     /// Runs without the lock.
     Waiting,
-    Owner(Rc<Process>),
+    Owner(Arc<Process>),
 }
 
 /// What dies in a crash.
 #[derive(Clone)]
 pub struct Process {
-    pub engine: Engine,
+    pub engine: Arc<Engine>,
     pub effects: VecDeque<(Effect, EventId)>,
     pub statuses: VecDeque<(Effect, EventId)>,
     pub barrier: EventId,
@@ -230,10 +233,10 @@ impl World {
             created: 0,
             starts: 0,
             postgres: Postgres::default(),
-            disk: Rc::default(),
+            disk: Arc::default(),
             instances: [Instance::Down, Instance::Down],
             reader: Reader::default(),
-            checker: Rc::new(Checker::new()),
+            checker: Arc::new(Checker::new()),
             failure: None,
         }
     }
@@ -251,13 +254,13 @@ impl World {
 
     pub fn process_mut(&mut self, who: usize) -> Option<&mut Process> {
         match &mut self.instances[who] {
-            Instance::Owner(process) => Some(Rc::make_mut(process)),
+            Instance::Owner(process) => Some(Arc::make_mut(process)),
             Instance::Down | Instance::Waiting => None,
         }
     }
 
     pub fn disk_mut(&mut self) -> &mut Disk {
-        Rc::make_mut(&mut self.disk)
+        Arc::make_mut(&mut self.disk)
     }
 
     /// Takes the lock, folds the journal, and begins.
@@ -266,15 +269,15 @@ impl World {
         disk.sync();
         disk.flock = Some(who);
         disk.epoch = disk.epoch.next();
-        let (epoch, state) = (disk.epoch, disk.state.clone());
+        let (epoch, state) = (disk.epoch, State::clone(&disk.state));
         let released = state.owner.phase == OwnerPhase::Released;
         let previous_end = match (epoch, released) {
             (Epoch(1), _) => PreviousEnd::None,
             (_, true) => PreviousEnd::Released,
             (_, false) => PreviousEnd::Crashed,
         };
-        self.instances[who] = Instance::Owner(Rc::new(Process {
-            engine: Engine::from_state(state, policy()),
+        self.instances[who] = Instance::Owner(Arc::new(Process {
+            engine: Arc::new(Engine::from_state(state, policy())),
             effects: VecDeque::new(),
             statuses: VecDeque::new(),
             barrier: EventId(0),
@@ -328,7 +331,7 @@ impl World {
         }
         if lost {
             // What the checker has seen and no disk remembers has not happened.
-            self.checker = Rc::new(Checker::from_state(self.disk.state.clone()));
+            self.checker = Arc::new(Checker::from_state(State::clone(&self.disk.state)));
         }
     }
 
@@ -341,7 +344,7 @@ impl World {
     /// Hands an input to the engine; what was recorded, or nothing where it was refused.
     pub fn input(&mut self, who: usize, input: Input) -> Vec<Recorded> {
         let Some(process) = self.process_mut(who) else { return Vec::new() };
-        match process.engine.step(NOW, input) {
+        match Arc::make_mut(&mut process.engine).step(NOW, input) {
             Ok(step) => self.took(who, step),
             Err(_) => Vec::new(),
         }
@@ -357,19 +360,20 @@ impl World {
                 effect => process.effects.push_back((effect, process.barrier)),
             }
         }
+        if step.events.is_empty() {
+            return step.events;
+        }
         let drifted = process.engine.projections().drifted(process.engine.state());
         if !drifted.is_empty() {
             self.fail(format!("J2: {drifted:?} drifted"));
         }
-        let checker = Rc::make_mut(&mut self.checker);
+        let checker = Arc::make_mut(&mut self.checker);
         step.events.iter().for_each(|recorded| checker.observe(recorded));
         if let Some(violation) = checker.violations().first() {
             let why = violation.to_string();
             self.fail(why);
         }
-        if !step.events.is_empty() {
-            self.disk_mut().unsynced.push(step.events.clone());
-        }
+        self.disk_mut().unsynced.push(step.events.clone());
         step.events
     }
 
@@ -393,7 +397,14 @@ impl World {
         match &self.instances[who] {
             Instance::Down => 0.hash(&mut hasher),
             Instance::Waiting => 1.hash(&mut hasher),
-            Instance::Owner(process) => process.digest(self.disk.durable(), &mut hasher),
+            Instance::Owner(process) => {
+                // One owner's state is what the journal folds to, synced and not, which is counted with the
+                // disk.
+                if self.bounds.protocol != Protocol::Ours {
+                    digest_state(process.engine.state(), &mut hasher);
+                }
+                process.digest(self.disk.durable(), &mut hasher);
+            }
         }
         hasher.finish_wide()
     }
@@ -405,8 +416,13 @@ impl Disk {
     }
 
     pub fn sync(&mut self) {
+        if self.unsynced.is_empty() {
+            return;
+        }
+        self.state_digest = OnceLock::new();
+        let state = Arc::make_mut(&mut self.state);
         for step in std::mem::take(&mut self.unsynced) {
-            step.iter().for_each(|recorded| self.state.apply(recorded));
+            step.iter().for_each(|recorded| state.apply(recorded));
         }
     }
 }
@@ -428,7 +444,12 @@ fn digest_state(state: &State, into: &mut Digest) {
 
 impl Disk {
     fn digest(&self, into: &mut Digest) {
-        digest_state(&self.state, into);
+        let of_state = self.state_digest.get_or_init(|| {
+            let mut hasher = Digest::default();
+            digest_state(&self.state, &mut hasher);
+            hasher.finish_wide()
+        });
+        of_state.hash(into);
         for step in &self.unsynced {
             for recorded in step {
                 let numberless = Recorded { id: EventId(0), because: None, ..recorded.clone() };
@@ -442,14 +463,14 @@ impl Disk {
 
 impl Process {
     fn digest(&self, durable: EventId, into: &mut Digest) {
-        digest_state(self.engine.state(), into);
         self.engine.digest_scratch(into);
         let from = |id: &EventId| id.0.saturating_sub(durable.0);
         // Effects and inputs have no hash of their own; their text says all that they hold.
         for (effect, barrier) in self.effects.iter().chain(&self.statuses) {
-            (format!("{effect:?}"), from(barrier)).hash(into);
+            into.text(format_args!("{effect:?}"));
+            from(barrier).hash(into);
         }
-        format!("{:?} {:?} {:?}", self.inbox, self.writers, self.trashing).hash(into);
+        into.text(format_args!("{:?} {:?} {:?}", self.inbox, self.writers, self.trashing));
         (from(&self.barrier), &self.bodies, &self.router, &self.definitions).hash(into);
         (&self.snapshots, self.connection).hash(into);
     }
@@ -472,9 +493,22 @@ impl Digest {
         *second = (second.rotate_left(23) ^ word).wrapping_mul(0xC4CE_B9FE_1A85_EC53);
     }
 
+    /// What something prints, without keeping it.
+    fn text(&mut self, text: std::fmt::Arguments<'_>) {
+        self.write_fmt(text).expect("a digest takes any text");
+        self.word(u64::MAX);
+    }
+
     fn finish_wide(&self) -> u128 {
         let [first, second] = self.0.map(|half| (half ^ (half >> 32)).wrapping_mul(0x9FB2_1C65_1E98_DF25));
         u128::from(first) << 64 | u128::from(second)
+    }
+}
+
+impl std::fmt::Write for Digest {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.write(text.as_bytes());
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use shapefold::domain::{DefinitionHash, Incarnation, Lsn, Seq, Sid};
 use shapefold::state::{Life, OwnerPhase};
+use shapefold::testing::model::postgres::definition as model_definition;
 
 use super::pair::{Pair, Protocol, Up};
 
@@ -46,6 +47,10 @@ impl Client {
         }
     }
 
+    pub fn shape(&self) -> Option<Sid> {
+        self.shape
+    }
+
     fn refetch(&mut self) {
         *self = Client::new(self.definition.0);
     }
@@ -71,6 +76,12 @@ impl Pair {
         };
         match (found, shape) {
             (Some(view), _) => {
+                // An answer that was begun before is another matter.
+                if self.gone.contains(&(who, view.shape)) {
+                    let why =
+                        format!("L6: shape {} is served, and a client was told that it is gone", view.shape);
+                    return self.world.fail(why);
+                }
                 self.clients[number].looking = Some(view);
                 if self.world.choices.chance(60) {
                     self.client_works(number, who);
@@ -81,6 +92,10 @@ impl Pair {
                 self.gone.insert((who, sid));
                 self.clients[number].refetch();
                 self.count("refetches");
+            }
+            // A first request makes the shape, where somebody may.
+            (None, None) if self.up[who] == Up::Owner && self.world.choices.chance(50) => {
+                self.as_process(who, |world| world.create_shape(definition, model_definition(definition).0));
             }
             (None, _) => {}
         }
@@ -123,6 +138,7 @@ impl Pair {
             _ => view.log.len(),
         };
         self.clients[number].asleep = Some((view.who, seen));
+        self.count("P6: clients that waited");
     }
 
     /// P6: a log that has grown wakes who waits for it.
@@ -153,8 +169,6 @@ impl Pair {
             broken = Some(format!("P4: an answer leads from {from} to {end}"));
         } else if let Some(beyond) = fresh.iter().find(|lsn| **lsn > end) {
             broken = Some(format!("P2: an answer up to {end} has {beyond}"));
-        } else if self.gone.contains(&(view.who, sid)) {
-            broken = Some(format!("L6: shape {sid} is served, and a client was told that it is gone"));
         }
         let client = &mut self.clients[number];
         client.shape = Some(sid);
@@ -165,6 +179,10 @@ impl Pair {
             && let Some(expected) = self.expected_of(sid)
         {
             let upto = |lsn: Lsn| expected.iter().copied().filter(|own| *own <= lsn).collect::<Vec<_>>();
+            self.counts.entry("P1, P2: answers compared").and_modify(|count| *count += 1).or_insert(1);
+            if view.mark.is_some() {
+                self.counts.entry("P3: up to date, compared").and_modify(|count| *count += 1).or_insert(1);
+            }
             if rows != upto(end) {
                 broken = Some(format!("P1: a client at {end} has {rows:?}, not {:?}", upto(end)));
             } else if let Some(mark) = view.mark
@@ -230,7 +248,9 @@ impl Pair {
             log.extend_from_slice(&writer.unsynced);
         }
         let handled = writer.and_then(|(_, writer)| writer.handled).unwrap_or(Seq(0));
-        let written = shape.pending.back().is_none_or(|newest| *newest <= handled);
+        // One that is over owes nothing, and lacks what it owed all the same.
+        let living = shape.life < Life::Invalidated;
+        let written = living && shape.pending.back().is_none_or(|newest| *newest <= handled);
         let received = state.stream.received;
         let mark = (written || self.protocol == Protocol::UpToDateOnReceipt).then_some(received);
         Some(View { who, shape: sid, log, mark, writer: writer.map(|((_, incarnation), _)| *incarnation) })

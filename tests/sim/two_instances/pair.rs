@@ -15,6 +15,9 @@ use super::clients::Client;
 
 /// Turns of one history.
 const TURNS: usize = 900;
+/// Of a hundred turns, those in which something may go wrong, and those of clients.
+const STORMY_TURNS: usize = 8;
+const CLIENT_TURNS: usize = 30;
 /// Clients: two for one definition, and others.
 const CLIENTS: u64 = 6;
 /// Rounds in which two instances agree who goes on, at the end.
@@ -50,6 +53,8 @@ pub enum Protocol {
     RegistersAfterTheCheck,
     /// A shape that a client was told is gone is served again.
     ServesWhatIsGone,
+    /// A build starts on what a newer one has left.
+    StartsOnANewerLayout,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +73,12 @@ pub struct Pair {
     /// Turns that one misses.
     paused: [usize; 2],
     lock: LockFile,
+    /// The layout that each instance's build writes: 1 or 2.
+    build: [u32; 2],
+    /// Something else has the directory's name.
+    taken_away: bool,
+    /// Only one of so many disturbances happens.
+    calm: usize,
     /// Who has the journal open.
     journal_lock: Option<usize>,
     /// The backend that holds the advisory lock: whose it is, and turns until the server notices that
@@ -75,7 +86,7 @@ pub struct Pair {
     backend: Option<(usize, Option<usize>)>,
     /// Files that a dead process was about to remove.
     late: Vec<Sid>,
-    last_end: Option<&'static str>,
+    last_end: Option<(usize, &'static str)>,
     pub clients: Vec<Client>,
     /// Shapes of which this instance told a client that they are gone.
     pub gone: BTreeSet<(usize, Sid)>,
@@ -86,14 +97,17 @@ pub struct Pair {
 struct LockFile {
     inode: u64,
     epoch: Epoch,
+    /// In it before the first byte of a newer layout is written; the journal has it, too.
+    layout: u32,
     /// By instance, the file that it has locked, and under which epoch.
     held: [Option<(u64, Epoch)>; 2],
 }
 
 impl Pair {
     pub fn run(seed: u64, protocol: Protocol) -> Pair {
-        let world = World::new(Choices::seeded(seed), Mutation::None);
-        let lock = LockFile { inode: 1, epoch: Epoch(0), held: [None; 2] };
+        let mut world = World::new(Choices::seeded(seed), Mutation::None);
+        let lock = LockFile { inode: 1, epoch: Epoch(0), layout: 1, held: [None; 2] };
+        let calm = [1, 3, 10][world.choices.below(3)];
         let mut pair = Pair {
             world,
             protocol,
@@ -101,6 +115,9 @@ impl Pair {
             parked: [None, None],
             paused: [0; 2],
             lock,
+            build: [1; 2],
+            taken_away: false,
+            calm,
             journal_lock: None,
             backend: None,
             late: Vec::new(),
@@ -145,20 +162,39 @@ impl Pair {
     fn turn(&mut self) {
         let who = self.world.choices.below(2);
         match self.world.choices.below(100) {
-            0 => self.pause(who),
-            1 => self.replace_lock(),
-            2 if self.world.choices.chance(30) => self.lock.epoch = Epoch(self.lock.epoch.0 + 1),
-            3 => self.drain(who),
-            4 if self.world.choices.chance(40) => self.kill(who),
-            5..=24 => {
-                let number = self.world.choices.below(self.clients.len());
-                self.client_works(number, who);
+            turn if turn < STORMY_TURNS => {
+                if self.world.choices.below(self.calm) == 0 {
+                    self.disturb(who);
+                }
+            }
+            turn if turn < STORMY_TURNS + CLIENT_TURNS => {
+                for _ in 0..3 {
+                    let number = self.world.choices.below(self.clients.len());
+                    // A load balancer leaves out who does not answer.
+                    let asked = if self.up[who] == Up::Down { 1 - who } else { who };
+                    self.client_works(number, asked);
+                }
             }
             _ => self.works(who),
+        }
+        if self.taken_away && self.world.choices.chance(5) {
+            self.directory_moves();
         }
         self.server_notices();
         self.effects_of_the_dead();
         self.check_owners();
+    }
+
+    fn disturb(&mut self, who: usize) {
+        match self.world.choices.below(20) {
+            0..3 => self.pause(who),
+            3 => self.replace_lock(),
+            4 => self.lock.epoch = Epoch(self.lock.epoch.0 + 1),
+            5..13 => self.drain(who),
+            13..17 => self.kill(who),
+            17 => self.power_goes(),
+            _ => self.directory_moves(),
+        }
     }
 
     /// One instance does the next thing, unless it is paused.
@@ -171,6 +207,7 @@ impl Pair {
             Up::Down => {
                 if self.world.choices.chance(20) {
                     self.up[who] = Up::Waiting;
+                    self.build[who] = 1 + self.world.choices.below(2) as u32;
                 }
             }
             Up::Waiting => self.tries(who),
@@ -178,13 +215,15 @@ impl Pair {
                 if self.world.choices.chance(10) {
                     self.looks_at_lock(who);
                 }
-                self.as_process(who, |world| world.act());
+                for _ in 0..=self.world.choices.below(3) {
+                    self.as_process(who, |world| world.act());
+                }
             }
         }
     }
 
     /// What one process does; then who is connected, and whether it lives.
-    fn as_process(&mut self, who: usize, act: impl FnOnce(&mut World)) {
+    pub fn as_process(&mut self, who: usize, act: impl FnOnce(&mut World)) {
         self.world.process = self.parked[who].take();
         if self.world.process.is_none() {
             return;
@@ -203,7 +242,10 @@ impl Pair {
                     (true, Some((holder, _))) if holder != who || self.world.locked_elsewhere => {
                         self.world.fail("O8: two streams at once");
                     }
-                    (true, _) => {
+                    (true, before) => {
+                        if before.is_none() {
+                            self.count("O8: streams begun");
+                        }
                         // A lock that stayed behind is somebody's, even if it was one's own.
                         if self.backend.is_some_and(|(_, dead)| dead.is_some()) {
                             self.world.fail("O8: a stream beside one that the server has not ended");
@@ -239,9 +281,9 @@ impl Pair {
             last.is_some_and(|last| matches!(last.event, Event::Ownership(OwnershipEvent::Released { .. })));
         self.count(if released { "orderly ends" } else { "kills" });
         self.last_end = Some(if released {
-            "takeovers from one that ended in order"
+            (who, "takeovers from one that ended in order")
         } else {
-            "takeovers from one that was killed"
+            (who, "takeovers from one that was killed")
         });
         if self.backend.is_some_and(|(holder, _)| holder == who) {
             self.backend = None;
@@ -271,6 +313,9 @@ impl Pair {
                 return self.check_removed(who, &files);
             }
         }
+        if self.taken_away {
+            return self.count("turned away by a directory that is not there");
+        }
         let other = 1 - who;
         let locked = self.lock.held[other].is_some_and(|(inode, _)| inode == self.lock.inode);
         if locked && self.protocol != Protocol::NoLock {
@@ -280,6 +325,17 @@ impl Pair {
         if open && !matches!(self.protocol, Protocol::NoJournalLock | Protocol::NoLock) {
             return self.count("turned away by the journal's lock");
         }
+        // The lock file says it before the first newer byte is written; where it was replaced, the journal does.
+        let layout = self.lock.layout.max(self.world.disk.state.owner.process.format);
+        if layout > self.build[who] && self.protocol != Protocol::StartsOnANewerLayout {
+            self.up[who] = Up::Down;
+            return self.count("O5: turned away by a newer layout");
+        }
+        if (1..self.build[who]).contains(&self.world.disk.state.owner.process.format) {
+            self.count("O5: brought to a newer layout");
+        }
+        self.lock.layout = self.build[who];
+        self.world.layout = self.build[who];
         self.journal_lock = Some(who);
         // One more than the lock file and the journal have ever seen.
         self.world.epoch = self.lock.epoch.max(self.world.disk.state.owner.epoch);
@@ -289,15 +345,20 @@ impl Pair {
         self.lock.epoch = self.world.epoch;
         self.lock.held[who] = Some((self.lock.inode, self.lock.epoch));
         self.parked[who] = self.world.process.take();
-        if let Some(end) = self.last_end.take() {
+        if let Some((before, end)) = self.last_end.take() {
             self.count(end);
+            if before != who {
+                self.count(["handed over to the first", "handed over to the second"][who]);
+            }
         }
     }
 
     /// Is the directory still ours? Asked now and then, as the driver does.
     fn looks_at_lock(&mut self, who: usize) {
         let Some((inode, epoch)) = self.lock.held[who] else { return };
-        let (evidence, what) = if inode != self.lock.inode {
+        let (evidence, what) = if self.taken_away {
+            (LossEvidence::DirectoryVanished, "O6: stopped by a directory that is not there")
+        } else if inode != self.lock.inode {
             (LossEvidence::InodeChanged, "stopped by another lock file")
         } else if self.lock.epoch > epoch {
             (LossEvidence::EpochHigher, "stopped by a higher epoch")
@@ -326,6 +387,7 @@ impl Pair {
     fn replace_lock(&mut self) {
         self.lock.inode += 1;
         self.lock.epoch = Epoch(0);
+        self.lock.layout = 1;
         self.count("lock files replaced");
     }
 
@@ -345,8 +407,30 @@ impl Pair {
         }
     }
 
+    /// Both processes are gone at once, and what was not synced with them. Postgres may have run elsewhere.
+    fn power_goes(&mut self) {
+        self.count("power cuts");
+        for who in 0..2 {
+            self.kill(who);
+            self.paused[who] = 0;
+        }
+        if self.world.choices.chance(30) {
+            self.world.postgres.crash();
+            self.backend = None;
+        }
+    }
+
+    /// The directory is renamed, or comes back. Who has it open goes on reaching it, and must notice.
+    fn directory_moves(&mut self) {
+        self.taken_away = !self.taken_away;
+        self.count(if self.taken_away { "directories taken away" } else { "directories put back" });
+    }
+
     /// O1: of two that run, one has the directory.
     fn check_owners(&mut self) {
+        if self.up.contains(&Up::Owner) {
+            self.count("O1: turns with an owner");
+        }
         let owners = self.up.iter().filter(|up| **up == Up::Owner).count();
         if owners > 1 {
             self.world.fail("O1: two processes write to one directory");
@@ -357,6 +441,7 @@ impl Pair {
     fn check_removed(&mut self, who: usize, before: &BTreeSet<Sid>) {
         let removed = before.iter().find(|sid| !self.world.disk.shapes.contains_key(sid)).copied();
         let Some(sid) = removed else { return };
+        self.count("O3, O7: removals looked at");
         if self.up[who] != Up::Owner || self.journal_lock != Some(who) {
             self.world.fail(format!("O7: the files of shape {sid} are removed by one that only waits"));
         }
@@ -397,14 +482,28 @@ impl Pair {
         }
     }
 
+    /// The end of a client that has nothing is to have something.
+    fn make_what_it_wants(&mut self, number: usize, owner: usize) {
+        for _ in 0..3 {
+            self.client_works(number, owner);
+        }
+        self.world.process = self.parked[owner].take();
+        self.world.quiesce();
+        self.parked[owner] = self.world.process.take();
+    }
+
     /// Nothing goes wrong any more: one of the two has the directory, and everything comes to an end.
     fn rest(&mut self) {
         self.paused = [0; 2];
+        self.taken_away = false;
         self.backend = self.backend.filter(|(_, dead)| dead.is_none());
         for _ in 0..ROUNDS_MAX {
             for who in 0..2 {
                 match self.up[who] {
-                    Up::Down => self.up[who] = Up::Waiting,
+                    Up::Down => {
+                        self.up[who] = Up::Waiting;
+                        self.build[who] = 2;
+                    }
                     Up::Waiting => self.tries(who),
                     Up::Owner => self.looks_at_lock(who),
                 }
@@ -425,6 +524,9 @@ impl Pair {
         for number in 0..self.clients.len() {
             for _ in 0..5 {
                 self.client_works(number, 1 - owner);
+            }
+            if self.clients[number].shape().is_none() {
+                self.make_what_it_wants(number, owner);
             }
             for _ in 0..10 {
                 self.client_works(number, owner);

@@ -30,6 +30,8 @@ pub struct Scenario {
 
 /// Longer than `SHAPEFOLD_WATCHDOG_AFTER` in these runs: a disk that takes so long raises the alarm.
 const DELAY_MS: u32 = 3_000;
+/// A disk that is as good as gone, and comes back.
+const LONG_DELAY_MS: u32 = 30_000;
 /// Strikes until it is lifted.
 const ALWAYS: u32 = 0;
 
@@ -46,12 +48,14 @@ struct Stage {
 enum Kind {
     Error(Errno),
     Short(Errno),
-    Delay,
+    Delay(u32),
 }
 
 const EIO: Kind = Kind::Error(Errno::IO);
 const ENOSPC: Kind = Kind::Error(Errno::NOSPC);
 const EMFILE: Kind = Kind::Error(Errno::MFILE);
+const DELAY: Kind = Kind::Delay(DELAY_MS);
+const LONG_DELAY: Kind = Kind::Delay(LONG_DELAY_MS);
 const SHORT: Kind = Kind::Short(Errno::NOSPC);
 
 const STAGES: [Stage; 17] = [
@@ -69,7 +73,7 @@ const STAGES: [Stage; 17] = [
         part: "/journal/sled/db",
         without: "",
         work: Work::Changes,
-        faults: &[(EIO, 1), (ENOSPC, ALWAYS), (Kind::Delay, 1)],
+        faults: &[(EIO, 1), (ENOSPC, ALWAYS), (DELAY, 1), (LONG_DELAY, 1)],
     },
     Stage {
         name: "shape log append",
@@ -85,7 +89,7 @@ const STAGES: [Stage; 17] = [
         part: "/shapes/",
         without: "",
         work: Work::Changes,
-        faults: &[(EIO, 1), (ENOSPC, 1), (Kind::Delay, 1)],
+        faults: &[(EIO, 1), (ENOSPC, 1), (DELAY, 1), (LONG_DELAY, 1)],
     },
     Stage {
         name: "shape log open",
@@ -133,7 +137,7 @@ const STAGES: [Stage; 17] = [
         part: "/snapshot",
         without: "",
         work: Work::NewShape,
-        faults: &[(EIO, 1), (Kind::Delay, 1)],
+        faults: &[(EIO, 1), (DELAY, 1)],
     },
     Stage {
         name: "snapshot read",
@@ -202,7 +206,7 @@ pub fn all(only: Option<&str>) -> Vec<Scenario> {
             let (fault, what) = match kind {
                 Kind::Error(errno) => (Fault::Error(*errno), name(*errno).to_owned()),
                 Kind::Short(errno) => (Fault::ShortWrite(*errno), format!("half, then {}", name(*errno))),
-                Kind::Delay => (Fault::Delay(DELAY_MS), format!("{} s", DELAY_MS / 1_000)),
+                Kind::Delay(millis) => (Fault::Delay(*millis), format!("{} s", millis / 1_000)),
             };
             let how_often = match *times {
                 ALWAYS => "until lifted".to_owned(),

@@ -1,6 +1,8 @@
 //! What has to be remembered of a history to judge it, beyond the state that it folds to. One part for each
 //! topic; each looks at an event before it is folded in, after it, or both.
 
+use std::time::Duration;
+
 use super::Finding;
 use super::duties::Duties;
 use super::owners::Starts;
@@ -21,6 +23,10 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    pub(super) fn with_grace(grace: Duration) -> Memory {
+        Memory { stalls: Stalls::with_grace(grace), ..Memory::default() }
+    }
+
     pub(super) fn before(
         &mut self,
         state: &State,

@@ -19,6 +19,7 @@ mod writers;
 pub use rules::{Invariant, Violation};
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use memory::Memory;
 use orphans::Orphans;
@@ -58,6 +59,13 @@ impl Checker {
     pub fn from_state(state: State) -> Checker {
         let projections = Projections::recompute(&state);
         Checker { state, projections, started: true, ..Checker::default() }
+    }
+
+    /// The same, of a service whose writers may be silent for so long before they are suspected: the events
+    /// do not say it.
+    #[must_use]
+    pub fn with_grace(self, grace: Duration) -> Checker {
+        Checker { memory: Memory::with_grace(grace), ..self }
     }
 
     /// Checks the next event and folds it in.

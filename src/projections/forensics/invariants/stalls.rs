@@ -15,11 +15,14 @@ use crate::state::{OwnerPhase, Shape, State, StreamPhase, Writer};
 const RESOLVED_WITHIN: Duration = Duration::from_secs(15 * 60);
 const RESOLVED_TIMES: u32 = 10;
 /// What a shape with a writer owes for longer, while the stream runs, it does not owe without being
-/// suspected. A grace period (`ELECTRIC_FLUSH_STALL_GRACE_PERIOD`) above this is told of, too.
+/// suspected; or for longer than so many times the grace period that the owner has set, where that is more.
 const NAMED_WITHIN: Duration = Duration::from_secs(60 * 60);
+const NAMED_TIMES: u32 = 2;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stalls {
+    /// `ELECTRIC_FLUSH_STALL_GRACE_PERIOD`, where it is known.
+    grace: Duration,
     /// Shapes under suspicion: since when, and how long they may be.
     suspected: BTreeMap<Sid, (Timestamp, Duration)>,
     /// Shapes that have been told of, until they get on.
@@ -29,6 +32,10 @@ pub(super) struct Stalls {
 }
 
 impl Stalls {
+    pub(super) fn with_grace(grace: Duration) -> Stalls {
+        Stalls { grace, ..Stalls::default() }
+    }
+
     pub(super) fn before(&mut self, state: &State, recorded: &Recorded, findings: &mut Vec<Finding>) {
         match &recorded.event {
             Event::Consumer(ConsumerEvent::StallSuspected { sid, oldest, age_ms }) => {
@@ -124,7 +131,8 @@ impl Stalls {
         let arrived = state.window.get(oldest).is_some_and(|txn| txn.lsn <= state.stream.received);
         let at_work = matches!(shape.writer, Writer::Live { .. }) && shape.visible.is_some();
         let since = shape.progressed_at.max(self.streaming_since);
-        let silent = !shape.suspected && now.since(since) > NAMED_WITHIN;
+        let named_within = self.grace.saturating_mul(NAMED_TIMES).max(NAMED_WITHIN);
+        let silent = !shape.suspected && now.since(since) > named_within;
         if arrived && at_work && silent && self.told.insert(sid) {
             let detail = format!("shape {sid} holds the log at {oldest} since {since}, and nobody says so");
             findings.push((Invariant::F10, Some(sid), None, detail));
