@@ -264,7 +264,7 @@ impl Driver {
     async fn serve(&mut self, boot: Input) -> Result<(), Fatal> {
         let engine = self.core.engine();
         let from = engine.projections().flush_tracker.candidate();
-        self.executor.resumed = Resumed::of(engine.state(), from);
+        self.executor.resumed = Resumed::of(engine.state());
         self.executor.router.subqueries.begin_at(from);
         self.input(boot);
         let mut tick = tokio::time::interval(TICK);

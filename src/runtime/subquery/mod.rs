@@ -12,10 +12,9 @@
 //!   before the move, then comes the move, then the others. The query names the values, and rows are
 //!   looked at here, so that nothing depends on what the inner tables hold by then.
 //!
-//! A transaction stays owed until all that it moves is durable in the log. So when the stream begins again
-//! after a crash, every shape was made with what its inner queries gave at the first position that it owes,
-//! but for the values that its own log says have moved. What differs then is followed as ever: no shape
-//! starts over.
+//! A transaction stays owed until all that it moves is durable in the log. The files of a shape say exactly what
+//! it is made with at their end (`base`, `note`). What differs then from what the inner queries give is followed as
+//! ever, once the stream has come to where it had come before (`restore`): no shape starts over.
 //!
 //! Everything here is told by the driver, on its thread, in the order of the stream.
 

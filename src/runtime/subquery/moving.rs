@@ -83,7 +83,7 @@ impl Outer {
                 return Need::Nothing;
             }
             let negated = self.is_negated(dependency);
-            if negated && (self.is_general(dependency) || self.becomes_empty(dependency, members)) {
+            if self.is_general(dependency) || (negated && self.becomes_empty(dependency, members)) {
                 return Need::Query;
             }
             let need = |entry: &super::differing::Entry| match entry.is_selected(inner) != negated {
@@ -97,12 +97,16 @@ impl Outer {
         (0..self.dependencies.len()).map(of).max().unwrap_or(Need::Nothing)
     }
 
-    /// Under NOT: whether rows of any value may be concerned.
+    /// Whether rows of any value may be concerned: under NOT, or where only the hash of a value is known, which is
+    /// another one where it is looked up in other columns.
     fn is_general(&self, dependency: usize) -> bool {
         let differing = &self.differing[dependency];
         let null = self.digest(dependency, &(Box::new([None]) as Values));
         let single = self.width(dependency) == 1;
-        self.is_negated(dependency) && !differing.is_empty() && (!single || differing.contains(&null))
+        let positions = self.clause().member_positions().filter(|at| at.dependency == dependency).count();
+        let unknown = || positions > 1 && differing.iter().any(|(_, entry)| entry.values.is_none());
+        (self.is_negated(dependency) && !differing.is_empty() && (!single || differing.contains(&null)))
+            || unknown()
     }
 
     /// Under NOT: the shape was made with something in the inner query, which gives nothing now. Rows with
@@ -328,8 +332,8 @@ impl Outer {
         }
         for dependency in step.note.dependencies.clone() {
             let nulls: Values = vec![None; self.width(dependency)].into();
-            let is_empty = self.made_with(members).is_empty(dependency);
-            self.null_pattern(dependency, &nulls, if is_empty { &mut step.ins } else { &mut step.outs });
+            let comes_in = self.is_negated(dependency) && self.made_with(members).is_empty(dependency);
+            self.null_pattern(dependency, &nulls, if comes_in { &mut step.ins } else { &mut step.outs });
         }
     }
 

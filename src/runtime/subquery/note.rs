@@ -1,10 +1,12 @@
-//! What the log of a shape says for its next start, beside the messages about values that move.
+//! What the files of a shape say for its next start, beside the messages about values that move.
 //!
-//! Those messages tell what rows do. Under NOT that is not enough: that a NULL has come or gone, or which of
-//! several columns differ, concerns rows of other values than the inner query gives. So a unit that moves
-//! such says in a note which values of the inner query the shape has been made with. Little endian: a
-//! version, 1; the number of inner queries that it is about, 16 bits, and which, 16 bits each; then for each
-//! value the inner query, 16 bits, whether it is given, 8 bits, and its hash, 128 bits.
+//! Those messages tell what rows do, and only of a transaction whose values only leave do they tell exactly which:
+//! under NOT a NULL that has come or gone, or one of several columns, concerns rows of other values than the
+//! inner query gives, and what is moved may concern no row at all. So every unit says in a note which
+//! values of the inner queries the shape is made with, or without, from there on, and the snapshot says with
+//! which it begins (`base`). Little endian: a version, 1; the number of inner queries that it is about, 16 bits,
+//! and which, 16 bits each; then for each value the inner query, 16 bits, whether it is given, 8 bits, and
+//! its hash, 128 bits.
 
 use std::collections::BTreeSet;
 

@@ -48,6 +48,8 @@ pub struct Outer {
     pub restored: bool,
     /// The dependencies of which it is known, without their logs, what they gave in the snapshot.
     pub based: BTreeSet<usize>,
+    /// By dependency: the values of which its log tells, until it has come to where it had been before.
+    pub told: Vec<BTreeSet<Digest>>,
     /// Until the log is durable up to here its end is no state of Postgres.
     pub release: Option<Seq>,
     pub held_back: bool,
@@ -116,6 +118,7 @@ impl Outer {
             unsafe_until: None,
             restored: false,
             based: BTreeSet::new(),
+            told: Vec::new(),
             release: None,
             held_back: false,
             first,
@@ -150,6 +153,12 @@ impl Outer {
     pub fn began_with(&self, dependency: usize, lsn: Lsn, xids: &BTreeSet<u32>) -> bool {
         let unknown = self.restored && !self.based.contains(&dependency);
         unknown && !xids.is_empty() && xids.iter().all(|xid| self.contains(lsn, Xid(*xid)))
+    }
+
+    /// Whether its log tells of a value: then that is what it is made with, whatever it began with.
+    #[must_use]
+    pub fn tells_of(&self, dependency: usize, digest: &Digest) -> bool {
+        self.told.get(dependency).is_some_and(|told| told.contains(digest))
     }
 
     /// Whether an inner query is asked for what is *not* in it.

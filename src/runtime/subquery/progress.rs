@@ -133,6 +133,7 @@ impl Subqueries {
         let Some(outer) = self.outers.get_mut(&sid) else { return };
         let outcome = outer.follow(members, None);
         outer.phase = Phase::Settled;
+        outer.told = Vec::new();
         self.unsettled.remove(&sid);
         self.finish(sid, run, outcome, cause, &xids);
     }

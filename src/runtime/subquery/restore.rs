@@ -16,8 +16,6 @@ use crate::state::State;
 /// What the journal says about the shapes that are restored.
 #[derive(Debug, Default)]
 pub struct Resumed {
-    /// Every shape has all that was committed before.
-    pub from: Lsn,
     /// Everything up to here has been received before: it comes again to those only who owe it.
     pub received: Lsn,
     shapes: BTreeMap<Sid, Restored>,
@@ -30,22 +28,21 @@ type Differs = (Digest, Option<Values>, BTreeSet<u32>);
 #[derive(Clone, Debug, Default)]
 pub struct Restored {
     pub dependencies: Vec<Sid>,
-    /// It owes nothing from before: what its inner queries gave here it was made with.
+    /// It owes nothing from before.
     pub from: Lsn,
     pub visible: Option<(PgSnapshot, Lsn)>,
 }
 
 impl Resumed {
-    /// `from` is the position before which no shape owes anything.
     #[must_use]
-    pub fn of(state: &State, from: Lsn) -> Resumed {
+    pub fn of(state: &State) -> Resumed {
         let shapes = state.shapes.iter().map(|(sid, shape)| {
             let oldest = shape.pending.front().and_then(|seq| state.window.get(*seq));
             let from = oldest.map_or(Lsn(state.stream.received.0.saturating_add(1)), |txn| txn.lsn);
             let (dependencies, visible) = (shape.dependencies.clone(), shape.visible.clone());
             (*sid, Restored { dependencies, from, visible })
         });
-        Resumed { from, received: state.stream.received, shapes: shapes.collect() }
+        Resumed { received: state.stream.received, shapes: shapes.collect() }
     }
 
     #[must_use]
@@ -100,6 +97,7 @@ impl Subqueries {
             }
         };
         outer.based.clone_from(&base.dependencies);
+        outer.told = told.made_with.iter().map(|told| told.keys().copied().collect()).collect();
         // Its rows may be from beyond what the stream had brought.
         let opened = restored.visible.as_ref().map_or(Lsn(0), |(_, lsn)| *lsn);
         // An inner query may come again to what the shape has left behind, and owes no more.

@@ -107,11 +107,12 @@ impl Subqueries {
             let Some(outer) = self.outers.get_mut(&dependent).filter(|outer| outer.is_made()) else {
                 continue;
             };
-            if outer.began_with(dependency, cause, xids) {
-                continue;
-            }
+            let began_with = outer.began_with(dependency, cause, xids);
             for flip in flips {
                 let digest = outer.digest(dependency, &flip.values);
+                if began_with && !outer.tells_of(dependency, &digest) {
+                    continue;
+                }
                 outer.differing[dependency].turn(digest, flip, cause, xids);
             }
         }

@@ -220,3 +220,25 @@ fn what_could_not_be_settled_has_failed() {
         assert!(readers.iter().all(|reader| reader.view().snapshot_state() == SnapshotState::Failed));
     }
 }
+
+/// No reader is handed the note, and it is there after a restart; damage to it is found.
+#[test]
+fn a_note_is_found_again_and_is_no_part_of_the_snapshot() {
+    let shape = Shape::new(CHUNK);
+    let mut writer = begin(&shape, ROW + 2);
+    push(&mut writer, 3);
+    writer.note(b"only for us".to_vec());
+    let done = writer.finish(&visible()).expect("done");
+    assert_eq!(done.bytes, 3 * (ROW + 1) + END.len() as u64 + 1);
+    let written = shape.reader.view();
+    let read = ShapeReader::open(&shape.files).expect("opens").view();
+    assert_eq!(chunks(&read), chunks(&written));
+    assert_eq!(read.snapshot_note().expect("reads"), b"only for us");
+    assert_eq!(read.snapshot_state(), SnapshotState::Complete);
+    let path = shape.files.path("snapshot");
+    let file = shape.disk.open(&path).expect("opens");
+    file.write_at(b"X", done.bytes).expect("writes");
+    let damaged = ShapeReader::open(&shape.files).expect("opens").view();
+    assert!(damaged.snapshot_note().is_err());
+    assert_eq!(chunks(&damaged), chunks(&written));
+}

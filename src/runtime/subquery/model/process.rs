@@ -75,6 +75,9 @@ impl Process {
                 visible: Some(spec.visible.clone()),
             };
             process.restore(spec, disk, (received, restored), &published);
+            if !process.ended.is_empty() {
+                return process;
+            }
         }
         process.perform();
         process
@@ -100,9 +103,11 @@ impl Process {
         let tagger = tagger.unwrap_or_else(|error| panic!("{error} in {:?}", definition.where_sql));
         if definition.is_inner() {
             let clause = tagger.as_ref().map(|tagger| Arc::new(tagger.clause().clone()));
-            subqueries
-                .restore_inner(sid, Arc::clone(definition), clause, &view, &restored)
-                .expect("a log that can be folded");
+            if let Err(error) =
+                subqueries.restore_inner(sid, Arc::clone(definition), clause, &view, &restored)
+            {
+                return self.ended.push(format!("the log of {sid} cannot be folded: {error}"));
+            }
         }
         if let Some(tagger) = &tagger {
             let (definition, tagger) = (Arc::clone(definition), Arc::clone(tagger));
