@@ -14,11 +14,12 @@ use crate::stage::report;
 
 /// Instructions of one iteration of each loop, as they were when somebody looked at them.
 const BUDGET: &str = "docs/benchmarks/instructions.json";
-/// What one may be above its budget, in percent. The same build gives the same count to the instruction, on any
-/// machine: this is for other ways of building it.
-const ABOVE_PERCENT_MAX: f64 = 5.0;
+/// What one may be above its budget, in percent. The same sources give the same count, on any machine. But a change
+/// elsewhere in the crate can move functions to other units of compilation, and then others are inlined: up to 7 %
+/// were seen.
+const ABOVE_PERCENT_MAX: f64 = 10.0;
 /// So much below it the budget is to be lowered, or it would hide the next regression.
-const BELOW_PERCENT_MAX: f64 = 15.0;
+const BELOW_PERCENT_MAX: f64 = 20.0;
 /// The difference of the two runs is that of so many iterations, without what comes before and after.
 const FEW: u64 = 1_000;
 const MANY: u64 = 5_000;
