@@ -30,7 +30,7 @@ fn copied(shape: &Shape, data: &Path) -> PathBuf {
         let content = shape.disk.content(&shape.files.path(name)).expect("a file");
         fs::write(files.path(name), content).expect("written");
     }
-    files.dir
+    files.dir.to_path_buf()
 }
 
 fn read(follower: &Follower) -> (Offset, Vec<String>) {
