@@ -102,8 +102,9 @@ impl Subqueries {
         let opened = restored.visible.as_ref().map_or(Lsn(0), |(_, lsn)| *lsn);
         // An inner query may come again to what the shape has left behind, and owes no more.
         let mut until = told.last.max(received).max(opened);
-        // What has turned back may have done so in the middle of what the log has.
-        let mut moves = opened > received;
+        // Its snapshot may lack what it owes and have what came after. And what has turned back may have done so
+        // in the middle of what the log has.
+        let mut moves = opened >= restored.from;
         for (dependency, told) in told.made_with.into_iter().enumerate() {
             let inner = restored.dependencies[dependency];
             until = until.max(self.folded(inner));

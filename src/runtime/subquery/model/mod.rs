@@ -212,7 +212,8 @@ impl World {
     fn make(&mut self) {
         let lagging = self.random.random_bool(0.2);
         // Who was not visible yet when the shape was made known is waited for.
-        let look = self.database.look(lagging.then_some(self.process.next));
+        let from = self.database.first_from(Lsn(self.memory.received.0 + 1)).max(self.process.next);
+        let look = self.database.look(lagging.then_some(from));
         let (known, visible) = (self.specs.len(), (look.snapshot.clone(), look.lsn));
         let made = some_shape(&mut self.random, &self.database, &mut self.specs, &visible);
         let Some(mut one) = made else { return };
