@@ -319,11 +319,10 @@ impl Service {
         if !answer.await.unwrap_or(false) {
             return false;
         }
-        let mut phase = shape.watch_phase();
         let mut status = self.watch_status();
         tokio::select! {
-            // Both senders live as long as `self` and `shape`. One that has failed serves nobody either.
-            ended = phase.wait_for(|phase| matches!(phase, Phase::Failed(_) | Phase::Ended)) => ended.is_ok(),
+            // One that has failed serves nobody either.
+            () = shape.over() => true,
             // Decided and perhaps never performed by this process.
             _ = status.wait_for(|status| *status == Status::Draining) => true,
         }

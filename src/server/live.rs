@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::runtime::handle::{LiveShape, Phase};
+use crate::runtime::handle::LiveShape;
 use crate::shape_log::ShapeView;
 
 /// Why a wait is over.
@@ -28,11 +28,10 @@ pub(super) async fn wait(
     wanted: impl Fn(&ShapeView) -> bool,
 ) -> News {
     let _interest = shape.interest();
-    let mut phase = shape.watch_phase();
     tokio::select! {
         biased;
         // Rows of a shape that is gone are not news: the client has to start anew.
-        _ = phase.wait_for(|phase| matches!(phase, Phase::Failed(_) | Phase::Ended)) => News::Over,
+        () = shape.over() => News::Over,
         _ = shape.reader.wait_for(wanted) => News::Changed,
         () = set(closing) => News::Closing,
         () = sleep_until(deadline) => News::TimedOut,

@@ -89,6 +89,10 @@ pub trait Disk: Send + Sync + fmt::Debug {
         Ok(())
     }
 
+    /// From here on nothing is tidied: returns once that has ended which has begun. Before the directory is
+    /// given back.
+    fn leave_untidy(&self) {}
+
     /// Where it is counted how many files are open; `None` where nothing limits them.
     fn open_files(&self) -> Option<&OpenFiles> {
         None
@@ -342,7 +346,8 @@ impl DiskFile for RealFile {
 #[derive(Debug)]
 pub(crate) struct FileSlot {
     disk: Arc<dyn Disk>,
-    path: PathBuf,
+    /// Of the shape: it is shared by the slots, of which there may be very many.
+    dir: Arc<Path>,
     pub kind: FileKind,
     state: Mutex<SlotState>,
 }
@@ -350,7 +355,12 @@ pub(crate) struct FileSlot {
 #[derive(Debug, Default)]
 struct SlotState {
     handle: Option<Handle>,
-    /// Of a log that has been open.
+    /// Of a log that has been open, or is held.
+    log: Option<Box<LogFile>>,
+}
+
+#[derive(Debug, Default)]
+struct LogFile {
     identity: Option<FileIdentity>,
     /// Held, so that it is not closed.
     pinned: Option<Arc<dyn DiskFile>>,
@@ -366,7 +376,7 @@ enum Handle {
 
 impl SlotState {
     fn open(&self) -> Option<Arc<dyn DiskFile>> {
-        if let Some(pinned) = &self.pinned {
+        if let Some(pinned) = self.log.as_ref().and_then(|log| log.pinned.as_ref()) {
             return Some(Arc::clone(pinned));
         }
         match self.handle.as_ref()? {
@@ -378,19 +388,24 @@ impl SlotState {
 }
 
 impl FileSlot {
-    pub fn new(disk: Arc<dyn Disk>, path: PathBuf, kind: FileKind) -> FileSlot {
-        FileSlot { disk, path, kind, state: Mutex::default() }
+    pub fn new(disk: Arc<dyn Disk>, dir: Arc<Path>, kind: FileKind) -> FileSlot {
+        FileSlot { disk, dir, kind, state: Mutex::default() }
     }
 
     /// A slot of a file that is open already.
-    pub fn opened(disk: Arc<dyn Disk>, path: PathBuf, kind: FileKind, file: Arc<dyn DiskFile>) -> FileSlot {
+    pub fn opened(disk: Arc<dyn Disk>, dir: Arc<Path>, kind: FileKind, file: Arc<dyn DiskFile>) -> FileSlot {
         let handle = match disk.open_files() {
             Some(files) => Handle::Limited(files.keep(&file)),
             None => Handle::Unlimited(Arc::clone(&file)),
         };
         // Where it cannot be told what it is, it is taken for what is found at the next use.
-        let state = SlotState { handle: Some(handle), identity: file.identity().ok(), pinned: None };
-        FileSlot { disk, path, kind, state: Mutex::new(state) }
+        let log = LogFile { identity: file.identity().ok(), pinned: None };
+        let state = SlotState { handle: Some(handle), log: Some(Box::new(log)) };
+        FileSlot { disk, dir, kind, state: Mutex::new(state) }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.join(self.kind.file_name())
     }
 
     fn state(&self) -> MutexGuard<'_, SlotState> {
@@ -403,10 +418,10 @@ impl FileSlot {
         if let Some(file) = state.open() {
             return Ok(file);
         }
-        let (opened, file) = self.counted(|| self.disk.open(&self.path)).named(Stage::Open, self.kind)?;
+        let (opened, file) = self.counted(|| self.disk.open(&self.path())).named(Stage::Open, self.kind)?;
         if self.kind == FileKind::Log && file.packed_upto().is_none() {
             let identity = file.identity().named(Stage::Open, self.kind)?;
-            if *state.identity.get_or_insert(identity) != identity {
+            if *state.log.get_or_insert_default().identity.get_or_insert(identity) != identity {
                 let class = FaultClass::Vanished;
                 return Err(StorageFault { class, stage: Stage::Open, file: self.kind });
             }
@@ -441,10 +456,12 @@ impl FileSlot {
         if let Some(file) = self.open_existing()? {
             return Ok((file, false));
         }
-        let (opened, file) = self.counted(|| self.disk.create(&self.path)).named(Stage::Create, self.kind)?;
+        let (opened, file) =
+            self.counted(|| self.disk.create(&self.path())).named(Stage::Create, self.kind)?;
         let mut state = self.state();
         if self.kind == FileKind::Log && file.packed_upto().is_none() {
-            state.identity = Some(file.identity().named(Stage::Create, self.kind)?);
+            let identity = file.identity().named(Stage::Create, self.kind)?;
+            state.log.get_or_insert_default().identity = Some(identity);
         }
         state.handle = Some(opened);
         Ok((file, true))
@@ -458,18 +475,19 @@ impl FileSlot {
     /// Keeps the file open for as long as the slot exists: its path will lead to another.
     pub fn pin(&self) -> Result<(), StorageFault> {
         let file = self.open()?;
-        self.state().pinned = Some(file);
+        self.state().log.get_or_insert_default().pinned = Some(file);
         Ok(())
     }
 
     /// Its path leads to it all the same.
     pub fn unpin(&self) {
-        self.state().pinned = None;
+        if let Some(log) = &mut self.state().log {
+            log.pinned = None;
+        }
     }
 
     pub fn sync_directory(&self) -> Result<(), StorageFault> {
-        let parent = self.path.parent().unwrap_or(Path::new("."));
-        self.disk.sync_dir(parent).named(Stage::Sync, FileKind::Directory)
+        self.disk.sync_dir(&self.dir).named(Stage::Sync, FileKind::Directory)
     }
 }
 

@@ -114,6 +114,20 @@ pub enum FileKind {
     Index,
 }
 
+impl FileKind {
+    /// Of the file in the directory of its shape.
+    #[must_use]
+    pub(crate) fn file_name(self) -> &'static str {
+        match self {
+            FileKind::Directory => ".",
+            FileKind::Definition => "definition",
+            FileKind::Snapshot => "snapshot",
+            FileKind::Log => "log",
+            FileKind::Index => "log.idx",
+        }
+    }
+}
+
 impl fmt::Display for FileKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -31,7 +31,7 @@ const DEFINITION_BYTES_MAX: usize = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct ShapeFiles {
     pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: Arc<Path>,
     handle: Handle,
 }
 
@@ -89,7 +89,7 @@ impl ShapeFiles {
     #[must_use]
     pub fn open(disk: Arc<dyn Disk>, data: &Path, handle: Handle) -> ShapeFiles {
         let dir = data.join("shapes").join(shard(handle)).join(handle.to_string());
-        ShapeFiles { disk, dir, handle }
+        ShapeFiles { disk, dir: dir.into(), handle }
     }
 
     #[must_use]
@@ -149,14 +149,7 @@ impl ShapeFiles {
     }
 
     pub(crate) fn slot(&self, kind: FileKind) -> FileSlot {
-        let name = match kind {
-            FileKind::Directory => ".",
-            FileKind::Definition => "definition",
-            FileKind::Snapshot => "snapshot",
-            FileKind::Log => "log",
-            FileKind::Index => "log.idx",
-        };
-        FileSlot::new(Arc::clone(&self.disk), self.path(name), kind)
+        FileSlot::new(Arc::clone(&self.disk), Arc::clone(&self.dir), kind)
     }
 }
 
@@ -172,7 +165,7 @@ impl Unsynced {
     /// `new_below`: the data directory, where what is above the directory of the shape may be new, too.
     fn of(files: &ShapeFiles, definition: Arc<dyn DiskFile>, new_below: Option<&Path>) -> Unsynced {
         let shard = files.shard();
-        let mut directories = vec![files.dir.clone(), shard.to_path_buf()];
+        let mut directories = vec![files.dir.to_path_buf(), shard.to_path_buf()];
         // Whoever has made it may not have come to sync its entry.
         directories.extend(shard.parent().map(Path::to_path_buf));
         directories.extend(new_below.map(Path::to_path_buf));

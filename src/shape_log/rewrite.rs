@@ -413,7 +413,7 @@ impl LogWriter {
     fn adopt(&mut self, files: &ShapeFiles, output: Output, compacted: u64) {
         let Output { file, builder, marks, last, .. } = output;
         debug_assert_eq!(last, self.last, "it ends where the old one did");
-        let slot = FileSlot::opened(Arc::clone(&files.disk), files.path("log"), FileKind::Log, file);
+        let slot = FileSlot::opened(Arc::clone(&files.disk), Arc::clone(&files.dir), FileKind::Log, file);
         self.log = Arc::new(slot);
         self.builder = builder;
         self.marks = marks;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::domain::{Handle as ShapeHandle, Lsn, ShapeDefinition, Sid};
 use crate::runtime::standby::{FollowedFiles, Interest};
@@ -21,13 +21,13 @@ pub struct LiveShape {
     pub reader: Arc<ShapeReader>,
     /// Gives rows their tags, where the shape has inner queries.
     pub tagger: Option<Arc<RowTagger>>,
-    phase: watch::Sender<Phase>,
+    phase: PhaseCell,
     /// Every commit up to this LSN has been taken in by the writers of one thread, if they exist.
     published: Arc<AtomicU64>,
     /// Something may be owed that was handed to no writer: the mark says nothing about this shape.
     lagging: AtomicBool,
     /// Where another process writes the shape.
-    files: Option<FollowedFiles>,
+    files: Option<Box<FollowedFiles>>,
     /// When somebody last read from it: a number that grows with each read of any shape.
     pub(in crate::runtime) last_used: AtomicU64,
     /// Where it is told that the files of this one cannot be right.
@@ -84,14 +84,13 @@ impl LiveShape {
         phase: Phase,
         published: Arc<AtomicU64>,
     ) -> LiveShape {
-        let phase = watch::Sender::new(phase);
         LiveShape {
             sid,
             handle,
             definition,
             reader,
             tagger: None,
-            phase,
+            phase: PhaseCell { phase: Mutex::new(phase), changed: Notify::new() },
             published,
             lagging: AtomicBool::new(true),
             files: None,
@@ -111,7 +110,7 @@ impl LiveShape {
         files: FollowedFiles,
     ) -> LiveShape {
         let shape = LiveShape::new(sid, handle, definition, reader, Phase::Readable, Arc::default());
-        LiveShape { files: Some(files), ..shape }
+        LiveShape { files: Some(Box::new(files)), ..shape }
     }
 
     /// A read of its rows has failed. Damage is looked into, unless the files are another process's.
@@ -147,11 +146,11 @@ impl LiveShape {
     /// Until dropped, a shape that another process writes is looked at again and again.
     #[must_use]
     pub fn interest(&self) -> Interest<'_> {
-        self.files.as_ref().map_or_else(Interest::none, FollowedFiles::interest)
+        self.files.as_ref().map_or_else(Interest::none, |files| files.interest())
     }
 
     pub(in crate::runtime) fn files(&self) -> Option<&FollowedFiles> {
-        self.files.as_ref()
+        self.files.as_deref()
     }
 
     pub(in crate::runtime) fn look_at_files(&self) -> Result<(), ShapeLogError> {
@@ -169,7 +168,7 @@ impl LiveShape {
         let mark = Lsn(self.published.load(Ordering::Acquire));
         // After the mark: a shape that falls behind or ends is flagged before the mark passes what it
         // lacks.
-        let over = *self.phase.borrow() == Phase::Ended;
+        let over = *self.phase.lock() == Phase::Ended;
         if over || self.lagging.load(Ordering::Acquire) { Lsn(0) } else { mark }
     }
 
@@ -212,39 +211,61 @@ impl LiveShape {
 
     #[must_use]
     pub fn phase(&self) -> Phase {
-        self.phase.borrow().clone()
+        self.phase.lock().clone()
     }
 
     /// There will be no more rows. Who comes now gets another shape: the reason may be gone by then.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        matches!(*self.phase.borrow(), Phase::Failed(_) | Phase::Ended)
-    }
-
-    /// Follows the phase: register, then check.
-    #[must_use]
-    pub fn watch_phase(&self) -> watch::Receiver<Phase> {
-        self.phase.subscribe()
+        matches!(*self.phase.lock(), Phase::Failed(_) | Phase::Ended)
     }
 
     /// Waits until rows can be read or never will; the phase then.
     pub async fn started(&self) -> Phase {
-        let mut phase = self.phase.subscribe();
-        match phase.wait_for(|phase| *phase != Phase::Opening).await {
-            Ok(phase) => phase.clone(),
-            // The sender lives in `self`.
-            Err(_) => Phase::Ended,
-        }
+        self.phase.wait_for(|phase| *phase != Phase::Opening).await
+    }
+
+    /// Waits until there will be no more rows.
+    pub async fn over(&self) {
+        self.phase.wait_for(|phase| matches!(phase, Phase::Failed(_) | Phase::Ended)).await;
     }
 
     /// Later phases win: a shape that failed or ended stays so.
     pub fn set_phase(&self, next: Phase) {
-        self.phase.send_if_modified(|current| {
-            let over = matches!(current, Phase::Failed(_) | Phase::Ended);
-            if !over {
-                *current = next;
+        let mut current = self.phase.lock();
+        if !matches!(*current, Phase::Failed(_) | Phase::Ended) {
+            *current = next;
+            drop(current);
+            self.phase.changed.notify_waiters();
+        }
+    }
+}
+
+/// A phase that can be waited for. A channel of tokio would be four times as large, and there is one for
+/// each shape.
+#[derive(Debug)]
+struct PhaseCell {
+    phase: Mutex<Phase>,
+    changed: Notify,
+}
+
+impl PhaseCell {
+    fn lock(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first phase, from now on, of which `wanted` holds. Registers, then checks, so that no change is
+    /// missed (P6). Cancel-safe.
+    async fn wait_for(&self, wanted: impl Fn(&Phase) -> bool) -> Phase {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let phase = self.lock().clone();
+            if wanted(&phase) {
+                return phase;
             }
-            !over
-        });
+            changed.await;
+        }
     }
 }

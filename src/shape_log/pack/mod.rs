@@ -31,7 +31,7 @@ use super::error::{FileKind, Named, Stage};
 use super::open_files::OpenFiles;
 
 use record::Kind;
-use store::{Place, Position, Shape, State, Store, lock, read_whole};
+use store::{Place, Shape, State, Store, lock, read_whole};
 
 pub use store::SEGMENT_BYTES_MAX;
 
@@ -70,9 +70,7 @@ impl PackedDisk {
     ) -> Result<PackedDisk, StorageFault> {
         let store = Store::new(inner, data, segment_bytes_max);
         let opened = store.scan(false).and_then(|()| {
-            // Those before the last were synced when the next one was made.
-            let last = lock(&store.tail).end().segment();
-            store.set_synced(Position::new(last, 0));
+            store.sync_found()?;
             store.settle_moved()
         });
         opened.named(Stage::Open, FileKind::Directory)?;
@@ -93,14 +91,6 @@ impl PackedDisk {
             packs: false,
             follows: true,
         }
-    }
-
-    /// Wins back room, where most of it is of no use. Blocks for as long as that takes.
-    ///
-    /// # Errors
-    /// A [`StorageFault`]; nothing is lost.
-    pub fn tidy(&self) -> Result<(), StorageFault> {
-        self.store.tidy().named(Stage::Write, FileKind::Directory)
     }
 
     /// Bytes of all segments, and of what is of use in them.
@@ -275,11 +265,15 @@ impl Disk for PackedDisk {
     fn tidy(&self) -> io::Result<()> {
         self.store.tidy()
     }
+
+    fn leave_untidy(&self) {
+        *lock(&self.store.given_back) = true;
+    }
 }
 
 /// What was durable of the shape and cannot be found any more is damage.
 fn intact(state: &State) -> io::Result<()> {
-    if state.damaged { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) }
+    if state.is_damaged() { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) }
 }
 
 /// A file of a packed shape; of its directory, once the shape has moved there.

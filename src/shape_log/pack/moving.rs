@@ -137,12 +137,16 @@ impl Store {
     pub fn tidy(&self) -> io::Result<()> {
         let last = lock(&self.tail).segments.last().map_or(0, |segment| segment.number);
         while self.is_untidy() {
+            let given_back = lock(&self.given_back);
+            if *given_back {
+                return Ok(());
+            }
             let oldest = lock(&self.tail).segments.first().map(std::sync::Arc::clone);
             let Some(oldest) = oldest.filter(|oldest| oldest.number < last) else { return Ok(()) };
             for (handle, shape) in self.all() {
                 let mut state = shape.state();
                 // Evidence is left as it is.
-                if state.damaged {
+                if state.is_damaged() {
                     return Ok(());
                 }
                 for kind in Kind::FILES {

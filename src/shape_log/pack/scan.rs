@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::domain::Handle;
 
-use super::record::{self, Head, Kind, Next, SEGMENT_HEAD_LEN, SegmentHead};
+use super::record::{self, HEAD_LEN, Head, Kind, Next, SEGMENT_HEAD_LEN, SegmentHead};
 use super::store::{Piece, Place, Position, Segment, Store, Tail, lock, read_whole, segment_name};
 
 /// What stands at a place of a segment.
@@ -85,10 +85,16 @@ impl Store {
                 Err(error) if follows && error.kind() == io::ErrorKind::NotFound => continue,
                 file => file?,
             };
-            let mut head = [0; SEGMENT_HEAD_LEN];
-            read_whole(file.as_ref(), &mut head, 0)?;
-            // One without a head was being made when its process ended: nothing of it was durable.
-            if let Some(head) = SegmentHead::decode(&head).filter(|head| head.number == number) {
+            let mut start = [0; SEGMENT_HEAD_LEN + HEAD_LEN];
+            let read = read_whole(file.as_ref(), &mut start, 0)?;
+            // One without a head was being made when its process ended: nothing of it was durable. Where
+            // records follow, it is the head that is damaged.
+            let damaged = || {
+                let head = SegmentHead { number, before: 0, before_valid: 0 };
+                start[..read].get(SEGMENT_HEAD_LEN..).and_then(Head::parse).map(|_| head)
+            };
+            let head = SegmentHead::decode(&start[..read]).filter(|head| head.number == number);
+            if let Some(head) = head.or_else(damaged) {
                 let end = AtomicU32::new(SEGMENT_HEAD_LEN as u32);
                 tail.segments.push(Arc::new(Segment { number, file, head, end }));
             }
@@ -122,14 +128,14 @@ impl Store {
             }
             Found::Lost(handle) => {
                 tracing::error!(shape_handle = %handle, "a record of a shape is damaged");
-                self.shape_or_new(handle).0.state().damaged = true;
+                self.shape_or_new(handle).0.state().lost = true;
             }
             Found::LostAny => {
                 tracing::error!(
                     segment = segment.number,
                     "records of small shapes are damaged, nobody knows whose"
                 );
-                self.all().into_iter().for_each(|(_, shape)| shape.state().damaged = true);
+                self.all().into_iter().for_each(|(_, shape)| shape.state().lost = true);
             }
         }
     }

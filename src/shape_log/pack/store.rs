@@ -88,8 +88,11 @@ pub struct State {
     /// The end of its last record.
     pub upto: Position,
     pub place: Place,
-    /// Something of it that was durable is lost.
-    pub damaged: bool,
+    /// A record of it that was durable is lost.
+    pub lost: bool,
+    /// Files of which the bytes before a record are missing: bits by kind. They were in a segment that is
+    /// gone, and a later record has all of the file; or they are lost.
+    gaps: u8,
     /// Files that were made and have no content: bits by kind.
     empty: u8,
     /// Of a log that has been moved.
@@ -105,6 +108,11 @@ impl State {
         self.empty |= bit(kind);
     }
 
+    /// Something of it that was durable cannot be found any more.
+    pub fn is_damaged(&self) -> bool {
+        self.lost || self.gaps != 0
+    }
+
     /// Length of a file.
     pub fn len(&self, kind: Kind) -> u64 {
         self.pieces.iter().filter(|piece| piece.kind == kind).map(|piece| u64::from(piece.len)).sum()
@@ -114,7 +122,11 @@ impl State {
     pub fn take(&mut self, kind: Kind, at: u32, piece: Option<Piece>) -> u64 {
         let mut freed = 0;
         let mut start = 0;
-        self.damaged |= u64::from(at) > self.len(kind);
+        if u64::from(at) > self.len(kind) {
+            self.gaps |= bit(kind);
+        } else if at == 0 {
+            self.gaps &= !bit(kind);
+        }
         self.pieces.retain_mut(|piece| {
             if piece.kind != kind {
                 return true;
@@ -186,6 +198,9 @@ pub struct Store {
     failed: AtomicBool,
     /// Bytes of records that somebody needs.
     pub live: AtomicU64,
+    /// The directory is not ours any more, or soon will not be. Held while a segment is removed: what comes
+    /// after that is another process's.
+    pub given_back: Mutex<bool>,
 }
 
 /// The end of the sequence.
@@ -215,6 +230,7 @@ impl Store {
             synced: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             live: AtomicU64::new(0),
+            given_back: Mutex::new(false),
         }
     }
 
@@ -264,9 +280,15 @@ impl Store {
         Position(self.synced.load(Ordering::Acquire))
     }
 
-    /// What was found durable at the start.
-    pub fn set_synced(&self, position: Position) {
-        self.synced.store(position.0, Ordering::Release);
+    /// Makes durable what was found at the start: a process that was killed leaves what nobody has synced.
+    /// Segments before the last were synced when the next one was made.
+    pub fn sync_found(&self) -> io::Result<()> {
+        let tail = lock(&self.tail);
+        if let Some(last) = tail.segments.last() {
+            self.sync_segment(last)?;
+            self.synced.store(tail.end().0, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Bytes of all segments.

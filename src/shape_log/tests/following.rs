@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::domain::PgSnapshot;
-use crate::shape_log::{Followed, Follower, SnapshotWriter};
+use crate::shape_log::{Followed, Follower, SnapshotWriter, followed_disk};
 
 /// A shape of the simulated disk with three transactions, the second of them over several frames.
 fn written() -> Shape {
@@ -30,7 +30,7 @@ fn copied(shape: &Shape, data: &Path) -> PathBuf {
         let content = shape.disk.content(&shape.files.path(name)).expect("a file");
         fs::write(files.path(name), content).expect("written");
     }
-    files.dir
+    files.dir.to_path_buf()
 }
 
 fn read(follower: &Follower) -> (Offset, Vec<String>) {
