@@ -142,10 +142,10 @@ fn what_is_trashed_is_gone_after_a_start_and_what_is_set_aside_is_all_there() {
     let waiting: Vec<_> = (0..3).map(|number| sealed(&packed, number).1).collect();
     assert!(settle_all(packed.as_ref(), waiting).iter().all(Result::is_ok));
     let files = |number| ShapeFiles::open(Arc::clone(&packed), data(), handle(number));
-    let open = packed.open(&files(0).path("snapshot")).expect("it opens");
+    let held = packed.open(&files(0).path("snapshot")).expect("it opens");
     files(0).trash(data()).expect("trashed");
     let mut rows = [0; 8];
-    assert_eq!(open.read_at(&mut rows, 0).ok(), Some(8));
+    assert_eq!(held.read_at(&mut rows, 0).ok(), Some(8));
     assert_eq!(&rows, b"{\"key\":\"", "who has it open goes on");
     files(1).quarantine(data(), Timestamp(7)).expect("set aside");
     packed.barrier().expect("synced");
