@@ -358,6 +358,7 @@ fn settings(arguments: Arguments, data_dir: &Path) -> Result<Parts, String> {
         postgres_evaluation: arguments.postgres_evaluation,
         pool_size: arguments.db_pool_size,
         chunk_bytes: arguments.shape_chunk_bytes_threshold,
+        pack_small_shapes: arguments.operations.pack_small_shapes,
         compaction: arguments.operations.compaction(),
         flush_interval: Duration::from_millis(50),
         writer_idle_after: Duration::from_secs(30),

@@ -1,6 +1,7 @@
 //! From a data directory to a core that carries on from it: lock, journal, fold.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::domain::{Epoch, EventId};
@@ -15,6 +16,7 @@ use crate::runtime::handle::{Service, Status};
 use crate::runtime::layout;
 use crate::runtime::settings::Configured;
 use crate::runtime::standby::Standby;
+use crate::shape_log::{Disk, PackedDisk, RealDisk, StorageFault};
 use crate::state::State;
 
 /// How often a waiting instance looks whether the directory is free.
@@ -46,6 +48,8 @@ pub enum BootError {
     Migration { to: u32, error: std::io::Error },
     #[error("the journal cannot be followed: {0}")]
     Observe(AskError),
+    #[error("the shapes that share files cannot be read: {0}")]
+    Pack(StorageFault),
     #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),
     #[error("the data directory cannot be used: {0}")]
@@ -61,6 +65,8 @@ pub struct Opened {
     pub boot: Boot,
     /// The newest checkpoint.
     pub checkpoint: EventId,
+    /// Where the files of the shapes are.
+    pub disk: Arc<dyn Disk>,
 }
 
 /// Waits until the directory is free, then takes it. Nothing in it is touched before.
@@ -119,7 +125,7 @@ pub fn open(
     locked: LockedDirectory,
     waited: Duration,
     policy: Policy,
-    configured: Configured,
+    (configured, pack): (Configured, bool),
 ) -> Result<Opened, BootError> {
     layout::check_lock(locked.previous())?;
     let (journal, report) = SledJournal::open(data_dir, EventId(0))?;
@@ -165,7 +171,15 @@ pub fn open(
         torn_values: report.torn.map_or(0, |torn| torn.values),
         missing_upto: report.missing_upto,
     };
-    Ok(Opened { lock, journal, core: Core::new(engine), boot, checkpoint })
+    let disk = open_disk(data_dir, pack)?;
+    Ok(Opened { lock, journal, core: Core::new(engine), boot, checkpoint, disk })
+}
+
+/// `pack`: new shapes are kept with others in one file for as long as they are small.
+fn open_disk(data_dir: &Path, pack: bool) -> Result<Arc<dyn Disk>, BootError> {
+    let real = RealDisk::new(data_dir).map_err(BootError::Directory)?;
+    let packed = PackedDisk::open(Arc::new(real), data_dir).map_err(BootError::Pack)?;
+    Ok(if pack { Arc::new(packed) } else { Arc::new(packed.without_new_ones()) })
 }
 
 /// Folds a journal whose oldest event is `first`: the newest checkpoint, and what came after it. Also

@@ -542,6 +542,7 @@ impl Driver {
     fn close(self) -> Result<(), Fatal> {
         let Driver { core, executor, journal, journal_thread, lock, mut queues, archiver, watched, .. } =
             self;
+        executor.disk.leave_untidy();
         // Waits for the writer threads.
         drop(executor);
         let state = core.engine().state();

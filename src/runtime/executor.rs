@@ -459,6 +459,9 @@ impl Executor {
                 }
                 Err(error) => tracing::warn!(%error, "the directories of the shapes cannot be listed"),
             }
+            if let Err(error) = disk.tidy() {
+                tracing::warn!(%error, "no room could be won back among the small shapes");
+            }
         });
     }
 

@@ -37,6 +37,8 @@ pub struct Settings {
     pub pool_size: usize,
     /// `ELECTRIC_SHAPE_CHUNK_BYTES_THRESHOLD`.
     pub chunk_bytes: u64,
+    /// `SHAPEFOLD_PACK_SMALL_SHAPES`: whether new shapes share files for as long as they are small.
+    pub pack_small_shapes: bool,
     /// `SHAPEFOLD_COMPACTION`, `…_MIN_SIZE` and `…_RATIO`: when a log is rewritten; never, without.
     pub compaction: Option<CompactionPolicy>,
     /// Rows appended to the logs are flushed at the latest this long after.

@@ -39,7 +39,6 @@ use crate::runtime::subset::Subsets;
 use crate::runtime::turns;
 use crate::runtime::watchdog::{Pulse, Watchdog, Watched};
 use crate::runtime::writers::{PoolSettings, WriterThreads};
-use crate::shape_log::{Disk, RealDisk};
 
 /// Writer threads. More would wait for the same disk.
 const WRITER_THREADS: usize = 2;
@@ -183,7 +182,8 @@ impl Parts {
             } else {
                 Status::Starting { reason }
             });
-            let (policy, configured) = (self.settings.policy.clone(), self.settings.configured());
+            let policy = self.settings.policy.clone();
+            let configured = (self.settings.configured(), self.settings.pack_small_shapes);
             let open = move || boot::open(&data_dir, locked, waited, policy, configured);
             match tokio::task::spawn_blocking(open).await.map_err(|_| Stopped::Panicked)? {
                 // Somebody has replaced the lock file under a living owner. That one notices within a
@@ -213,9 +213,8 @@ impl Parts {
             inspector,
             observe,
         } = self;
-        let Opened { lock, journal, core, boot, checkpoint } = opened;
+        let Opened { lock, journal, core, boot, checkpoint, disk } = opened;
         let trees = core.engine().state().relations.clone();
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&settings.data_dir).map_err(BootError::Directory)?);
         let spill_dir = settings.data_dir.join("spill");
         std::fs::create_dir_all(&spill_dir).map_err(BootError::Directory)?;
 

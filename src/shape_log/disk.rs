@@ -15,6 +15,8 @@ use std::time::SystemTime;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::domain::Handle as ShapeHandle;
+
 use super::error::{FaultClass, FileKind, Named, Stage, StorageFault};
 use super::open_files::{OpenFile, OpenFiles};
 
@@ -74,6 +76,23 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Those of `syncfs`; since Linux 5.8 these include write-back errors of any file.
     fn barrier(&self) -> io::Result<()>;
 
+    /// Shapes that are kept with others in one file and have no directory, ascending.
+    fn packed_shapes(&self) -> Vec<ShapeHandle> {
+        Vec::new()
+    }
+
+    /// Wins back room that is of no use any more. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// Those of reading and writing; nothing is lost.
+    fn tidy(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// From here on nothing is tidied: returns once that has ended which has begun. Before the directory is
+    /// given back.
+    fn leave_untidy(&self) {}
+
     /// Where it is counted how many files are open; `None` where nothing limits them.
     fn open_files(&self) -> Option<&OpenFiles> {
         None
@@ -117,6 +136,12 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// Those of `fdatasync`. What it left behind is unknown: the file must not be written again.
     fn sync_data(&self) -> io::Result<()>;
+
+    /// Of a file that is kept with others in one: a number that grows with each change of its shape. It takes
+    /// no descriptor, and a sync of one is a sync of all.
+    fn packed_upto(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What a file is, whatever its name. The time of its birth is part of it where the file system knows it:
@@ -138,6 +163,12 @@ impl FileIdentity {
     #[must_use]
     pub(crate) fn simulated(number: u64) -> FileIdentity {
         FileIdentity { device: 0, number, born: None }
+    }
+
+    /// Of a file that is kept with others.
+    #[must_use]
+    pub(crate) fn packed(handle: ShapeHandle) -> FileIdentity {
+        FileIdentity { device: u64::MAX, number: handle.hash ^ handle.micros.rotate_left(32), born: None }
     }
 }
 
@@ -339,6 +370,8 @@ struct LogFile {
 enum Handle {
     Unlimited(Arc<dyn DiskFile>),
     Limited(Arc<OpenFile>),
+    /// Until its shape moves into files of its own.
+    Packed(Arc<dyn DiskFile>),
 }
 
 impl SlotState {
@@ -349,6 +382,7 @@ impl SlotState {
         match self.handle.as_ref()? {
             Handle::Unlimited(file) => Some(Arc::clone(file)),
             Handle::Limited(file) => file.get(),
+            Handle::Packed(file) => file.packed_upto().map(|_| Arc::clone(file)),
         }
     }
 }
@@ -385,7 +419,7 @@ impl FileSlot {
             return Ok(file);
         }
         let (opened, file) = self.counted(|| self.disk.open(&self.path())).named(Stage::Open, self.kind)?;
-        if self.kind == FileKind::Log {
+        if self.kind == FileKind::Log && file.packed_upto().is_none() {
             let identity = file.identity().named(Stage::Open, self.kind)?;
             if *state.log.get_or_insert_default().identity.get_or_insert(identity) != identity {
                 let class = FaultClass::Vanished;
@@ -400,10 +434,12 @@ impl FileSlot {
         &self,
         open: impl Fn() -> io::Result<Arc<dyn DiskFile>>,
     ) -> io::Result<(Handle, Arc<dyn DiskFile>)> {
-        match self.disk.open_files() {
-            Some(files) => files.open(open).map(|(kept, file)| (Handle::Limited(kept), file)),
-            None => open().map(|file| (Handle::Unlimited(Arc::clone(&file)), file)),
-        }
+        let (handle, file) = match self.disk.open_files() {
+            Some(files) => files.open(open).map(|(kept, file)| (Handle::Limited(kept), file))?,
+            None => open().map(|file| (Handle::Unlimited(Arc::clone(&file)), file))?,
+        };
+        let packed = file.packed_upto().map(|_| Handle::Packed(Arc::clone(&file)));
+        Ok((packed.unwrap_or(handle), file))
     }
 
     /// The open file, `None` where there is none yet.
@@ -423,7 +459,7 @@ impl FileSlot {
         let (opened, file) =
             self.counted(|| self.disk.create(&self.path())).named(Stage::Create, self.kind)?;
         let mut state = self.state();
-        if self.kind == FileKind::Log {
+        if self.kind == FileKind::Log && file.packed_upto().is_none() {
             let identity = file.identity().named(Stage::Create, self.kind)?;
             state.log.get_or_insert_default().identity = Some(identity);
         }

@@ -144,6 +144,8 @@ impl StorageFault {
     #[must_use]
     pub fn new(error: &io::Error, stage: Stage, file: FileKind) -> StorageFault {
         let class = match error.kind() {
+            // What a disk says that keeps many shapes in one file: system calls have no such error.
+            io::ErrorKind::InvalidData => FaultClass::Corrupt { at: 0 },
             io::ErrorKind::NotFound => FaultClass::Vanished,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FaultClass::NoSpace,
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => FaultClass::Denied,

@@ -178,6 +178,9 @@ impl Unsynced {
     /// A [`StorageFault`]: nothing of it counts as durable.
     pub(crate) fn sync(&self, disk: &dyn Disk) -> Result<(), StorageFault> {
         self.definition.sync_data().named(Stage::Sync, FileKind::Definition)?;
+        if self.definition.packed_upto().is_some() {
+            return Ok(());
+        }
         for directory in &self.directories {
             disk.sync_dir(directory).named(Stage::Sync, FileKind::Directory)?;
         }
@@ -198,7 +201,9 @@ pub fn list_shapes(disk: &dyn Disk, data: &Path) -> Result<Vec<Handle>, ShapeLog
         let named = names.iter().filter_map(|name| name.parse::<Handle>().ok());
         handles.extend(named.filter(|handle| shard(*handle) == found));
     }
+    handles.extend(disk.packed_shapes());
     handles.sort_unstable();
+    handles.dedup();
     Ok(handles)
 }
 
@@ -264,7 +269,7 @@ fn list_or_none(disk: &dyn Disk, path: &Path) -> Result<Vec<String>, ShapeLogErr
 }
 
 /// Two hex digits that spread handles of one definition and of one moment alike.
-fn shard(handle: Handle) -> String {
+pub(crate) fn shard(handle: Handle) -> String {
     let mixed = (handle.hash ^ handle.micros).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     format!("{:02x}", mixed >> 56)
 }

@@ -22,15 +22,16 @@ pub fn flush_all<'w>(
     let mut writers: Vec<&mut LogWriter> = writers.into_iter().collect();
     let mut results: Vec<Result<(), StorageFault>> =
         writers.iter_mut().map(|writer| writer.write_out()).collect();
-    let dirty = writers.iter().filter(|writer| writer.is_dirty()).count();
+    let dirty = writers.iter().filter(|writer| writer.is_dirty() && !writer.is_packed()).count();
     let barrier = (dirty > SYNC_EACH_MAX).then(|| disk.barrier().named(Stage::Sync, FileKind::Log));
     for (writer, result) in writers.iter_mut().zip(&mut results) {
         if result.is_err() || !writer.is_dirty() {
             continue;
         }
         *result = match barrier {
-            Some(outcome) => outcome.inspect_err(|fault| writer.fail(*fault)),
-            None => writer.sync_file(),
+            Some(outcome) if !writer.is_packed() => outcome.inspect_err(|fault| writer.fail(*fault)),
+            // The first sync of a packed log is that of all.
+            Some(_) | None => writer.sync_file(),
         };
     }
     writers
@@ -43,6 +44,11 @@ pub fn flush_all<'w>(
 }
 
 impl LogWriter {
+    /// What it has written is kept with others in one file.
+    fn is_packed(&self) -> bool {
+        self.unsynced.as_ref().is_some_and(|file| file.packed_upto().is_some())
+    }
+
     /// Syncs the file, and its entry where it is new.
     pub(super) fn sync_file(&mut self) -> Result<(), StorageFault> {
         self.check()?;

@@ -14,9 +14,10 @@ use std::sync::Arc;
 
 use crate::domain::{Handle, Incarnation, ShapeDefinition};
 
-use super::disk::{Disk, FileIdentity, FileSlot};
+use super::disk::{Disk, DiskFile, FileIdentity, FileSlot};
 use super::error::{FaultClass, FileKind, Named, ShapeLogError, Stage, StorageFault};
 use super::files::ShapeFiles;
+use super::pack::PackedDisk;
 use super::read_only::ReadOnlyDisk;
 use super::recovery::{Scan, Verify, scan};
 use super::snapshot::SnapshotState;
@@ -59,8 +60,12 @@ impl Follower {
     ///
     /// # Errors
     /// A [`StorageFault`], or [`ShapeLogError::DefinitionVersion`] of a newer release.
-    pub fn open(data: &Path, handle: Handle) -> Result<Option<(ShapeDefinition, Follower)>, ShapeLogError> {
-        let files = ShapeFiles::open(disk(), data, handle);
+    pub fn open(
+        disk: &Arc<dyn Disk>,
+        data: &Path,
+        handle: Handle,
+    ) -> Result<Option<(ShapeDefinition, Follower)>, ShapeLogError> {
+        let files = ShapeFiles::open(Arc::clone(disk), data, handle);
         let definition = match files.read_definition() {
             Ok(definition) => definition,
             Err(ShapeLogError::Storage(fault)) if fault.class == FaultClass::Vanished => return Ok(None),
@@ -77,12 +82,13 @@ impl Follower {
         }
     }
 
-    /// Whether there is a directory of that handle, complete or not.
+    /// Whether there is anything of that handle, complete or not.
     ///
     /// # Errors
     /// The file system does not say.
-    pub fn exists(data: &Path, handle: Handle) -> io::Result<bool> {
-        ShapeFiles::open(disk(), data, handle).dir.try_exists()
+    pub fn exists(disk: &Arc<dyn Disk>, data: &Path, handle: Handle) -> io::Result<bool> {
+        let files = ShapeFiles::open(Arc::clone(disk), data, handle);
+        Ok(files.dir.try_exists()? || is_there(disk.open(&files.path("definition")))?)
     }
 
     #[must_use]
@@ -116,14 +122,35 @@ impl Follower {
     /// The log as it is at this moment; `None` where there is none.
     fn look(&self) -> Result<Option<LogIdentity>, StorageFault> {
         match fs::metadata(self.files.path("log")) {
-            Ok(found) => Ok(Some(LogIdentity {
+            Ok(found) if self.is_moved()? => Ok(Some(LogIdentity {
                 file: FileIdentity::of(&found),
                 len: found.len(),
                 changed: (found.mtime(), found.mtime_nsec()),
             })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Ok(_) => self.look_into_pack(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.look_into_pack(),
             Err(error) => Err(StorageFault::new(&error, Stage::Read, FileKind::Log)),
         }
+    }
+
+    /// Whether the directory is more than the beginning of one that a packed shape moves into.
+    fn is_moved(&self) -> Result<bool, StorageFault> {
+        self.files.path("definition").try_exists().named(Stage::Read, FileKind::Definition)
+    }
+
+    /// As [`Follower::look`], for a log that is kept with others in one file.
+    fn look_into_pack(&self) -> Result<Option<LogIdentity>, StorageFault> {
+        let kind = FileKind::Log;
+        let file = match self.files.disk.open(&self.files.path("log")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.named(Stage::Read, kind)?,
+        };
+        let upto = file.packed_upto().unwrap_or(0);
+        Ok(Some(LogIdentity {
+            file: file.identity().named(Stage::Read, kind)?,
+            len: file.size().named(Stage::Read, kind)?,
+            changed: (i64::try_from(upto).unwrap_or(i64::MAX), 0),
+        }))
     }
 
     fn take(
@@ -166,7 +193,7 @@ impl Follower {
 
     /// There is no log: nothing has changed since the snapshot, or the shape has ended.
     fn without_log(&self) -> Result<Followed, ShapeLogError> {
-        match self.files.path("definition").try_exists() {
+        match is_there(self.files.disk.open(&self.files.path("definition"))) {
             Ok(false) => Ok(Followed::Gone),
             Ok(true) if self.seen.is_none() => Ok(Followed::Unchanged),
             Ok(true) => {
@@ -178,6 +205,16 @@ impl Follower {
     }
 }
 
-fn disk() -> Arc<dyn Disk> {
-    Arc::new(ReadOnlyDisk)
+/// The disk for the files of another process below a directory; for all of its shapes, since it knows where
+/// those are that share files.
+#[must_use]
+pub fn followed_disk(data: &Path) -> Arc<dyn Disk> {
+    Arc::new(PackedDisk::follow(Arc::new(ReadOnlyDisk), data))
+}
+
+fn is_there(opened: io::Result<Arc<dyn DiskFile>>) -> io::Result<bool> {
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        opened => opened.map(|_| true),
+    }
 }

@@ -33,6 +33,7 @@ mod index;
 mod json;
 mod message;
 mod open_files;
+mod pack;
 mod read_only;
 mod reader;
 mod recovery;
@@ -56,10 +57,11 @@ pub use files::{
     Quarantined, ShapeFiles, Unsynced, list_quarantined, list_shapes, list_trash, purge, purge_quarantined,
 };
 pub use flush::{SYNC_EACH_MAX, flush_all};
-pub use follow::{Followed, Follower};
+pub use follow::{Followed, Follower, followed_disk};
 pub use held::{HELD_BYTES_MAX, PIECE_BYTES_SMALL, held, held_bytes};
 pub use json::messages;
 pub use open_files::OpenFiles;
+pub use pack::{PACKED_LOG_BYTES_MAX, PACKED_SNAPSHOT_BYTES_MAX, PackedDisk, SEGMENT_BYTES_MAX};
 pub use read_only::ReadOnlyDisk;
 pub use reader::{Body, Range, Read};
 pub use recovery::{Verify, make_durable, open_read_only};

@@ -353,6 +353,11 @@ pub struct SealedSnapshot {
 }
 
 impl SealedSnapshot {
+    /// It is kept with others in one file: the first sync of one is that of all.
+    fn is_packed(&self) -> bool {
+        self.writer.file.packed_upto().is_some()
+    }
+
     fn sync(&self, disk: &dyn Disk) -> Result<(), StorageFault> {
         self.writer.file.sync_data().named(Stage::Sync, FileKind::Snapshot)?;
         match &self.unsynced {
@@ -376,11 +381,14 @@ pub fn settle_all(
     sealed: impl IntoIterator<Item = SealedSnapshot>,
 ) -> Vec<Result<SnapshotDone, StorageFault>> {
     let sealed: Vec<SealedSnapshot> = sealed.into_iter().collect();
-    let barrier =
-        (sealed.len() > SETTLE_EACH_MAX).then(|| disk.barrier().named(Stage::Sync, FileKind::Snapshot));
+    let alone = sealed.iter().filter(|sealed| !sealed.is_packed()).count();
+    let barrier = (alone > SETTLE_EACH_MAX).then(|| disk.barrier().named(Stage::Sync, FileKind::Snapshot));
     sealed
         .into_iter()
-        .map(|sealed| barrier.unwrap_or_else(|| sealed.sync(disk)).map(|()| sealed.show()))
+        .map(|sealed| {
+            let barrier = barrier.filter(|_| !sealed.is_packed());
+            barrier.unwrap_or_else(|| sealed.sync(disk)).map(|()| sealed.show())
+        })
         .collect()
 }
 

@@ -201,7 +201,7 @@ impl LogWriter {
     /// It holds its file open until the next flush.
     #[must_use]
     pub fn holds_file(&self) -> bool {
-        self.unsynced.is_some()
+        self.unsynced.as_ref().is_some_and(|file| file.packed_upto().is_none())
     }
 
     /// The fault after which this writer does nothing more.

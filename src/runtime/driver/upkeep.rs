@@ -84,6 +84,7 @@ impl Driver {
     pub(super) fn require_directory(&mut self) -> Result<(), Fatal> {
         let Some(lost) = self.state.lost.take() else { return Ok(()) };
         tracing::error!(%lost, "the data directory is no longer owned by this process");
+        self.executor.disk.leave_untidy();
         self.input(Input::OwnershipLost { evidence: faults::evidence(&lost) });
         // Best effort: nothing waits for a journal in a directory that is no longer ours.
         let _closed = self.persist();

@@ -23,7 +23,7 @@ use tokio::task::spawn_blocking;
 
 use crate::domain::{DefinitionHash, Handle};
 use crate::runtime::handle::{LiveShape, Phase};
-use crate::shape_log::{Followed, Follower, ShapeLogError};
+use crate::shape_log::{Disk, Followed, Follower, ShapeLogError, followed_disk};
 
 use catalog::Catalog;
 pub use catalog::CatalogError;
@@ -51,6 +51,7 @@ pub enum Standing {
 #[derive(Debug)]
 pub struct Standby {
     data_dir: PathBuf,
+    disk: Arc<dyn Disk>,
     catalog: Mutex<Arc<Catalog>>,
     /// Held by the one who reads the journal.
     folding: tokio::sync::Mutex<Folds>,
@@ -96,6 +97,7 @@ impl Standby {
     /// The thread cannot be started.
     pub fn start(data_dir: PathBuf) -> std::io::Result<Arc<Standby>> {
         let standby = Arc::new(Standby {
+            disk: followed_disk(&data_dir),
             data_dir,
             catalog: Mutex::default(),
             folding: tokio::sync::Mutex::default(),
@@ -152,7 +154,7 @@ impl Standby {
 
     /// A handle that cannot be opened.
     fn standing(&self, handle: Handle) -> Standing {
-        match Follower::exists(&self.data_dir, handle) {
+        match Follower::exists(&self.disk, &self.data_dir, handle) {
             Ok(false) => Standing::Gone,
             Ok(true) | Err(_) => Standing::Unclear,
         }
@@ -185,7 +187,7 @@ impl Standby {
     }
 
     fn open_files(&self, handle: Handle, entry: catalog::Entry) -> Option<Arc<LiveShape>> {
-        match Follower::open(&self.data_dir, handle) {
+        match Follower::open(&self.disk, &self.data_dir, handle) {
             Ok(Some((definition, follower))) => {
                 let reader = Arc::clone(follower.reader());
                 let files = FollowedFiles { follower: Mutex::new(follower), waiting: AtomicUsize::new(0) };

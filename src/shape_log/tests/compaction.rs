@@ -511,7 +511,9 @@ fn who_follows_the_files_meets_the_switch() {
     };
     (100..300).for_each(|tx| update(&mut writer, tx));
     let (_, mut follower) =
-        crate::shape_log::Follower::open(data, HANDLE).expect("it opens").expect("it is complete");
+        crate::shape_log::Follower::open(&crate::shape_log::followed_disk(data), data, HANDLE)
+            .expect("it opens")
+            .expect("it is complete");
     let old = follower.reader().view();
     let expected = walk(&old, Offset::BeforeAll);
     for round in 0..2 {

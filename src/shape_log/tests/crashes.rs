@@ -107,9 +107,10 @@ proptest! {
     #[test]
     fn flushed_rows_survive_and_bodies_do_not_change(
         chunk in prop_oneof![Just(1_u64), Just(500), Just(100_000)],
+        packed in prop_oneof![Just(None), Just(Some(1 << 24)), Just(Some(100_000))],
         steps in proptest::collection::vec(step(), 1..25),
     ) {
-        let mut history = History { shape: Shape::new(chunk), sent: Vec::new(), flushed: Offset::SNAPSHOT_END };
+        let mut history = History { shape: Shape::new_in(chunk, packed), sent: Vec::new(), flushed: Offset::SNAPSHOT_END };
         for step in &steps {
             history.run(step);
         }

@@ -18,12 +18,12 @@ fn history(shape: &mut Shape) -> (Offset, Option<ShapeLogError>) {
         if let Err(error) = shape.try_transaction(tx, &rows) {
             return (durable, Some(error));
         }
-        let disk = shape.disk.clone();
-        match flush_all(&disk, [&mut shape.writer]).remove(0) {
+        let disk = Arc::clone(&shape.files.disk);
+        match flush_all(disk.as_ref(), [&mut shape.writer]).remove(0) {
             Ok(offset) => durable = offset,
             Err(fault) => {
                 assert_eq!(shape.writer.durable(), durable, "no progress");
-                let again = flush_all(&disk, [&mut shape.writer]).remove(0);
+                let again = flush_all(disk.as_ref(), [&mut shape.writer]).remove(0);
                 assert_eq!(again, Err(fault), "the file is left alone");
                 return (durable, Some(fault.into()));
             }
@@ -34,14 +34,24 @@ fn history(shape: &mut Shape) -> (Offset, Option<ShapeLogError>) {
 
 #[test]
 fn every_call_may_fail() {
-    let mut undisturbed = Shape::new(500);
+    every_call_fails(None);
+}
+
+#[test]
+fn every_call_may_fail_where_shapes_share_files() {
+    every_call_fails(Some(1 << 20));
+    every_call_fails(Some(600));
+}
+
+fn every_call_fails(packed: Packed) {
+    let mut undisturbed = Shape::new_in(500, packed);
     let (first, _) = (undisturbed.disk.calls(), history(&mut undisturbed));
     let calls = undisturbed.disk.calls() - first;
     let expected = walk(&undisturbed.reader.view(), Offset::SNAPSHOT_END).0;
     let mut failed = 0;
     for call in 1..=calls {
         for fault in [SimFault::Errno(ENOSPC), SimFault::Errno(EIO), SimFault::Short(7)] {
-            let mut shape = Shape::new(500);
+            let mut shape = Shape::new_in(500, packed);
             shape.disk.fail_call(shape.disk.calls() + call, fault);
             let (durable, error) = history(&mut shape);
             failed += u32::from(error.is_some());

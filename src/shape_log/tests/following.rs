@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::domain::PgSnapshot;
-use crate::shape_log::{Followed, Follower, SnapshotWriter};
+use crate::shape_log::{Followed, Follower, SnapshotWriter, followed_disk};
 
 /// A shape of the simulated disk with three transactions, the second of them over several frames.
 fn written() -> Shape {
@@ -45,8 +45,9 @@ fn every_length_of_a_growing_log_is_a_committed_state() {
     let log = copied(&shape, data.path()).join("log");
     let content = shape.disk.content(&shape.files.path("log")).expect("a log");
     let whole = walk(&shape.reader.view(), Offset::BeforeAll).0;
-    let (definition_read, mut follower) =
-        Follower::open(data.path(), HANDLE).expect("it opens").expect("it is complete");
+    let (definition_read, mut follower) = Follower::open(&followed_disk(data.path()), data.path(), HANDLE)
+        .expect("it opens")
+        .expect("it is complete");
     assert_eq!(definition_read, definition());
     assert_eq!(read(&follower).0, Offset::SNAPSHOT_END, "nothing has changed yet");
     let mut ends = Vec::new();
@@ -61,7 +62,9 @@ fn every_length_of_a_growing_log_is_a_committed_state() {
         assert_eq!(seen, whole[..seen.len()], "{len}: a beginning of what was written");
         if ends.last() != Some(&last) {
             // Who comes new sees the same.
-            let (_, fresh) = Follower::open(data.path(), HANDLE).expect("it opens").expect("it is complete");
+            let (_, fresh) = Follower::open(&followed_disk(data.path()), data.path(), HANDLE)
+                .expect("it opens")
+                .expect("it is complete");
             assert_eq!(read(&fresh), (last, seen));
             ends.push(last);
         }
@@ -82,13 +85,15 @@ fn a_shape_that_is_renamed_away_is_gone_and_can_be_read_to_its_end() {
     let directory = copied(&shape, data.path());
     let content = shape.disk.content(&shape.files.path("log")).expect("a log");
     fs::write(directory.join("log"), &content).expect("written");
-    let (_, mut follower) = Follower::open(data.path(), HANDLE).expect("it opens").expect("it is complete");
+    let (_, mut follower) = Follower::open(&followed_disk(data.path()), data.path(), HANDLE)
+        .expect("it opens")
+        .expect("it is complete");
     let begun = range(&follower.reader().view(), Offset::SNAPSHOT_END);
     assert_eq!(follower.follow(), Ok(Followed::Unchanged));
     fs::rename(&directory, data.path().join("trash")).expect("it is ours");
     assert_eq!(follower.follow(), Ok(Followed::Gone));
-    assert!(Follower::open(data.path(), HANDLE).expect("no fault").is_none());
-    assert_eq!(Follower::exists(data.path(), HANDLE).ok(), Some(false));
+    assert!(Follower::open(&followed_disk(data.path()), data.path(), HANDLE).expect("no fault").is_none());
+    assert_eq!(Follower::exists(&followed_disk(data.path()), data.path(), HANDLE).ok(), Some(false));
     let bytes: usize = begun.body.map(|piece| piece.expect("the descriptor is open").len()).sum();
     assert!(bytes > 90_000, "a body that was begun is sent to its end: {bytes}");
 }
@@ -101,11 +106,17 @@ fn what_is_not_complete_is_not_opened_and_damage_is_told() {
     let directory = copied(&shape, data.path());
     let snapshot = fs::read(directory.join("snapshot")).expect("a snapshot");
     fs::write(directory.join("snapshot"), &snapshot[..snapshot.len() - 1]).expect("written");
-    assert!(Follower::open(data.path(), HANDLE).expect("no fault").is_none(), "its footer is missing");
+    assert!(
+        Follower::open(&followed_disk(data.path()), data.path(), HANDLE).expect("no fault").is_none(),
+        "its footer is missing"
+    );
     fs::write(directory.join("snapshot"), &snapshot).expect("written");
     let content = shape.disk.content(&shape.files.path("log")).expect("a log");
     let mut damaged = content.clone();
     damaged[70] ^= 1;
     fs::write(directory.join("log"), &damaged).expect("written");
-    assert!(Follower::open(data.path(), HANDLE).is_err(), "later frames say that this was durable");
+    assert!(
+        Follower::open(&followed_disk(data.path()), data.path(), HANDLE).is_err(),
+        "later frames say that this was durable"
+    );
 }

@@ -7,6 +7,7 @@ mod encoding;
 mod faults;
 mod following;
 mod formats;
+mod pack;
 mod pieces;
 mod publication;
 mod reading;
@@ -21,8 +22,8 @@ use crate::domain::{
 };
 
 use super::{
-    Disk, LogWriter, Op, Range, Read, Recovered, ShapeFiles, ShapeLogError, ShapeReader, ShapeView, SimDisk,
-    Verify, messages,
+    Disk, LogWriter, Op, PackedDisk, Range, Read, Recovered, ShapeFiles, ShapeLogError, ShapeReader,
+    ShapeView, SimDisk, Verify, messages,
 };
 
 const DATA: &str = "/data";
@@ -109,35 +110,67 @@ struct Shape {
     recovered: Recovered,
     relation: Arc<WireRelation>,
     chunk: u64,
+    packed: Packed,
+}
+
+/// Bytes of a segment, where the shape shares files with others.
+type Packed = Option<u32>;
+
+/// What a process works with that starts on a disk.
+fn started(disk: &SimDisk, packed: Packed) -> Arc<dyn Disk> {
+    let disk = Arc::new(disk.clone());
+    match packed {
+        Some(bytes) => {
+            Arc::new(PackedDisk::with_segments_of(disk, Path::new(DATA), bytes).expect("it opens"))
+        }
+        None => disk,
+    }
 }
 
 impl Shape {
     fn new(chunk: u64) -> Shape {
+        Shape::new_in(chunk, None)
+    }
+
+    fn new_in(chunk: u64, packed: Packed) -> Shape {
         let disk = SimDisk::new();
-        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        ShapeFiles::create(shared, Path::new(DATA), HANDLE, &definition()).expect("a shape is made");
-        Shape::open(disk, chunk, Verify::Tail).expect("an empty log opens")
+        let shared = started(&disk, packed);
+        ShapeFiles::create(Arc::clone(&shared), Path::new(DATA), HANDLE, &definition())
+            .expect("a shape is made");
+        Shape::open_in(disk, shared, (chunk, packed), Verify::Tail).expect("an empty log opens")
     }
 
     fn open(disk: SimDisk, chunk: u64, verify: Verify) -> Result<Shape, ShapeLogError> {
-        let files = ShapeFiles::open(Arc::new(disk.clone()), Path::new(DATA), HANDLE);
+        let shared = started(&disk, None);
+        Shape::open_in(disk, shared, (chunk, None), verify)
+    }
+
+    fn open_in(
+        disk: SimDisk,
+        shared: Arc<dyn Disk>,
+        (chunk, packed): (u64, Packed),
+        verify: Verify,
+    ) -> Result<Shape, ShapeLogError> {
+        let files = ShapeFiles::open(shared, Path::new(DATA), HANDLE);
         let definition = definition();
         let reader = ShapeReader::open(&files)?;
         let (writer, recovered) =
             LogWriter::recover(&files, &definition, Arc::clone(&reader), Incarnation(1), chunk, verify)?;
-        Ok(Shape { disk, files, reader, writer, recovered, relation: wire(&definition), chunk })
+        Ok(Shape { disk, files, reader, writer, recovered, relation: wire(&definition), chunk, packed })
     }
 
     /// Starts again on the same disk. Whether all or only the tail is verified makes no difference.
     fn reopen(&self) -> Shape {
+        let shared = started(&self.disk, self.packed);
+        let files = ShapeFiles::open(Arc::clone(&shared), Path::new(DATA), HANDLE);
         let look = |verify| {
-            let reader = ShapeReader::new(&self.files);
-            super::open_read_only(&self.files, &reader, verify).expect("a log that was not damaged opens");
+            let reader = ShapeReader::new(&files);
+            super::open_read_only(&files, &reader, verify).expect("a log that was not damaged opens");
             walk(&reader.view(), Offset::SNAPSHOT_END)
         };
         let looked = look(Verify::Everything);
         assert_eq!(look(Verify::Tail), looked);
-        let shape = Shape::open(self.disk.clone(), self.chunk, Verify::Tail)
+        let shape = Shape::open_in(self.disk.clone(), shared, (self.chunk, self.packed), Verify::Tail)
             .expect("a log that was not damaged opens");
         assert_eq!(walk(&shape.reader.view(), Offset::SNAPSHOT_END), looked);
         shape
@@ -158,8 +191,8 @@ impl Shape {
     }
 
     fn flush(&mut self) -> Offset {
-        let disk = self.disk.clone();
-        super::flush_all(&disk, [&mut self.writer]).remove(0).expect("the disk works")
+        let disk = Arc::clone(&self.files.disk);
+        super::flush_all(disk.as_ref(), [&mut self.writer]).remove(0).expect("the disk works")
     }
 }
 

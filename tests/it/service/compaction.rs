@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use super::{ITEMS, catch_up, fresh, handle, health_message, journal_is_sound, journal_tail, until};
+use super::{
+    ITEMS, OWN_FILES, catch_up, fresh, handle, health_message, journal_is_sound, journal_tail, until,
+};
 use crate::support::{Service, ServiceSettings, ShapeClient, ShapeRequest, WAIT_DURATION_MAX, database};
 
 const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, k int NOT NULL, v text);
@@ -94,7 +96,11 @@ async fn a_log_is_compacted_under_clients() {
 async fn shapes_that_nobody_needs_take_no_room() {
     let database = database("compaction_expiry").await;
     database.execute(TABLE).await;
-    let mut service = Service::start(&database, settings).await;
+    let mut service = Service::start(&database, |own| {
+        settings(own);
+        own.set(OWN_FILES.0, OWN_FILES.1);
+    })
+    .await;
     let directories = |service: &Service| -> usize {
         let shards = fs::read_dir(service.data_dir().join("shapes")).into_iter().flatten().flatten();
         shards.map(|shard| fs::read_dir(shard.path()).map_or(0, Iterator::count)).sum()

@@ -43,6 +43,9 @@ use crate::support::{
 /// Between two looks at something that is waited for.
 const POLL: Duration = Duration::from_millis(25);
 
+/// Shapes have files of their own from the start, for tests that look for those.
+const OWN_FILES: (&str, &str) = ("SHAPEFOLD_PACK_SMALL_SHAPES", "false");
+
 pub(crate) const ITEMS: Table = Table { name: "items", primary_key: &["id"] };
 
 /// Asks again and again until there is an answer; fails with what was waited for.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::standby::place_of;
-use super::{ITEMS, catch_up, handle, journal_is_sound, journal_tail, until};
+use super::{ITEMS, OWN_FILES, catch_up, handle, journal_is_sound, journal_tail, until};
 use crate::support::{Service, ShapeClient, ShapeRequest, TestDatabase, database};
 
 const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, k int NOT NULL, v text);
@@ -18,6 +18,7 @@ async fn served(hint: &str) -> (TestDatabase, Service, ShapeClient) {
     database.execute(TABLE).await;
     let service = Service::start(&database, |settings| {
         settings.set(KEPT.0, KEPT.1);
+        settings.set(OWN_FILES.0, OWN_FILES.1);
     })
     .await;
     let mut client = service.follow(ShapeRequest::table("items"));

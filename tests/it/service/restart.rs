@@ -9,7 +9,7 @@ use shapefold_xtask::journal::explains_end;
 use tokio::task::JoinHandle;
 
 use super::{
-    ITEMS, acknowledged, catch_up, current_lsn, fresh, handle, health_message, journal_is_sound,
+    ITEMS, OWN_FILES, acknowledged, catch_up, current_lsn, fresh, handle, health_message, journal_is_sound,
     journal_tail, until,
 };
 use crate::support::{ClientError, Service, ShapeClient, ShapeRequest, TestDatabase, database};
@@ -293,7 +293,10 @@ async fn cut_short(database: &TestDatabase, service: &mut Service, rows: usize) 
 async fn a_shape_of_a_newer_version_is_refused_and_left_alone() {
     let database = database("newer").await;
     database.execute(TABLE).await;
-    let mut service = Service::start(&database, |_| {}).await;
+    let mut service = Service::start(&database, |settings| {
+        settings.set(OWN_FILES.0, OWN_FILES.1);
+    })
+    .await;
     let mut client = service.follow(ShapeRequest::table("items"));
     client.sync().await.expect("the shape is made");
     let known = handle(&client);

@@ -8,7 +8,7 @@ use serde_json::json;
 use shapefold_xtask::rolling::{self, Setup};
 
 use super::http_log::{header, is_up_to_date, messages};
-use super::{ITEMS, POLL, catch_up, handle, health_message, journal_is_sound, until};
+use super::{ITEMS, OWN_FILES, POLL, catch_up, handle, health_message, journal_is_sound, until};
 use crate::support::{
     Audit, BINARY, HttpClient, Process, Response, Service, ShapeClient, ShapeRequest, TestDatabase,
     WAIT_DURATION_MAX, count, database, difference, rows_in_postgres,
@@ -271,7 +271,7 @@ async fn rolling_deploys_under_traffic_go_unnoticed() {
 /// The owner's files may vanish, be damaged, or not be complete: never rows that are wrong, never a 500.
 #[tokio::test]
 async fn a_waiting_instance_meets_files_that_are_not_whole() {
-    let pair = pair("standby_files", &[("ELECTRIC_LONG_POLL_TIMEOUT", "1000")]).await;
+    let pair = pair("standby_files", &[("ELECTRIC_LONG_POLL_TIMEOUT", "1000"), OWN_FILES]).await;
     let known = handle(&pair.client);
     pair.database.execute("UPDATE items SET v = 'logged'").await;
     let path = format!("/v1/shape?table=items&handle={known}&offset=0_inf");

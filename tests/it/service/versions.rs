@@ -9,8 +9,8 @@ use crate::support::{Process, Service, ShapeRequest, WAIT_DURATION_MAX, database
 
 const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, k int NOT NULL, v text);
      INSERT INTO items SELECT i, i % 4, 'start' FROM generate_series(1, 50) i";
-const NEWER: (&str, &str) = ("SHAPEFOLD_TEST_LAYOUT", "2");
-const REFUSED: &str = "which writes layout 2; this version reads up to 1. Start the newer version";
+const NEWER: (&str, &str) = ("SHAPEFOLD_TEST_LAYOUT", "3");
+const REFUSED: &str = "which writes layout 3; this version reads up to 2. Start the newer version";
 
 /// Waits for the process to refuse the directory, and checks that it says why and has changed nothing.
 async fn refuses(process: &mut Process) {
@@ -47,7 +47,7 @@ async fn a_newer_version_takes_over_and_an_older_one_refuses_what_it_left() {
     let mut client = old.follow(ShapeRequest::table("items"));
     catch_up(&mut client, &ITEMS, &postgres).await;
     let known = handle(&client);
-    let step = old.data_dir().join("layout-2");
+    let step = old.data_dir().join("layout-3");
 
     let mut new = old.spawn_beside(&database, |settings| {
         settings.set(NEWER.0, NEWER.1);
@@ -79,7 +79,7 @@ async fn a_newer_version_takes_over_and_an_older_one_refuses_what_it_left() {
     let history = journal_tail(new.data_dir(), &["--kind", "ProcessStarted"]);
     let layouts: Vec<&str> =
         history.lines().filter_map(|line| line.split("format: ").nth(1)?.split(',').next()).collect();
-    assert_eq!(layouts, ["1", "2", "2"], "the journal tells who was here: {history}");
+    assert_eq!(layouts, ["2", "3", "3"], "the journal tells who was here: {history}");
 }
 
 /// A migration that fails half-way, or is killed there: the older version stays out from the first moment
@@ -93,14 +93,14 @@ async fn a_migration_that_was_cut_short_is_run_again() {
     let mut client = service.follow(ShapeRequest::table("items"));
     catch_up(&mut client, &ITEMS, &postgres).await;
     let known = handle(&client);
-    let step = service.data_dir().join("layout-2");
+    let step = service.data_dir().join("layout-3");
     assert!(service.terminate().await, "{}", service.output());
 
     let older = service.settings_mut().environment.clone();
     service.settings_mut().set(NEWER.0, NEWER.1).set("SHAPEFOLD_TEST_MIGRATION_FAILS", "true");
     service.relaunch().expect("the process starts");
     assert!(!until("it ends", async || service.try_wait()).await.success());
-    assert!(service.output().contains("could not be brought to layout 2"), "{}", service.output());
+    assert!(service.output().contains("could not be brought to layout 3"), "{}", service.output());
     assert_eq!(fs::read_to_string(&step).expect("it was begun"), "begun");
 
     service.settings_mut().environment = older;

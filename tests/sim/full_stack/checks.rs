@@ -7,7 +7,7 @@ use shapefold::domain::{Handle, Lsn, Offset, Sid};
 use shapefold::events::{ConsumerEvent, Event, ExitCause, InvalidationCause, Recorded, ShapeEvent};
 use shapefold::projections::forensics::Checker;
 use shapefold::shape_log::{
-    Read, ShapeFiles, ShapeReader, SimDisk, SnapshotState, Verify, messages, open_read_only,
+    PackedDisk, Read, ShapeFiles, ShapeReader, SimDisk, SnapshotState, Verify, messages, open_read_only,
 };
 use shapefold::state::{Life, OwnerPhase, State};
 
@@ -205,7 +205,9 @@ pub fn by_id(rows: &BTreeMap<String, Values>) -> BTreeMap<usize, Values> {
 
 /// The commits of which the log of a shape has something.
 fn held(disk: &SimDisk, handle: Handle, complete: bool) -> Result<BTreeSet<Lsn>, String> {
-    let files = ShapeFiles::open(Arc::new(disk.clone()), World::data(), handle);
+    let found = PackedDisk::open(Arc::new(disk.clone()), World::data());
+    let found = found.map_err(|fault| fault.to_string())?;
+    let files = ShapeFiles::open(Arc::new(found), World::data(), handle);
     let told = |error: shapefold::shape_log::ShapeLogError| error.to_string();
     let reader = ShapeReader::open(&files).map_err(told)?;
     open_read_only(&files, &reader, Verify::Everything).map_err(told)?;

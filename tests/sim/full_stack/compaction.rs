@@ -88,7 +88,7 @@ impl World {
             self.input(Input::LogSwitched { sid, intent, outcome: None });
             return;
         };
-        let files = ShapeFiles::open(Arc::new(process.disk.clone()), World::data(), shape.handle);
+        let files = ShapeFiles::open(Arc::clone(&process.files), World::data(), shape.handle);
         let command = Command::Switch { sid, incarnation, intent, files, prepared };
         process.pools[pool_of(sid)].commands.push_back(command);
     }

@@ -361,7 +361,7 @@ impl World {
         let input = Input::CreateShape { handle, definition: hash, oid: definition.relation.oid };
         let Ok(persist) = process.core.input(self.now, input) else { return };
         let sid = process.core.engine().state().last_sid;
-        let files = ShapeFiles::open(Arc::new(process.disk.clone()), World::data(), handle);
+        let files = ShapeFiles::open(Arc::clone(&process.files), World::data(), handle);
         let reader = ShapeReader::new(&files);
         process.install(sid, handle, &definition, predicate, reader, Phase::Opening);
         self.shapes.insert(handle, Known { kind, contains: None });

@@ -120,7 +120,7 @@ impl World {
 
     fn restore(&mut self, sid: Sid, handle: Handle) {
         let Some(process) = &mut self.process else { return };
-        let files = ShapeFiles::open(Arc::new(process.disk.clone()), World::data(), handle);
+        let files = ShapeFiles::open(Arc::clone(&process.files), World::data(), handle);
         let read = || {
             let definition = Arc::new(files.read_definition()?);
             let predicate = definition.where_sql.as_ref().map(|sql| {
@@ -161,7 +161,7 @@ impl World {
     ) {
         let Some(process) = &mut self.process else { return };
         let Some(shape) = process.shapes.get(&sid).cloned() else { return };
-        let files = ShapeFiles::open(Arc::new(process.disk.clone()), World::data(), shape.handle);
+        let files = ShapeFiles::open(Arc::clone(&process.files), World::data(), shape.handle);
         let held: Option<Vec<_>> =
             replay.iter().map(|seq| Some((*seq, Arc::clone(process.bodies.get(seq)?)))).collect();
         let Some(replay) = held else {

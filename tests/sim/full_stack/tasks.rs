@@ -326,8 +326,8 @@ impl World {
     pub fn trash_works(&mut self, number: usize) {
         let Some(process) = &mut self.process else { return };
         let (sid, handle, intent) = process.trashing.remove(number);
-        let disk = process.disk.clone();
-        let files = ShapeFiles::open(Arc::new(disk.clone()), World::data(), handle);
+        let disk = Arc::clone(&process.files);
+        let files = ShapeFiles::open(Arc::clone(&disk), World::data(), handle);
         let result = match files.trash(World::data()) {
             Ok(()) => Ok(DestructionResult::Done),
             Err(ShapeLogError::Storage(fault)) if fault.class == FaultClass::Vanished => {
@@ -335,10 +335,11 @@ impl World {
             }
             Err(error) => Err(error),
         };
-        let result = result.and_then(|result| match purge(&disk, World::data(), &handle.to_string()) {
-            Err(ShapeLogError::Storage(fault)) if fault.class == FaultClass::Vanished => Ok(result),
-            purged => purged.map(|()| result),
-        });
+        let result =
+            result.and_then(|result| match purge(disk.as_ref(), World::data(), &handle.to_string()) {
+                Err(ShapeLogError::Storage(fault)) if fault.class == FaultClass::Vanished => Ok(result),
+                purged => purged.map(|()| result),
+            });
         if self.died_on_disk() {
             return;
         }

@@ -23,7 +23,7 @@ use shapefold::runtime::handle::LiveShape;
 use shapefold::runtime::replay;
 use shapefold::runtime::router::{RoutedTransaction, Router};
 use shapefold::runtime::writers::{Command, PoolSettings, Report, WriterPool};
-use shapefold::shape_log::{CompactionPolicy, SimDisk};
+use shapefold::shape_log::{CompactionPolicy, Disk, PackedDisk, SimDisk};
 use shapefold::state::{Allowance, State};
 
 use super::clients::{Client, Mark, Served};
@@ -141,12 +141,27 @@ impl Stats {
     }
 }
 
+/// Bytes of a segment: so few that there are many.
+const SEGMENT_BYTES: u32 = 16 << 10;
+
+/// The disk as a process finds it that starts. A start that a failing disk ends is tried again.
+fn packed(disk: &ProcessDisk) -> Arc<dyn Disk> {
+    loop {
+        let inner = Arc::new(disk.clone());
+        if let Ok(packed) = PackedDisk::with_segments_of(inner, World::data(), SEGMENT_BYTES) {
+            return Arc::new(packed);
+        }
+    }
+}
+
 /// What dies in a crash.
 pub struct Process {
     pub core: Core,
     pub router: Router,
     pub bodies: BTreeMap<Seq, Arc<RoutedTransaction>>,
     pub disk: ProcessDisk,
+    /// Small shapes share files on it.
+    pub files: Arc<dyn Disk>,
     pub pools: Vec<Pool>,
     pub shapes: BTreeMap<Sid, Arc<LiveShape>>,
     /// The shapes that requests find.
@@ -293,9 +308,8 @@ impl World {
     }
 
     /// The files of this process's disk.
-    pub fn shared_disk(&self) -> Option<Arc<dyn shapefold::shape_log::Disk>> {
-        let disk = self.process.as_ref()?.disk.clone();
-        Some(Arc::new(disk))
+    pub fn shared_disk(&self) -> Option<Arc<dyn Disk>> {
+        Some(Arc::clone(&self.process.as_ref()?.files))
     }
 
     /// Starts a process on what is left: the real fold of the newest checkpoint and what came after.
@@ -342,6 +356,7 @@ impl World {
 
     fn new_process(&self, engine: Engine) -> Process {
         let disk = ProcessDisk::new(self.disk.clone(), self.mutation == Mutation::SyncsThatLie);
+        let files = packed(&disk);
         let settings = PoolSettings {
             chunk_bytes: self.chunk_bytes,
             idle_after: Duration::from_secs(1),
@@ -349,7 +364,7 @@ impl World {
         };
         let pool = |_| {
             let published = Arc::new(AtomicU64::new(0));
-            let pool = WriterPool::new(settings.clone(), Arc::new(disk.clone()), Arc::clone(&published));
+            let pool = WriterPool::new(settings.clone(), Arc::clone(&files), Arc::clone(&published));
             Pool { pool, commands: VecDeque::new(), published }
         };
         Process {
@@ -358,6 +373,7 @@ impl World {
             bodies: BTreeMap::new(),
             pools: (0..POOLS).map(pool).collect(),
             disk,
+            files,
             shapes: BTreeMap::new(),
             service: BTreeMap::new(),
             ready: false,

@@ -106,6 +106,8 @@ impl Layer {
     pub fn put_under(&self, settings: &mut ServiceSettings) {
         settings.set("LD_PRELOAD", self.library.to_string_lossy());
         settings.set("SHAPEFOLD_FAULTS", self.control.to_string_lossy());
+        // Rules name the files of a shape.
+        settings.set("SHAPEFOLD_PACK_SMALL_SHAPES", "false");
     }
 
     /// From now on this rule holds, and no other.
