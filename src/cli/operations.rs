@@ -58,7 +58,7 @@ pub struct Operations {
     pub unsafe_file_locks: bool,
 
     /// Keep new shapes in files that they share with others, for as long as they are small.
-    #[arg(long, env = "SHAPEFOLD_PACK_SMALL_SHAPES", value_parser = values::boolean, default_value = "true")]
+    #[arg(long, env = "SHAPEFOLD_PACK_SMALL_SHAPES", value_parser = values::boolean, default_value = "false")]
     pub pack_small_shapes: bool,
 
     /// Rewrite the log of a shape that has grown far beyond its rows.

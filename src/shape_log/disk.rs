@@ -519,13 +519,18 @@ pub(crate) fn read_full(
     at: u64,
     kind: FileKind,
 ) -> Result<usize, StorageFault> {
+    read_whole(file, buffer, at).named(Stage::Read, kind)
+}
+
+/// As [`read_full`], for what is no file of a shape.
+pub(super) fn read_whole(file: &dyn DiskFile, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read_at(&mut buffer[filled..], at + filled as u64) {
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(StorageFault::new(&error, Stage::Read, kind)),
+            Err(error) => return Err(error),
         }
     }
     Ok(filled)

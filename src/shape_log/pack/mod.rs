@@ -25,13 +25,12 @@ use std::sync::{Arc, Mutex};
 
 use crate::domain::Handle;
 
-use super::disk::{Disk, DiskFile, FileIdentity};
-use super::error::StorageFault;
-use super::error::{FileKind, Named, Stage};
+use super::disk::{Disk, DiskFile, FileIdentity, read_whole};
+use super::error::{FileKind, Named, Stage, StorageFault};
 use super::open_files::OpenFiles;
 
 use record::Kind;
-use store::{Place, Shape, State, Store, lock, read_whole};
+use store::{Place, Shape, State, Store, lock};
 
 pub use store::SEGMENT_BYTES_MAX;
 

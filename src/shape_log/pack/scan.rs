@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::domain::Handle;
+use crate::shape_log::disk::read_whole;
 
 use super::record::{self, HEAD_LEN, Head, Kind, Next, SEGMENT_HEAD_LEN, SegmentHead};
-use super::store::{Piece, Place, Position, Segment, Store, Tail, lock, read_whole, segment_name};
+use super::store::{Piece, Place, Position, Segment, Store, Tail, lock, segment_name};
 
 /// What stands at a place of a segment.
 enum Found {

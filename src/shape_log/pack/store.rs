@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::domain::Handle;
-use crate::shape_log::disk::{Disk, DiskFile, FileIdentity};
+use crate::shape_log::disk::{Disk, DiskFile, FileIdentity, read_whole};
 use crate::shape_log::files::shard;
 
 use super::record::{self, HEAD_LEN, Kind, SEGMENT_HEAD_LEN, SegmentHead, TAIL_LEN};
@@ -494,20 +494,6 @@ pub fn content_of(state: &State, kind: Kind) -> io::Result<Vec<u8>> {
         }
     }
     Ok(out)
-}
-
-/// Reads as far as the file reaches, and says how far.
-pub fn read_whole(file: &dyn DiskFile, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], at + filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 pub fn write_whole(file: &dyn DiskFile, mut bytes: &[u8], mut at: u64) -> io::Result<()> {

@@ -13,8 +13,9 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/shape_log/v1").join(name)
 }
 
-fn current() -> Shape {
-    let mut shape = Shape::new(400);
+/// Written by this build, where `packed` says into a segment that it could share.
+fn current_in(packed: Packed) -> Shape {
+    let mut shape = Shape::new_in(400, packed);
     let mut writer =
         SnapshotWriter::create(&shape.files, &definition(), Arc::clone(&shape.reader), 200).expect("begins");
     for id in ["1", "2"] {
@@ -30,17 +31,49 @@ fn current() -> Shape {
     shape
 }
 
+fn current() -> Shape {
+    current_in(None)
+}
+
+fn is_as_fixed(name: &str, content: &[u8]) {
+    if std::env::var_os("SHAPEFOLD_WRITE_FIXTURES").is_some() {
+        std::fs::create_dir_all(fixture("").as_path()).expect("made");
+        std::fs::write(fixture(name), content).expect("written");
+    }
+    assert_eq!(content, std::fs::read(fixture(name)).expect("a fixture"), "{name}");
+}
+
 #[test]
 fn version_1_is_written_to_the_byte() {
     let shape = current();
     for name in NAMES {
-        let content = shape.disk.content(&shape.files.path(name)).expect("a file");
-        if std::env::var_os("SHAPEFOLD_WRITE_FIXTURES").is_some() {
-            std::fs::create_dir_all(fixture("").as_path()).expect("made");
-            std::fs::write(fixture(name), &content).expect("written");
-        }
-        assert_eq!(content, std::fs::read(fixture(name)).expect("a fixture"), "{name}");
+        is_as_fixed(name, &shape.disk.content(&shape.files.path(name)).expect("a file"));
     }
+    let packed = current_in(Some(SEGMENT));
+    is_as_fixed("pack", &packed.disk.content(&segment()).expect("a segment"));
+}
+
+const SEGMENT: u32 = 1 << 20;
+
+/// The first that is made.
+fn segment() -> PathBuf {
+    Path::new(DATA).join("shapes/pack/00000001")
+}
+
+#[test]
+fn a_segment_of_version_1_is_read() {
+    let disk = SimDisk::new();
+    Disk::create_dir(&disk, segment().parent().expect("a directory")).expect("made");
+    let content = std::fs::read(fixture("pack")).expect("a fixture");
+    Disk::create(&disk, &segment()).expect("made").write_at(&content, 0).expect("written");
+    let shared = started(&disk, Some(SEGMENT));
+    let shape =
+        Shape::open_in(disk, shared, (400, Some(SEGMENT)), Verify::Everything).expect("a segment is read");
+    assert_eq!(shape.files.read_definition(), Ok(definition()));
+    assert_eq!(
+        walk(&shape.reader.view(), Offset::BeforeAll),
+        walk(&current().reader.view(), Offset::BeforeAll)
+    );
 }
 
 #[test]

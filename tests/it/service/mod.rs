@@ -45,6 +45,8 @@ const POLL: Duration = Duration::from_millis(25);
 
 /// Shapes have files of their own from the start, for tests that look for those.
 const OWN_FILES: (&str, &str) = ("SHAPEFOLD_PACK_SMALL_SHAPES", "false");
+/// Small shapes share files.
+const PACKED: (&str, &str) = ("SHAPEFOLD_PACK_SMALL_SHAPES", "true");
 
 pub(crate) const ITEMS: Table = Table { name: "items", primary_key: &["id"] };
 

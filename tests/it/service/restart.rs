@@ -9,8 +9,8 @@ use shapefold_xtask::journal::explains_end;
 use tokio::task::JoinHandle;
 
 use super::{
-    ITEMS, OWN_FILES, acknowledged, catch_up, current_lsn, fresh, handle, health_message, journal_is_sound,
-    journal_tail, until,
+    ITEMS, OWN_FILES, PACKED, acknowledged, catch_up, current_lsn, fresh, handle, health_message,
+    journal_is_sound, journal_tail, until,
 };
 use crate::support::{ClientError, Service, ShapeClient, ShapeRequest, TestDatabase, database};
 
@@ -90,7 +90,10 @@ async fn all_equal(
 async fn kill_9_under_load_loses_nothing_and_refetches_nothing() {
     let database = database("kill").await;
     database.execute(TABLE).await;
-    let mut service = Service::start(&database, |_| {}).await;
+    let mut service = Service::start(&database, |settings| {
+        settings.set(PACKED.0, PACKED.1);
+    })
+    .await;
     let mut clients: Vec<ShapeClient> =
         requests().into_iter().map(|request| service.follow(request)).collect();
     for client in &mut clients {
@@ -135,7 +138,10 @@ async fn kill_9_under_load_loses_nothing_and_refetches_nothing() {
 async fn an_orderly_restart_under_load_goes_on_where_it_was() {
     let database = database("graceful").await;
     database.execute(TABLE).await;
-    let mut service = Service::start(&database, |_| {}).await;
+    let mut service = Service::start(&database, |settings| {
+        settings.set(PACKED.0, PACKED.1);
+    })
+    .await;
     let mut clients: Vec<ShapeClient> =
         requests().into_iter().map(|request| service.follow(request)).collect();
     for client in &mut clients {
@@ -235,6 +241,7 @@ async fn a_snapshot_that_kill_9_cut_short_is_a_409_that_the_journal_explains() {
         .await;
     let mut service = Service::start(&database, |settings| {
         settings.set("ELECTRIC_SHAPE_CHUNK_BYTES_THRESHOLD", "100000");
+        settings.set(OWN_FILES.0, OWN_FILES.1);
     })
     .await;
     let mut other = service.follow(ShapeRequest::table("small"));

@@ -8,7 +8,7 @@ use serde_json::json;
 use shapefold_xtask::rolling::{self, Setup};
 
 use super::http_log::{header, is_up_to_date, messages};
-use super::{ITEMS, OWN_FILES, POLL, catch_up, handle, health_message, journal_is_sound, until};
+use super::{ITEMS, OWN_FILES, PACKED, POLL, catch_up, handle, health_message, journal_is_sound, until};
 use crate::support::{
     Audit, BINARY, HttpClient, Process, Response, Service, ShapeClient, ShapeRequest, TestDatabase,
     WAIT_DURATION_MAX, count, database, difference, rows_in_postgres,
@@ -67,7 +67,7 @@ async fn served(client: &mut ShapeClient, postgres: &tokio_postgres::Client) {
 
 #[tokio::test]
 async fn a_waiting_instance_serves_what_the_owner_writes() {
-    let mut pair = pair("standby_serves", &[]).await;
+    let mut pair = pair("standby_serves", &[PACKED]).await;
     let postgres = pair.database.client().await;
     let known = handle(&pair.client);
 
@@ -165,7 +165,7 @@ async fn a_waiting_instance_is_truthful_about_what_it_cannot_serve() {
 #[tokio::test]
 async fn requests_that_wait_are_answered_across_a_takeover() {
     for killed in [false, true] {
-        let mut pair = pair(if killed { "standby_kill" } else { "standby_drain" }, &[]).await;
+        let mut pair = pair(if killed { "standby_kill" } else { "standby_drain" }, &[PACKED]).await;
         let known = handle(&pair.client);
         let at = format!("/v1/shape?table=items&handle={known}&offset={}&live=true", pair.client.offset());
         let waits = ask(&pair.second, &at);
