@@ -144,6 +144,22 @@ fn every_constant_that_is_named_exists() {
     assert!(checked > 10, "only {checked} constants were found");
 }
 
+/// What users can set or run cannot come without an entry in the changelog.
+#[test]
+fn every_setting_and_command_of_ours_has_an_entry_in_the_changelog() {
+    let (changelog, settings, dev) =
+        (document("CHANGELOG.md"), document("docs/configuration.md"), document("dev"));
+    let rows = settings.lines().filter_map(|line| line.strip_prefix("| `SHAPEFOLD_"));
+    let settings = rows.filter_map(|row| row.split_once('`')).map(|(name, _)| format!("SHAPEFOLD_{name}"));
+    let usage = dev.lines().filter_map(|line| line.strip_prefix("./dev "));
+    let commands = usage.map(|line| line.split([' ', '|']).next().unwrap_or_default());
+    let commands = commands.map(|name| format!("./dev {name}"));
+    let all: std::collections::BTreeSet<String> = settings.chain(commands).collect();
+    let missing: Vec<&String> = all.iter().filter(|name| !changelog.contains(name.as_str())).collect();
+    assert!(all.len() > 25, "only {} were found: {all:?}", all.len());
+    assert!(missing.is_empty(), "CHANGELOG.md does not name {missing:?}");
+}
+
 fn sources(folder: &Path) -> String {
     let entries = fs::read_dir(folder).expect("the sources are there");
     let paths = entries.map(|entry| entry.expect("an entry").path());
