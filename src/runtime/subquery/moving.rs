@@ -159,7 +159,10 @@ impl Outer {
             })
             .map(|at| self.part(&at, &query, &asked[at.dependency]))
             .collect();
-        query.condition = parts.map(|parts| parts.join(" OR "));
+        query.condition = parts.map(|parts| {
+            // What was to come in may have left again: then the snapshot is wanted, and no row of it.
+            if parts.is_empty() { "FALSE".to_owned() } else { parts.join(" OR ") }
+        });
         query
     }
 

@@ -225,7 +225,13 @@ impl Process {
     fn take_actions(&mut self) {
         for action in self.router.subqueries.take_actions() {
             match action {
-                Action::Query { sid, id, .. } => self.queries.push((sid, id, None)),
+                Action::Query { sid, id, condition, .. } => {
+                    // Postgres refuses that.
+                    if condition.is_some_and(|sql| sql.is_empty()) {
+                        self.ended.push(format!("{sid} asks with a condition of no words"));
+                    }
+                    self.queries.push((sid, id, None));
+                }
                 Action::Run { sid, run, owes_from } => {
                     self.runs.entry(sid).or_default().push((run, owes_from));
                 }
