@@ -144,12 +144,13 @@ impl Stats {
 /// Bytes of a segment: so few that there are many.
 const SEGMENT_BYTES: u32 = 16 << 10;
 
-/// The disk as a process finds it that starts. A start that a failing disk ends is tried again.
+/// The disk as a process finds it that starts, with the default: new shapes have files of their own. A start
+/// that a failing disk ends is tried again.
 fn packed(disk: &ProcessDisk) -> Arc<dyn Disk> {
     loop {
         let inner = Arc::new(disk.clone());
         if let Ok(packed) = PackedDisk::with_segments_of(inner, World::data(), SEGMENT_BYTES) {
-            return Arc::new(packed);
+            return Arc::new(packed.without_new_ones());
         }
     }
 }
@@ -160,7 +161,7 @@ pub struct Process {
     pub router: Router,
     pub bodies: BTreeMap<Seq, Arc<RoutedTransaction>>,
     pub disk: ProcessDisk,
-    /// Small shapes share files on it.
+    /// Reads shapes that share files, too.
     pub files: Arc<dyn Disk>,
     pub pools: Vec<Pool>,
     pub shapes: BTreeMap<Sid, Arc<LiveShape>>,
